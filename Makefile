@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo` and `make test` set up their own .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test test-all check bench lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml requirements.lock
+	@command -v uv >/dev/null || $(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --user uv \
+	  || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv; }
+	@uv=$$(command -v uv || ([ -x .uv/bin/uv ] && echo .uv/bin/uv) || echo "$(PYTHON) -m uv"); set -e; \
+	  [ -x $(BIN)/python ] || $$uv venv --quiet --python $(PYTHON) .venv; \
+	  echo "installing the locked dependencies into .venv"; \
+	  $$uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock; \
+	  $$uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/boxatlas demo
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --extra tensorboard --extra pretrained --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,211 @@
+"""What every detector is: the contract that training, evaluation, detection and export rely on.
+
+Mode (`train()` / `eval()`) never changes what a call returns; it only sets dropout and batch norm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from boxatlas._version import __version__
+from boxatlas.files import write_with
+from boxatlas.images import Preprocess, Source, read
+from boxatlas.inference import folded
+from boxatlas.options import Options
+from boxatlas.structures import Batch, Detections, Frame
+
+Raw = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a method's training, as data that the one loop runs.
+
+    learn: name patterns (fnmatch) of the parameters that learn; losses: the terms of `loss` that
+    are summed, None = all; init_from, proposals_from: names of earlier phases; fit: the name of a
+    detector's method that fits without gradient descent (R-CNN's SVMs), given the data.
+    """
+
+    name: str = "train"
+    learn: tuple[str, ...] = ("*",)
+    losses: tuple[str, ...] | None = None
+    init_from: str | None = None
+    proposals_from: str | None = None
+    fit: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Where a parameter's first axis holds one row per class.
+
+    The axis is `groups` blocks (one per anchor) of `offset` other rows and then one row per class;
+    offset counts a background row or box coordinates before the classes.
+    """
+
+    groups: int
+    offset: int
+
+
+class Detector(nn.Module):
+    """A detector: classes, a preprocess, a config, and the calls below.
+
+    Subclasses define `forward`, `loss`, `postprocess`, `class_rows` and, where training has stages,
+    `phases`. `name` and `options` say how `create_model` made it; a checkpoint records them.
+    """
+
+    images_seen: Tensor
+
+    def __init__(self, classes: Sequence[str], preprocess: Preprocess, config: Options) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.preprocess = preprocess
+        self.config = config
+        self.name = ""
+        self.options: dict[str, Any] = {}
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+        self._fast: tuple[object, Detector] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images_seen.device
+
+    # -- what a method defines ----------------------------------------------------------------
+
+    def forward(
+        self,
+        images: Tensor,
+        frames: Sequence[Frame] | None = None,
+        proposals: Tensor | None = None,
+    ) -> Raw:
+        """The network alone: images [B, 3, H, W] -> named raw tensors in the published order."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Scalar losses whose sum is the training loss; all randomness comes from `generator`."""
+        raise TypeError(f"{type(self).__name__} does not define loss")
+
+    def postprocess(
+        self,
+        raw: Raw,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[Detections]:
+        """Decode, suppress, undo the frame. score and max_detections default to the method's."""
+        raise TypeError(f"{type(self).__name__} does not define postprocess")
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        """The parameters that hold rows per class, so that fine-tuning can carry them over."""
+        return {}
+
+    def phases(self) -> list[Phase]:
+        """The stages of training, in order."""
+        return [Phase()]
+
+    # -- what every method has ----------------------------------------------------------------
+
+    @overload
+    def detect(self, source: Source, *, score: float = 0.3, batch_size: int = 8) -> Detections: ...
+    @overload
+    def detect(
+        self, source: list[Source] | tuple[Source, ...], *, score: float = 0.3, batch_size: int = 8
+    ) -> list[Detections]: ...
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        source: Source | list[Source] | tuple[Source, ...],
+        *,
+        score: float = 0.3,
+        batch_size: int = 8,
+    ) -> Detections | list[Detections]:
+        """Objects that score at least `score` in an image, or in each of a list.
+
+        source: a path, PIL image, array or tensor (see `images.read`), or a list of them.
+        """
+        many = isinstance(source, list | tuple)
+        sources: Sequence[Source] = source if isinstance(source, list | tuple) else [source]
+        found: list[Detections] = []
+        for start in range(0, len(sources), batch_size):
+            chunk = sources[start : start + batch_size]
+            pixels = [read(one) for one in chunk]
+            images, frames = self.preprocess.batch(pixels)
+            for one, image, result in zip(
+                chunk, pixels, self.infer(images, frames, score=score), strict=True
+            ):
+                path = str(one) if isinstance(one, str | Path) else None
+                found.append(replace(result, image=image, path=path))
+        return found if many else found[0]
+
+    @torch.inference_mode()
+    def infer(
+        self,
+        images: Tensor,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+        proposals: Tensor | None = None,
+    ) -> list[Detections]:
+        """Preprocessed images -> Detections, by the fast form of the network."""
+        fast = self.fast()
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        raw = fast(images, frames, proposals)
+        return fast.postprocess(raw, frames, score=score, max_detections=max_detections)
+
+    def fast(self) -> Detector:
+        """This detector for inference: eval mode, batch norm folded, channels last.
+
+        Made when first asked for and again whenever a weight has changed since.
+        """
+        state = tuple((t.data_ptr(), t._version) for t in self.state_dict().values())
+        if self._fast is None or self._fast[0] != state:
+            self._fast = (state, folded(self))
+        return self._fast[1]
+
+    def describe(self) -> dict[str, Any]:
+        """All that is needed to build this detector again, as JSON values."""
+        return {
+            "format": 1,
+            "model": self.name,
+            "options": self.options,
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.model_dump(mode="json"),
+            "versions": {"boxatlas": __version__, "torch": torch.__version__},
+        }
+
+    def save(self, path: str | Path, **extra: Any) -> None:
+        """Write weights and description as safetensors, atomically.
+
+        extra (recipe, metrics, ...) is kept beside the description; it must be JSON.
+        """
+        metadata = {"boxatlas": json.dumps({**self.describe(), **extra})}
+        # Shared tensors would be refused by safetensors: each name gets its own memory.
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
+        write_with(path, lambda part: save_file(tensors, part, metadata))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
+        # The fast copy is a cache, not a part.
+        held, self._fast = self._fast, None
+        try:
+            copy = self.__class__.__new__(self.__class__)
+            memo[id(self)] = copy
+            import copy as copying
+
+            copy.__dict__ = {k: copying.deepcopy(v, memo) for k, v in self.__dict__.items()}
+            return copy
+        finally:
+            self._fast = held

@@ -1,0 +1,227 @@
+"""Opening images and turning them into network inputs, in one place for every use.
+
+`read` opens anything (path, PIL image, array, tensor) as uint8 RGB; `Preprocess` makes a network
+input and the Frame that undoes it. Training, detection, export and serving share the same object.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import model_validator
+from torch import Tensor
+
+from boxatlas.errors import InputError
+from boxatlas.options import Options
+from boxatlas.structures import Frame
+
+Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses more as a decompression bomb
+
+
+def read(source: Source) -> NDArray[np.uint8]:
+    """Any image as uint8 RGB [H, W, 3], upright.
+
+    EXIF rotation is applied; grey, palette and CMYK are converted; 16-bit is scaled to 8; what is
+    transparent shows white. Arrays are [H, W], [H, W, 1|3|4]; tensors [1|3|4, H, W] or [H, W];
+    floats lie in 0..1. Raises InputError where the source is missing, unreadable or truncated.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Tensor):
+        array = source.detach().cpu()
+        return _from_array(array.numpy() if array.ndim == 2 else array.permute(1, 2, 0).numpy())
+    if isinstance(source, Image.Image):
+        return np.asarray(_upright_rgb(source))
+    name = "image data" if isinstance(source, bytes) else str(source)
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(stream) as image:
+                return np.asarray(_upright_rgb(image))
+    except FileNotFoundError:
+        raise InputError("no such file", file=name) from None
+    except UnidentifiedImageError:
+        raise InputError("not an image that can be read", file=name) from None
+    except Image.DecompressionBombError:
+        raise InputError(f"over the limit of {MAX_PIXELS:,} pixels", file=name) from None
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"the image cannot be decoded: {error}", file=name) from None
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image file once upright, reading its header only."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"not an image that can be read: {error}", file=path) from None
+    return (width, height) if turned else (height, width)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_from_array(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise InputError(
+            "an image array is [H, W] or [H, W, 1|3|4], a tensor [1|3|4, H, W]",
+            field="shape", value=array.shape,
+        )  # fmt: skip
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise InputError("an image array holds NaN or infinity")
+        # A float image lies in 0..1 by convention; float TIFFs of 8 or 16 bit data do not.
+        top = float(array.max())
+        whole = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
+        array = (array.clip(0, whole) * (255.0 / whole) + 0.5).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        deep = array.dtype == np.uint16 or int(array.max()) > 255
+        array = (array.clip(0, 65535) // 257 if deep else array.clip(0, 255)).astype(np.uint8)
+    if array.shape[2] == 1:
+        array = array.repeat(3, axis=2)
+    elif array.shape[2] == 4:
+        alpha = array[..., 3:].astype(np.uint16)
+        array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(array)
+
+
+class Preprocess(Options):
+    """How a source image becomes a network input: resize rule, colour, scale.
+
+    resize "stretch" warps to `size` (height, width); "letterbox" keeps the aspect and centres the
+    content on `pad_value`; "shorter" scales so that the shorter side is size[0] and the longer at
+    most size[1], aligned top left, and pads a batch to its largest, rounded up to `multiple`.
+    Pixels are (value * scale - mean) / std in the order `channels`; mean, std and pad_value are in
+    scaled units, in that order of channels.
+    """
+
+    size: tuple[int, int]
+    resize: Literal["stretch", "letterbox", "shorter"] = "stretch"
+    antialias: bool = False
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pad_value: tuple[float, float, float] | None = None  # None: the mean, so that padding is 0
+    multiple: int = 32
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocess:
+        if min(self.size) < 1 or min(self.std) <= 0 or self.multiple < 1:
+            raise ValueError("size, std and multiple are positive")
+        return self
+
+    def frame(self, height: int, width: int) -> Frame:
+        """Where a source of this size will lie in the input."""
+        if self.resize == "stretch":
+            h, w = self.size
+            return Frame((height, width), (h, w), (w / width, h / height))
+        if self.resize == "letterbox":
+            ratio = min(self.size[0] / height, self.size[1] / width)
+        else:
+            ratio = self.size[0] / min(height, width)
+            ratio = min(ratio, self.size[1] / max(height, width))
+        h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
+        offset = (0.0, 0.0)
+        if self.resize == "letterbox":
+            offset = (float((self.size[1] - w) // 2), float((self.size[0] - h) // 2))
+        return Frame((height, width), (h, w), (w / width, h / height), offset)
+
+    def __call__(self, source: Source) -> tuple[Tensor, Frame]:
+        """One source -> (image [3, h, w], Frame). A "shorter" image is not yet padded."""
+        pixels = read(source)
+        frame = self.frame(pixels.shape[0], pixels.shape[1])
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if self.channels == "bgr":
+            image = image.flip(0)
+        image = self.resized(image.float()[None], frame.content)[0]
+        return self._placed(self.normalised(image), frame), frame
+
+    def batch(self, sources: Sequence[Source]) -> tuple[Tensor, list[Frame]]:
+        """Sources -> (images [B, 3, H, W], frames)."""
+        made = [self(source) for source in sources]
+        return self.collate([image for image, _ in made]), [frame for _, frame in made]
+
+    def collate(self, images: Sequence[Tensor]) -> Tensor:
+        """Images [3, h, w] -> one tensor, padded bottom right where they differ in size."""
+        if self.resize != "shorter":
+            return torch.stack(list(images))
+        m = self.multiple
+        height = -(-max(i.shape[1] for i in images) // m) * m
+        width = -(-max(i.shape[2] for i in images) // m) * m
+        out = self.padding().expand(len(images), 3, height, width).clone()
+        for i, image in enumerate(images):
+            out[i, :, : image.shape[1], : image.shape[2]] = image
+        return out
+
+    def resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Float images [B, 3, h, w] -> [B, 3, *size], bilinear at half-pixel centres."""
+        if images.shape[-2:] == size:
+            return images
+        return F.interpolate(
+            images, size, mode="bilinear", align_corners=False, antialias=self.antialias
+        )
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pixels 0..255, channels already in order -> network values."""
+        factor, shift = self._affine(images.device)
+        return torch.addcmul(shift, images, factor)
+
+    def padding(self) -> Tensor:
+        """[3, 1, 1]: what fills the input beside the content."""
+        if self.pad_value is None:
+            return torch.zeros(3, 1, 1)
+        value, mean, std = (torch.tensor(v) for v in (self.pad_value, self.mean, self.std))
+        return ((value - mean) / std)[:, None, None]
+
+    def pixels(self, image: Tensor) -> NDArray[np.uint8]:
+        """Network values [3, H, W] -> uint8 RGB [H, W, 3], to look at."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        values = (image.cpu() * std[:, None, None] + mean[:, None, None]) / self.scale
+        if self.channels == "bgr":
+            values = values.flip(0)
+        return values.permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
+
+    def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean = torch.tensor(self.mean, device=device)
+        std = torch.tensor(self.std, device=device)
+        return (self.scale / std)[:, None, None], (-mean / std)[:, None, None]
+
+    def _placed(self, image: Tensor, frame: Frame) -> Tensor:
+        if self.resize != "letterbox":
+            return image
+        x, y = int(frame.offset[0]), int(frame.offset[1])
+        out = self.padding().expand(3, *self.size).clone()
+        out[:, y : y + frame.content[0], x : x + frame.content[1]] = image
+        return out
