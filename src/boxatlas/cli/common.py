@@ -1,0 +1,101 @@
+"""What the verbs share: the options that mean the same everywhere, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boxatlas.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output.")
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps. auto takes a GPU if any.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Makes the run repeatable.")]
+DataOption = Annotated[
+    list[Path],
+    typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="voc, coco or yolo; found by looking if not given.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name. Raises InputError where there is none such here."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"no such device here: {reason}", field="--device", value=name, hint="use auto or cpu"
+        ) from None
+    return device
+
+
+def fresh(path: Path, force: bool) -> Path:
+    """`path` if nothing is there, or after removing it by --force; else InputError."""
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        if not force:
+            raise InputError("already exists", file=path, hint="pass another --out, or --force")
+        if path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    return path
+
+
+def emit(document: Any, as_json: bool, *, rows: Sequence[Mapping[str, Any]] | None = None,
+         title: str | None = None, text: str | None = None) -> None:  # fmt: skip
+    """Print the result: `document` as JSON, or `rows` as a table and `text` for people."""
+    if as_json:
+        json.dump(document, sys.stdout, indent=2, default=_plain, allow_nan=False)
+        sys.stdout.write("\n")
+        return
+    if rows:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        for name, value in rows[0].items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_shown(value) for value in row.values()))
+        Console(highlight=False).print(table)
+    if text:
+        print(text)
+
+
+def _plain(value: Any) -> Any:
+    for method in ("tolist", "item"):  # tensors and numpy values
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
