@@ -1,0 +1,250 @@
+"""What a region sees of a feature map: RoI pooling and RoIAlign, over one map or a pyramid.
+
+Shape letters: B images, C channels, R RoIs, P the side of the pooled grid.
+RoIs are [R, 5]: image index, then x1, y1, x2, y2 in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+import torchvision.ops
+from torch import Tensor
+
+RoiOp = Literal["align", "pool"]
+
+
+def roi_pool(
+    features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Max over each bin of a RoI. Girshick 2015, arXiv 1504.08083, section 2.1.
+
+    -> (pooled [R, C, P, P], argmax [R, C, P, P]: position in the map, -1 where a bin is empty).
+    Corners are rounded to cells and belong to the RoI, as Caffe's layer has it.
+    """
+    return torch.ops.torchvision.roi_pool(features, rois, spatial_scale, *_pair(output_size))
+
+
+def roi_align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """Mean of bilinear samples in each bin. He et al. 2017, arXiv 1703.06870, section 3.
+
+    -> [R, C, P, P]. sampling_ratio 0: as many samples a side as a bin has cells. aligned: cell
+    centres lie at half coordinates; without it (the first releases) they lie at whole ones and a
+    RoI's sides are at least one cell.
+    """
+    out = _pair(output_size)
+    if not _compiled_can(features, rois):
+        return torchvision.ops.roi_align(
+            features, rois, out, spatial_scale, sampling_ratio, aligned
+        )
+    pooled = _empty(len(rois), *out, features.shape[1])
+    _align_into(pooled, features, rois, None, spatial_scale, sampling_ratio, aligned)
+    return pooled.permute(0, 3, 1, 2)
+
+
+def pyramid_levels(
+    boxes: Tensor,
+    lowest: int,
+    highest: int,
+    *,
+    canonical_level: int = 4,
+    canonical_size: float = 224.0,
+    inclusive: bool = False,
+    epsilon_inside_log: float = 0.0,
+    epsilon_outside_log: float = 1e-6,
+    add_level_inside_floor: bool = True,
+) -> Tensor:
+    """The pyramid level of boxes [..., 4]. Lin et al. 2016, arXiv 1612.03144, equation 1.
+
+    k = floor(k0 + log2(sqrt(w h) / 224)), clamped to lowest..highest; int64 [...]. inclusive counts
+    a box's last pixel (w + 1); the epsilons are where programs place theirs.
+    """
+    sides = boxes[..., 2:] - boxes[..., :2] + float(inclusive)
+    size = sides.prod(-1).sqrt()
+    power = torch.log2(size / canonical_size + epsilon_inside_log) + epsilon_outside_log
+    if add_level_inside_floor:
+        level = torch.floor(canonical_level + power)
+    else:
+        level = canonical_level + torch.floor(power)
+    # A box of no area has level -inf (or nan, where its area is below 0).
+    return level.nan_to_num(lowest, highest, lowest).clamp(lowest, highest).long()
+
+
+def pyramid_pool(
+    maps: Sequence[Tensor],
+    scales: Sequence[float],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: int | tuple[int, int],
+    *,
+    op: RoiOp = "align",
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> Tensor:
+    """Pool each RoI [R, 5] from the map of its level -> [R, C, P, P].
+
+    maps: fine to coarse, with scales = 1 / stride; levels [R]: index into them.
+    """
+    out = _pair(output_size)
+    if op == "align" and _compiled_can(maps[0], rois):
+        pooled = _empty(len(rois), *out, maps[0].shape[1])
+        for i, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+            rows = torch.nonzero(levels == i)[:, 0]
+            _align_into(pooled, features, rois, rows, scale, sampling_ratio, aligned)
+        return pooled.permute(0, 3, 1, 2)
+    pieces, order = [], []
+    for i, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+        rows = torch.nonzero(levels == i)[:, 0]
+        chosen = rois[rows]
+        if op == "align":
+            pieces.append(
+                torchvision.ops.roi_align(features, chosen, out, scale, sampling_ratio, aligned)
+            )
+        else:
+            pieces.append(roi_pool(features, chosen, out, scale)[0])
+        order.append(rows)
+    return torch.cat(pieces)[torch.argsort(torch.cat(order))]
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _empty(*shape: int) -> Tensor:
+    """Memory from numpy, which asks for huge pages: first touch costs more than the arithmetic."""
+    import numpy as np
+
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+def _compiled_can(features: Tensor, rois: Tensor) -> bool:
+    """The compiled kernel has no gradient and runs on the CPU, outside of tracing and export."""
+    return (
+        features.device.type == "cpu"
+        and features.dtype == rois.dtype == torch.float32
+        and not (torch.is_grad_enabled() and (features.requires_grad or rois.requires_grad))
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
+    )
+
+
+def _align_into(
+    pooled: Tensor,
+    features: Tensor,
+    rois: Tensor,
+    rows: Tensor | None,
+    scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> None:
+    """Write the RoIs of `rows` (None: all) into pooled [R, P, P, C]."""
+    from boxatlas.ops.compiled import in_threads
+
+    rows = torch.arange(len(rois)) if rows is None else rows
+    cells = features.detach().permute(0, 2, 3, 1).contiguous().numpy()
+    kernel = _align_kernel()
+    arguments = (pooled.numpy(), cells, rois.detach().contiguous().numpy(), rows.numpy())
+    in_threads(
+        lambda a, b: kernel(*arguments, a, b, scale, sampling_ratio, aligned),
+        len(rows),
+        torch.get_num_threads(),
+    )
+
+
+@cache
+def _align_kernel() -> Any:
+    """The compiled loop over RoIs, channels last.
+
+    The mean over a bin's samples is separable: each axis gives every bin a run of cells with
+    weights, so cells that several samples touch are read once.
+    """
+    import numpy as np
+
+    from boxatlas.ops.compiled import compiled
+
+    def axis(start, bin_size, grid, size, first, count, weight):  # noqa: ANN
+        for p in range(len(first)):
+            first[p], count[p] = 0, 0
+            low, high = size, -1
+            for k in range(grid):
+                at = start + (p + (k + 0.5) / grid) * bin_size
+                if at < -1.0 or at > size:
+                    continue
+                at = max(at, np.float32(0.0))
+                cell = min(int(at), size - 1)
+                low, high = min(low, cell), max(high, min(cell + 1, size - 1))
+            if high < 0:
+                continue
+            first[p], count[p] = low, high - low + 1
+            for k in range(count[p]):
+                weight[p, k] = 0.0
+            for k in range(grid):
+                at = start + (p + (k + 0.5) / grid) * bin_size
+                if at < -1.0 or at > size:
+                    continue
+                at = max(at, np.float32(0.0))
+                cell = int(at)
+                if cell >= size - 1:
+                    weight[p, size - 1 - low] += 1.0 / grid
+                else:
+                    part = at - cell
+                    weight[p, cell - low] += (1.0 - part) / grid
+                    weight[p, cell + 1 - low] += part / grid
+
+    axis = compiled(axis)
+
+    def kernel(out, cells, rois, rows, start, stop, scale, sampling_ratio, aligned):  # noqa: ANN
+        height, width, channels = cells.shape[1], cells.shape[2], cells.shape[3]
+        bins_y, bins_x = out.shape[1], out.shape[2]
+        shift = np.float32(0.5 if aligned else 0.0)
+        scale = np.float32(scale)
+        y_first, y_count = np.empty(bins_y, np.int64), np.empty(bins_y, np.int64)
+        x_first, x_count = np.empty(bins_x, np.int64), np.empty(bins_x, np.int64)
+        y_weight = np.empty((bins_y, height), np.float32)
+        x_weight = np.empty((bins_x, width), np.float32)
+        for i in range(start, stop):
+            row = rows[i]
+            image = int(rois[row, 0])
+            x1, y1 = rois[row, 1] * scale - shift, rois[row, 2] * scale - shift
+            roi_w = rois[row, 3] * scale - shift - x1
+            roi_h = rois[row, 4] * scale - shift - y1
+            if not aligned:
+                roi_w, roi_h = max(roi_w, np.float32(1.0)), max(roi_h, np.float32(1.0))
+            bin_w, bin_h = roi_w / np.float32(bins_x), roi_h / np.float32(bins_y)
+            grid_x = sampling_ratio if sampling_ratio > 0 else int(np.ceil(bin_w))
+            grid_y = sampling_ratio if sampling_ratio > 0 else int(np.ceil(bin_h))
+            axis(y1, bin_h, grid_y, height, y_first, y_count, y_weight)
+            axis(x1, bin_w, grid_x, width, x_first, x_count, x_weight)
+            for py in range(bins_y):
+                for px in range(bins_x):
+                    target = out[row, py, px]
+                    target[:] = 0.0
+                    for dy in range(y_count[py]):
+                        wy = y_weight[py, dy]
+                        y = y_first[py] + dy
+                        dx = 0
+                        while dx + 1 < x_count[px]:
+                            w0 = wy * x_weight[px, dx]
+                            w1 = wy * x_weight[px, dx + 1]
+                            a = cells[image, y, x_first[px] + dx]
+                            b = cells[image, y, x_first[px] + dx + 1]
+                            for c in range(channels):
+                                target[c] += w0 * a[c] + w1 * b[c]
+                            dx += 2
+                        if dx < x_count[px]:
+                            w0 = wy * x_weight[px, dx]
+                            a = cells[image, y, x_first[px] + dx]
+                            for c in range(channels):
+                                target[c] += w0 * a[c]
+
+    return compiled(kernel, fastmath={"contract", "reassoc", "nsz"})
