@@ -6,7 +6,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxatlas.ops.roi import pyramid_levels, pyramid_pool, roi_align, roi_pool
+from boxatlas.ops.roi import pyramid_pool, roi_align, roi_pool
 
 
 def some_rois(count, images, side):
@@ -56,14 +56,6 @@ def test_pool_takes_the_maximum_of_each_bin():
     pooled, argmax = roi_pool(features, torch.tensor([[0.0, 0, 0, 3, 3]]), 2, 1.0)
     assert pooled[0, 0].tolist() == [[5.0, 7.0], [13.0, 15.0]]
     assert argmax[0, 0].tolist() == [[5, 7], [13, 15]]
-
-
-def test_levels_by_equation_1():
-    boxes = torch.tensor(
-        [[0.0, 0, 224, 224], [0, 0, 112, 112], [0, 0, 448, 448], [0, 0, 10, 10], [0, 0, 3000, 3000],
-         [5, 5, 5, 5]]
-    )  # fmt: skip
-    assert pyramid_levels(boxes, 2, 5).tolist() == [4, 3, 5, 2, 5, 2]
 
 
 @pytest.mark.parametrize("op", ["align", "pool"])

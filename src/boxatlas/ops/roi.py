@@ -52,34 +52,6 @@ def roi_align(
     return pooled.permute(0, 3, 1, 2)
 
 
-def pyramid_levels(
-    boxes: Tensor,
-    lowest: int,
-    highest: int,
-    *,
-    canonical_level: int = 4,
-    canonical_size: float = 224.0,
-    inclusive: bool = False,
-    epsilon_inside_log: float = 0.0,
-    epsilon_outside_log: float = 1e-6,
-    add_level_inside_floor: bool = True,
-) -> Tensor:
-    """The pyramid level of boxes [..., 4]. Lin et al. 2016, arXiv 1612.03144, equation 1.
-
-    k = floor(k0 + log2(sqrt(w h) / 224)), clamped to lowest..highest; int64 [...]. inclusive counts
-    a box's last pixel (w + 1); the epsilons are where programs place theirs.
-    """
-    sides = boxes[..., 2:] - boxes[..., :2] + float(inclusive)
-    size = sides.prod(-1).sqrt()
-    power = torch.log2(size / canonical_size + epsilon_inside_log) + epsilon_outside_log
-    if add_level_inside_floor:
-        level = torch.floor(canonical_level + power)
-    else:
-        level = canonical_level + torch.floor(power)
-    # A box of no area has level -inf (or nan, where its area is below 0).
-    return level.nan_to_num(lowest, highest, lowest).clamp(lowest, highest).long()
-
-
 def pyramid_pool(
     maps: Sequence[Tensor],
     scales: Sequence[float],
