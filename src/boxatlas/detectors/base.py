@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from boxatlas._version import __version__
-from boxatlas.files import write_with
+from boxatlas.files import write_tensors
 from boxatlas.images import Preprocess, Source, read
 from boxatlas.inference import folded
 from boxatlas.options import Options
@@ -193,9 +192,7 @@ class Detector(nn.Module):
         extra (recipe, metrics, ...) is kept beside the description; it must be JSON.
         """
         metadata = {"boxatlas": json.dumps({**self.describe(), **extra})}
-        # Shared tensors would be refused by safetensors: each name gets its own memory.
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
-        write_with(path, lambda part: save_file(tensors, part, metadata))
+        write_tensors(path, self.state_dict(), metadata)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
         # The fast copy is a cache, not a part.

@@ -1,0 +1,350 @@
+"""The training loop: one process or several, one phase after another, stopped and resumed at will.
+
+Read `run` for the order of things, `Descent.step` for one iteration. What an iteration does depends
+only on the weights, the optimizer's state and the iteration's number: data order, augmentation and
+every random draw are seeded by it. So a run that was killed ends as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from boxatlas.detectors.base import Detector, Phase
+from boxatlas.errors import InputError
+from boxatlas.structures import Batch
+from boxatlas.training import phases as staging
+from boxatlas.training.checkpoint import Position, load_state, read_header, save_state
+from boxatlas.training.distributed import any_of
+from boxatlas.training.ema import Ema
+from boxatlas.training.guard import FiniteLoss, Stop
+from boxatlas.training.log import Log, Meter, memory_mb
+from boxatlas.training.optim import make_optimizer, schedule, set_rate, steps_in
+from boxatlas.training.phases import Job
+from boxatlas.training.recipe import Recipe
+
+_AGREE_EVERY = 10  # iterations after which several processes tell one another of Ctrl-C
+
+
+def run(job: Job) -> Position:
+    """Train through every phase from where the run folder stands. Returns the last position.
+
+    Raises InputError where the loss is not finite or a checkpoint cannot be written, and
+    KeyboardInterrupt, after saving, on Ctrl-C.
+    """
+    stages = job.model.phases()
+    staging.check(stages, job.recipe)
+    header = read_header(job.folder)
+    position: Position = header["position"] if header else Position()
+    if header and header["threads"] != torch.get_num_threads():
+        print(f"{header['threads']} threads before, {torch.get_num_threads()} now: "
+              "the numbers will differ in their last bits")  # fmt: skip
+    log = Log(job.folder, job.world.first)
+    log.open(position.phase, position.step)
+    try:
+        with Stop().listening() as stop:
+            for index in range(position.phase, len(stages)):
+                position = run_phase(job, stages, index, position, log, stop)
+    finally:
+        log.close()
+    if job.world.first and header and position.phase == header["position"].phase == len(stages):
+        load_state(job.folder, job.model)  # it had ended before
+    return position
+
+
+def run_phase(
+    job: Job, stages: Sequence[Phase], index: int, position: Position, log: Log, stop: Stop
+) -> Position:
+    """One phase, from its start or from the saved state; returns the start of the next."""
+    phase = stages[index]
+    recipe = job.recipe.for_phase(phase.name)
+    resumed = position.step > 0
+    if not resumed:
+        staging.begin(job, stages, index)
+    if len(stages) > 1:
+        log.say(f"phase {index + 1} of {len(stages)}: {phase.name}")
+    if phase.fit is not None:
+        staging.fit(job, phase, recipe)
+        product, position.metrics = job.model, {}
+    else:
+        descent = Descent(job, phase, recipe, position, log, stop)
+        if resumed:
+            descent.load()
+            log.say(f"going on from iteration {position.step} of {descent.total}")
+        descent.run()
+        product = descent.product
+    staging.finish(job, stages, index, product)
+    after = Position(index + 1, seconds=position.seconds, best=position.best,
+                     metrics=position.metrics)  # fmt: skip
+    if job.world.first:
+        save_detector(job, product, "last.safetensors", position)
+        if index + 1 == len(stages) and position.best is None:  # never evaluated: the last is best
+            save_detector(job, product, "best.safetensors", position)
+        save_state(job.folder, after, product, **_about(job))
+    after.best = None if index + 1 < len(stages) else after.best
+    return after
+
+
+class Descent:
+    """Gradient descent through one phase."""
+
+    def __init__(self, job: Job, phase: Phase, recipe: Recipe, position: Position, log: Log,
+                 stop: Stop) -> None:  # fmt: skip
+        self.job, self.recipe, self.position, self.log, self.stop = job, recipe, position, log, stop
+        self.model = job.model.to(job.device)
+        if job.device.type in ("cpu", "cuda"):
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.kept_norms = staging.learn_only(self.model, phase, recipe)
+        size, self.parts = divided(recipe, job.world.size)
+        self.loader = job.loader(recipe, size, staging.proposals(job, phase))
+        self.epoch_steps = math.ceil(len(self.loader) / self.parts)
+        if position.step and position.epoch_steps != self.epoch_steps:
+            raise InputError(f"{self.epoch_steps} iterations an epoch, {position.epoch_steps} before",
+                             file=job.folder, hint="resume with the same data and processes")  # fmt: skip
+        position.epoch_steps = self.epoch_steps
+        self.total = max(steps_in(recipe.length, recipe, self.epoch_steps), 1)
+        self.eval_steps = max(steps_in(recipe.eval_every, recipe, self.epoch_steps), 1)
+        self.rate = schedule(recipe, self.epoch_steps)
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
+        self.precision = precision(recipe, job.device)
+        self.scaler = GradScaler(job.device.type, enabled=self.precision is torch.float16)
+        self.generator = torch.Generator(job.device)
+        self.network = staging.Terms(self.model, phase.losses)
+        if job.world.size > 1:
+            # Which parameters take part may differ: an image without objects, a loss left out.
+            self.network = DistributedDataParallel(self.network, find_unused_parameters=True)
+        self.finite = FiniteLoss(job.folder)
+        self.meter = Meter()
+        self._saved = self._began = time.monotonic()
+        self._seconds = position.seconds
+
+    @property
+    def product(self) -> Detector:
+        """The detector to evaluate and keep: the averaged one where there is an average."""
+        return self.ema.model if self.ema else self.model
+
+    def load(self) -> None:
+        load_state(self.job.folder, self.model, self.optimizer, self.ema, self.scaler)
+
+    def run(self) -> None:
+        """Iterate to the end: each iteration, then what is due after it."""
+        position = self.position
+        self.log.start(self.job.recipe.model, self.total, position.step)
+        self._mode()
+        if position.step:
+            self._after(resumed=True)  # an evaluation may have been cut off
+        while position.step < self.total:
+            epoch, done = divmod(position.step, self.epoch_steps)
+            batches = iter(self.loader.epoch(epoch, start=done * self.parts))
+            while group := list(islice(batches, self.parts)):
+                self.step(group)
+                self._after()
+                if position.step >= self.total:
+                    break
+        self.log.end()
+
+    def step(self, group: Sequence[Batch]) -> None:
+        """One iteration: the gradient of a whole batch, in parts, and one step of the optimizer."""
+        set_rate(self.optimizer, self.rate(self.position.step))
+        for part, batch in enumerate(group):
+            self._seed(part)
+            last = part + 1 == len(group)
+            ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
+            with nullcontext() if last or ddp is None else ddp.no_sync():
+                with self._autocast():
+                    losses = self.network(self._moved(batch), self.generator)
+                self.finite.watch(losses, batch, self.position.step)
+                total = torch.stack(list(losses.values())).sum() / len(group)
+                self.scaler.scale(total).backward()
+            self.meter.add(losses, 1 / len(group))
+            self.model.images_seen += len(batch) * self.job.world.size
+        if self.recipe.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update()
+        self.position.step += 1
+        self.meter.step(sum(len(b) for b in group) * self.job.world.size)
+
+    def _after(self, resumed: bool = False) -> None:
+        """What is due between two iterations: a row of the log, evaluation, a checkpoint, the end."""
+        step, recipe = self.position.step, self.recipe
+        self.log.moved(step)
+        if not resumed and (step % recipe.log_every == 0 or step == self.total):
+            self._row(self.meter.read() | {"lr": self.rate(step - 1)})
+        due = step % self.eval_steps == 0 or step == self.total
+        if due and self.job.evaluate is not None and self.position.evaluated < step:
+            self.evaluate()
+            self.save()
+        elif not resumed and (
+            (recipe.save_every and step % recipe.save_every == 0)
+            or time.monotonic() - self._saved > recipe.save_minutes * 60
+        ):
+            self.save()
+        if (self.job.world.size == 1 or step % _AGREE_EVERY == 0) and any_of(
+            self.stop.asked, self.job.world, self.job.device
+        ):
+            self.save()
+            raise KeyboardInterrupt
+
+    def evaluate(self) -> None:
+        """Measure the product, keep it if it is the best so far."""
+        assert self.job.evaluate is not None
+        self.finite.drain()
+        self.stop.at_once = True  # the weights stand still
+        try:
+            if self.stop.asked:
+                raise KeyboardInterrupt
+            metrics = self.job.evaluate(self.product)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        finally:
+            self.stop.at_once = False
+        self._mode()
+        self.position.evaluated = self.position.step
+        if self.job.world.first:
+            self._judge(metrics)
+        self.meter.restart()
+
+    def save(self) -> None:
+        """Write the state to go on from, and the last detector."""
+        self.finite.drain()
+        if self.job.world.first:
+            self.position.seconds = self._seconds + time.monotonic() - self._began
+            scaler, about = self.scaler, _about(self.job)
+            save_state(self.job.folder, self.position, self.model, self.optimizer, self.ema, scaler,
+                       **about)  # fmt: skip
+            save_detector(self.job, self.product, "last.safetensors", self.position)
+        self._saved = time.monotonic()
+
+    def _judge(self, metrics: dict[str, Any]) -> None:
+        numbers = scalars(metrics)
+        score = numbers.get("mAP", -math.inf)
+        self.position.metrics = metrics
+        self._row(numbers)
+        better = self.position.best is None or score > self.position.best
+        if better:
+            self.position.best = score
+            save_detector(self.job, self.product, "best.safetensors", self.position)
+        epoch = self.position.step / self.epoch_steps
+        self.log.say(f"epoch {epoch:g}, iteration {self.position.step}: {self.recipe.metric} mAP "
+                     f"{score:.4f}{' (best so far)' if better else ''}")  # fmt: skip
+
+    def _row(self, values: dict[str, Any]) -> None:
+        step = self.position.step
+        seconds = self._seconds + time.monotonic() - self._began
+        self.log.row({
+            "phase": self.position.phase, "iteration": step, "epoch": step / self.epoch_steps,
+            "seconds": seconds, "memory_mb": memory_mb(self.job.device), **values,
+        })  # fmt: skip
+
+    def _mode(self) -> None:
+        """Training mode, but for the norms that are kept as they are."""
+        self.model.train()
+        for norm in self.kept_norms:
+            norm.eval()
+
+    def _seed(self, part: int) -> None:
+        """Seed every draw of this part of this iteration, dropout's as the loss's."""
+        here = (
+            self.recipe.seed,
+            self.position.phase,
+            self.position.step,
+            part,
+            self.job.world.rank,
+        )
+        seed = int.from_bytes(hashlib.blake2b(repr(here).encode(), digest_size=7).digest(), "big")
+        torch.manual_seed(seed)
+        self.generator.manual_seed(seed)
+
+    def _moved(self, batch: Batch) -> Batch:
+        batch = batch.to(self.job.device)
+        batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def _autocast(self) -> Any:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(self.job.device.type, self.precision)
+
+
+def divided(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """(images at once in a process, parts of an iteration) whose product over all is `batch`."""
+    share = recipe.batch / processes
+    parts = math.ceil(share / (recipe.micro_batch or share))
+    if recipe.batch % (processes * parts):
+        raise InputError(
+            f"{recipe.batch} images do not divide into {processes} processes of {parts} parts",
+            field="batch", hint="choose batch and micro_batch so that they do",
+        )  # fmt: skip
+    return recipe.batch // (processes * parts), parts
+
+
+def precision(recipe: Recipe, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, or None for float32 throughout."""
+    if recipe.precision == "auto":
+        good = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if good else None
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise InputError("fp16 needs a GPU", field="precision", hint="use bf16, fp32 or auto")
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+
+
+def save_detector(job: Job, model: Detector, name: str, position: Position) -> None:
+    """The detector as a checkpoint of the run folder, with the recipe and the metrics."""
+    model.save(
+        job.folder / name, recipe=job.recipe.model_dump(mode="json"),
+        metrics=plain(position.metrics), trained={"phase": position.phase, "iteration": position.step},
+        **job.about,
+    )  # fmt: skip
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """The single numbers of an evaluation, COCO's twelve among them."""
+    found = {k: float(v) for k, v in metrics.items() if _is_number(v)}
+    for key, value in (metrics.get("coco") or {}).items():
+        if _is_number(value):
+            found[f"coco/{key}"] = float(value)
+    return {k: v for k, v in found.items() if math.isfinite(v)}
+
+
+def plain(value: Any) -> Any:
+    """JSON values: numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if _is_number(value):
+        value = value.item() if hasattr(value, "item") else value
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float) or (
+        hasattr(value, "item") and getattr(value, "ndim", 1) == 0
+    )
+
+
+def _about(job: Job) -> dict[str, Any]:
+    return {
+        "recipe": job.recipe.model_dump(mode="json"), "threads": torch.get_num_threads(),
+        "processes": job.world.size, "classes": list(job.model.classes),
+    }  # fmt: skip

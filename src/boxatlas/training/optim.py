@@ -1,0 +1,123 @@
+"""The optimizer with its rules per parameter, and learning-rate schedules as plain functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from boxatlas.errors import InputError, nearest
+from boxatlas.training.recipe import Recipe
+
+NORMS = (
+    nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._NormBase,
+)  # fmt: skip
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a dotted name, or a module it lies in, matches one of the shell patterns."""
+    return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for p in patterns)
+
+
+def check_patterns(field: str, patterns: Iterable[str], names: Sequence[str]) -> None:
+    """Raise InputError for a pattern that matches no name, naming the nearest."""
+    for pattern in patterns:
+        if not any(matches(name, [pattern]) for name in names):
+            stems = sorted({n.rsplit(".", i)[0] for n in names for i in (0, 1, 2, 3)} - {""})
+            raise InputError("matches no layer", field=field, value=pattern,
+                             hint=nearest(pattern, stems))  # fmt: skip
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """The parameters that learn, grouped by rate and decay.
+
+    Each group holds `params`, `names`, `weight_decay` and `scale`, the multiple of the base rate.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    check_patterns("lr_scale", recipe.lr_scale, names)
+    norms = {
+        id(parameter)
+        for module in model.modules() if isinstance(module, NORMS)
+        for parameter in module.parameters(recurse=False)
+    }  # fmt: skip
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        bias = name.endswith("bias")
+        decays = (not bias or recipe.bias_decay) and (
+            id(parameter) not in norms or recipe.norm_decay
+        )
+        scale = recipe.bias_lr if bias else 1.0
+        for pattern, factor in recipe.lr_scale.items():
+            scale *= factor if matches(name, [pattern]) else 1.0
+        decay = recipe.weight_decay if decays else 0.0
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "names": [], "weight_decay": decay, "scale": scale}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """SGD or AdamW over the groups, in the fused form where the device has one."""
+    groups = parameter_groups(model, recipe)
+    if not groups:
+        raise InputError("nothing is left to learn", field="freeze", value=recipe.freeze)
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2), fused=fused
+        )
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
+    )
+
+
+def set_rate(optimizer: Optimizer, lr: float) -> None:
+    """Give every group its multiple of the base rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+
+
+def steps_in(value: float, recipe: Recipe, steps_per_epoch: int) -> int:
+    """A length of the recipe, in its unit, as iterations."""
+    return round(value * steps_per_epoch) if recipe.epochs is not None else round(value)
+
+
+def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
+    """Iteration (from 0) -> the base learning rate there.
+
+    warm-up: from `warmup_from` of the rate, linearly. step: times gamma at each milestone.
+    cosine: final + (1 - final) (1 + cos(pi t)) / 2 and polynomial: final + (1 - final) (1 - t)^power,
+    where t goes from 0 at the end of the warm-up to 1 at the end of training.
+    """
+    total = max(steps_in(recipe.length, recipe, steps_per_epoch), 1)
+    warmup = min(steps_in(recipe.warmup, recipe, steps_per_epoch), total)
+    milestones = [steps_in(m, recipe, steps_per_epoch) for m in recipe.milestones]
+
+    def factor(step: int) -> float:
+        if recipe.schedule == "constant":
+            return 1.0
+        if recipe.schedule == "step":
+            return recipe.gamma ** sum(step >= m for m in milestones)
+        t = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
+        fall = (
+            (1 + math.cos(math.pi * t)) / 2
+            if recipe.schedule == "cosine"
+            else (1 - t) ** recipe.power
+        )
+        return recipe.final_lr + (1 - recipe.final_lr) * fall
+
+    def rate(step: int) -> float:
+        ramp = 1.0
+        if step < warmup:
+            ramp = recipe.warmup_from + (1 - recipe.warmup_from) * step / warmup
+        return recipe.lr * ramp * factor(step)
+
+    return rate

@@ -1,0 +1,184 @@
+"""The stages of a method's training: what learns in one, what it starts from, what it is given.
+
+A method lists its phases as data (`Detector.phases`). Each phase's end is kept in the run folder,
+so that a later one may start from it or take its proposals; a killed run goes on within a phase.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from boxatlas.detectors.base import Detector, Phase
+from boxatlas.errors import InputError, nearest
+from boxatlas.files import write_tensors
+from boxatlas.progress import track
+from boxatlas.structures import Batch
+from boxatlas.training.distributed import World, wait
+from boxatlas.training.optim import NORMS, check_patterns, matches
+from boxatlas.training.recipe import Recipe
+
+_START = "start"  # the weights as training began
+
+
+class Loader(Protocol):
+    """Batches of an epoch, the same in every run; `start` skips that many unread."""
+
+    def __len__(self) -> int: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]: ...
+
+
+class MakeLoader(Protocol):
+    """A loader of the training images; not `learning`: in order, as they are (for `fit`)."""
+
+    def __call__(
+        self, recipe: Recipe, batch_size: int, proposals: Any = None, learning: bool = True
+    ) -> Loader: ...
+
+
+@dataclass
+class Job:
+    """One training, ready to run: everything that the loop is given.
+
+    table: the training images; evaluate: detector -> metrics with "mAP", or None; about: what is
+    recorded in each checkpoint beside the recipe.
+    """
+
+    recipe: Recipe
+    model: Detector
+    folder: Path
+    loader: MakeLoader
+    evaluate: Callable[[Detector], dict[str, Any]] | None = None
+    table: Any = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    world: World = field(default_factory=World)
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def check(phases: Sequence[Phase], recipe: Recipe) -> None:
+    """Raise InputError where the recipe names a phase that the method does not have."""
+    names = [phase.name for phase in phases]
+    for name in recipe.phases:
+        if name not in names:
+            raise InputError("the method has no such phase", field="phases", value=name,
+                             hint=nearest(name, names))  # fmt: skip
+        recipe.for_phase(name)
+
+
+def learn_only(model: nn.Module, phase: Phase, recipe: Recipe) -> list[nn.Module]:
+    """Let exactly the phase's parameters learn; the norms that stay in eval mode are returned.
+
+    A norm stays as it is where `freeze_norms` names it or where none of its values learn.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, NORMS)}
+    check_patterns("learn", phase.learn, names)
+    check_patterns("freeze", recipe.freeze, names)
+    check_patterns("freeze_norms", recipe.freeze_norms, list(norms) or names)
+
+    def learns(name: str) -> bool:
+        return matches(name, phase.learn) and not matches(name, recipe.freeze)
+
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns(name))
+    kept = []
+    for name, module in norms.items():
+        own = list(module.parameters(recurse=False))
+        asleep = not any(p.requires_grad for p in own) if own else not learns(name)
+        if asleep or matches(name, recipe.freeze_norms):
+            module.requires_grad_(False)
+            kept.append(module)
+    return kept
+
+
+class Terms(nn.Module):
+    """The detector's loss as a forward, for DDP: the terms of a phase."""
+
+    def __init__(self, detector: Detector, terms: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.detector, self.terms = detector, terms
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        losses = self.detector.loss(batch, generator)
+        if self.terms is None:
+            return losses
+        return {name: losses[name] for name in self.terms}
+
+
+def begin(job: Job, phases: Sequence[Phase], index: int) -> None:
+    """Put into the model what a phase starts from: the first weights, or an earlier phase's end."""
+    if len(phases) == 1:
+        return
+    first = _file(job, _START)
+    if index == 0 and job.world.first:
+        write_tensors(first, job.model.state_dict())
+    wait(job.world)
+    source = phases[index].init_from
+    job.model.load_state_dict(load_file(_file(job, source) if source else first))
+
+
+def finish(job: Job, phases: Sequence[Phase], index: int, model: Detector) -> None:
+    """Keep the end of a phase for the later ones."""
+    if len(phases) > 1 and job.world.first:
+        write_tensors(_file(job, phases[index].name), model.state_dict())
+    wait(job.world)
+
+
+def proposals(job: Job, phase: Phase) -> Any:
+    """The proposals that an earlier phase's detector makes for the training images, or None.
+
+    The detector's `propose_all(table, folder, track)` returns what the loader takes; it keeps its
+    work in `folder`, and finds it there after a stop.
+    """
+    if phase.proposals_from is None:
+        return None
+    maker = copy.deepcopy(job.model)
+    maker.load_state_dict(load_file(_file(job, phase.proposals_from)))
+    folder = _folder(job, f"{phase.proposals_from}_proposals")
+    made = None
+    if job.world.first:  # the others find the work done
+        made = _method(maker, "propose_all")(job.table, folder, track)
+    wait(job.world)
+    return made if job.world.first else _method(maker, "propose_all")(job.table, folder, track)
+
+
+def fit(job: Job, phase: Phase, recipe: Recipe) -> None:
+    """A phase without gradient descent: the named method is given the images and a folder.
+
+    `method(loader, folder, track)`: the loader's epoch 0 is every training image in order; the
+    folder holds the method's cache, found again after a stop. What is fitted is the model's state.
+    """
+    assert phase.fit is not None
+    loader = job.loader(recipe, recipe.micro_batch or recipe.batch, proposals(job, phase), False)
+    job.model.eval()
+    if job.world.first:
+        with torch.no_grad():
+            _method(job.model, phase.fit)(loader, _folder(job, f"{phase.name}_cache"), track)
+    wait(job.world)
+
+
+Track = Callable[[Iterable[Any], str], Iterator[Any]]
+
+
+def _method(model: Detector, name: str) -> Callable[[Any, Path, Track], Any]:
+    found = getattr(model, name, None)
+    if found is None:
+        raise TypeError(f"{type(model).__name__} names {name} in its phases but does not define it")
+    return found
+
+
+def _folder(job: Job, name: str) -> Path:
+    folder = job.folder / "phases" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _file(job: Job, name: str | None) -> Path:
+    return job.folder / "phases" / f"{name}.safetensors"
