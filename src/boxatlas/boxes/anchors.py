@@ -28,7 +28,7 @@ class DefaultBoxLevel:
     """
 
     grid: tuple[int, int]  # rows, columns
-    step: float  # pixels from one centre to the next
+    step: float | tuple[float, float]  # pixels between centres, or (vertical, horizontal)
     min_size: float
     max_size: float | None = None
     ratios: tuple[float, ...] = ()
@@ -83,10 +83,11 @@ def default_boxes(
 def _level(level: DefaultBoxLevel, truncate_sizes: bool, centre: str) -> Tensor:
     """cxcywh in pixels, float64 [rows * columns * K, 4]."""
     rows, columns = (torch.arange(n, dtype=torch.float64) for n in level.grid)
+    down, across = level.step if isinstance(level.step, tuple) else (level.step, level.step)
     if centre == "offset + index * step":
-        y, x = level.offset + rows * level.step, level.offset + columns * level.step
+        y, x = level.offset + rows * down, level.offset + columns * across
     else:
-        y, x = (rows + level.offset) * level.step, (columns + level.offset) * level.step
+        y, x = (rows + level.offset) * down, (columns + level.offset) * across
     shapes = torch.tensor(level.cell(truncate_sizes), dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # [rows, columns, (x, y)]
     lead = (*level.grid, len(shapes), 2)
