@@ -23,7 +23,7 @@ from boxatlas.boxes.formats import iou as _iou
 
 Rule = Literal["gt", "ge"]
 
-# The compiled kernel wins from 1,000 boxes on (3 to 4 times faster); below, importing it costs more.
+# From here on the compiled kernel is 3 to 4 times faster; below, importing it costs more.
 _COMPILED_FROM = 1000
 
 
