@@ -109,7 +109,9 @@ class _Focal(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         (upper,) = gradients
         if upper.device.type != "cpu" or upper.item() != 1:
@@ -120,7 +122,7 @@ class _Focal(torch.autograd.Function):
 def _negatives(
     x: Tensor, gradient: Tensor, gamma: float, skip: Tensor | None, columns: int
 ) -> Tensor:
-    """Sum of p^gamma softplus(x); the derivative p^gamma (p + gamma (1 - p) softplus(x)) is written."""
+    """Sum of p^gamma softplus(x); writes its derivative p^gamma (p + gamma (1 - p) softplus(x))."""
     p = torch.sigmoid(x)
     loss = F.softplus(x)
     power = p * p if gamma == 2 else p**gamma
