@@ -43,14 +43,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Where a parameter's first axis holds one row per class.
+    """Where a parameter's first axis holds rows per class.
 
-    The axis is `groups` blocks (one per anchor) of `offset` other rows and then one row per class;
-    offset counts a background row or box coordinates before the classes.
+    The axis is `groups` blocks (one per anchor) of `offset` other entries and then one entry per
+    class, each of `width` rows; offset counts a background or box coordinates before the classes,
+    width is 4 where a class has a box of its own.
     """
 
     groups: int
     offset: int
+    width: int = 1
 
 
 class Detector(nn.Module):

@@ -73,13 +73,13 @@ def _take_rows(
     wanted: tuple[str, ...], done: Transferred,
 ) -> None:  # fmt: skip
     """Copy the rows of shared classes and those before the classes, block by block."""
-    shape = (rows.groups, rows.offset + len(source), *target.shape[1:])
-    if given.shape != (shape[0] * shape[1], *target.shape[1:]):
+    shape = (rows.groups, rows.offset + len(source), rows.width, *target.shape[1:])
+    if given.shape != (shape[0] * shape[1] * rows.width, *target.shape[1:]):
         done.new[name] = f"{_shape(given)} does not hold {len(source)} classes as this model does"
         return
     shared = [label for label in wanted if label in source]
     blocks = given.reshape(shape).to(target)
-    view = target.view(rows.groups, rows.offset + len(wanted), *target.shape[1:])
+    view = target.view(rows.groups, rows.offset + len(wanted), rows.width, *target.shape[1:])
     view[:, : rows.offset] = blocks[:, : rows.offset]
     to = [rows.offset + wanted.index(label) for label in shared]
     view[:, to] = blocks[:, [rows.offset + source.index(label) for label in shared]]
