@@ -61,14 +61,18 @@ class TimmFeatures(nn.Module):
         return self.body(images)
 
 
-def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+RGB = tuple[float, float, float]
+
+
+def normalisation(name: str) -> tuple[RGB, RGB]:
     """(mean, std) that a timm backbone's weights expect of inputs in 0..1."""
     import timm
 
     found = timm.get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=True)
     if found is None or found.mean is None or found.std is None:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return tuple(found.mean), tuple(found.std)
+    (r, g, b), (sr, sg, sb) = found.mean, found.std
+    return (r, g, b), (sr, sg, sb)
 
 
 def _indices(name: str, strides: Sequence[int]) -> list[int]:

@@ -7,33 +7,32 @@ the detection papers use too. Shape letters: B images; a map is [B, C, H / strid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, nearest
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width, number of 3x3 convolutions
-MapName = Literal["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "fc7"]
-MAP_NAMES: tuple[str, ...] = get_args(MapName)
-FcForm = Literal["none", "atrous", "plain"]
+FcForm = Literal["none", "atrous", "full"]
 
 
 class VGG16(nn.Module):
     """Images [B, 3, H, W] -> the maps named in `maps`, fine to coarse, each after its ReLU.
 
-    fc: what follows conv5_3. "atrous" is the fc-reduced form of DeepLab and SSD: pool5 3x3 stride
+    maps: of conv1_2, conv2_2, conv3_3, conv4_3, conv5_3 and fc7. fc: what follows conv5_3. "atrous" is the fc-reduced form of DeepLab and SSD: pool5 3x3 stride
     1, fc6 a 3x3 convolution dilated by 6, fc7 1x1, both 1024 wide, at stride 16 (SSD, section 3).
-    "plain" keeps pool5 2x2 stride 2 and fc6 undilated, at stride 32. "none" ends at conv5_3.
+    "full" keeps pool5 2x2 stride 2 and the classifier's own fc6 and fc7, 7x7 and 1x1 convolutions
+    4096 wide, at stride 32. "none" ends at conv5_3.
     ceil_pools: the pools that round up; Caffe's all do. batch_norm: one after each convolution.
     `channels` and `strides` say what is returned.
     """
 
     def __init__(
         self,
-        maps: Sequence[MapName] = ("conv4_3", "fc7"),
+        maps: Sequence[str] = ("conv4_3", "fc7"),
         *,
         fc: FcForm = "atrous",
         ceil_pools: Sequence[int] = (1, 2, 3, 4),
@@ -52,13 +51,16 @@ class VGG16(nn.Module):
             widths[names[-1]] = (width, 2 ** (i - 1))
             self._stages.append(names)
         if fc != "none":
-            dilation = 6 if fc == "atrous" else 1
-            self._add("fc6", nn.Conv2d(512, 1024, 3, padding=dilation, dilation=dilation))
-            self._add("fc7", nn.Conv2d(1024, 1024, 1))
-            widths["fc7"] = (1024, 16 if fc == "atrous" else 32)
+            atrous = fc == "atrous"
+            fc6 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
+            self._add("fc6", fc6 if atrous else nn.Conv2d(512, 4096, 7, padding=3))
+            width = 1024 if atrous else 4096
+            self._add("fc7", nn.Conv2d(width, width, 1))
+            widths["fc7"] = (width, 16 if atrous else 32)
         for name in maps:
             if name not in widths:
-                raise InputError("VGG-16 has no such map here", field="maps", value=name)
+                raise InputError("VGG-16 has no such map", field="maps", value=name,
+                                 hint=nearest(name, widths))  # fmt: skip
         self.channels = [widths[name][0] for name in maps]
         self.strides = [widths[name][1] for name in maps]
         for module in self.modules():

@@ -1,1 +1,194 @@
+"""Weights from files: checkpoints of ours whole, those of others through an importer.
 
+Each public source has one file here: `CHECKPOINTS` (what can be had), `MODELS` (what they are of)
+and `recognise(state, model) -> Imported` (profile, classes, names). An importer returns a detector:
+switches, conventions, preprocess and weights, never a bare state dict.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxatlas.detectors.base import Detector
+from boxatlas.errors import InputError, nearest
+from boxatlas.images import Preprocess
+from boxatlas.options import validated
+from boxatlas.registry import create_model, list_models
+from boxatlas.weights.reading import KEY, read, read_state, tensors_of
+from boxatlas.weights.source import Imported
+from boxatlas.weights.transfer import Transferred, transfer
+
+__all__ = ["SOURCES", "Transferred", "import_model", "load", "load_into", "read_state"]
+
+SOURCES = ("amdegroot", "caffe", "lufficc", "pytorchssd", "torchvision")
+_BUNDLED = Path(__file__).parent / "bundled"
+
+
+def load(path: str | Path) -> Detector:
+    """The whole detector from a checkpoint: model, options, classes, preprocess, weights.
+
+    Raises InputError where the file is not such a checkpoint or its weights do not fit its model.
+    """
+    state, description = read(path)
+    if description is None:
+        raise InputError(
+            "holds weights but not which detector they are of", file=path,
+            hint="`boxatlas weights import` makes a detector of a published checkpoint",
+        )  # fmt: skip
+    model = _described(description, path)
+    _load_whole(model, state, path)
+    return model
+
+
+def load_into(
+    model: Detector, weights: str | Path | Mapping[str, Tensor], *, other_models: bool = False
+) -> Transferred:
+    """Put weights into a detector: every tensor that fits, class rows by equal name.
+
+    weights: a checkpoint's path, "bundled", or tensors by our names. Raises InputError for a
+    checkpoint of another model, unless `other_models`, and where nothing fits.
+    """
+    file: Path | None = None
+    classes: Sequence[str] | None = None
+    if isinstance(weights, Mapping):
+        state: Mapping[str, Tensor] = weights
+    else:
+        file = bundled(model.name) if weights == "bundled" else Path(weights)
+        state, description = read(file)
+        if description is not None:
+            kind, classes = description.get("model"), description.get("classes")
+            if kind != model.name and model.name and not other_models:
+                raise InputError(
+                    f"a checkpoint of {kind}, not of {model.name}", file=file, field="model"
+                )
+    done = transfer(model, state, classes)
+    if not done.rows and not [name for name in done.loaded if name != "images_seen"]:
+        raise InputError(f"no tensor of this file fits {model.name or 'the model'}", file=file)
+    return done
+
+
+def bundled(name: str) -> Path:
+    """The file of weights that the package carries for a model, or InputError."""
+    path = _BUNDLED / f"{name}.safetensors"
+    if not path.is_file():
+        held = sorted(p.stem for p in _BUNDLED.glob("*.safetensors"))
+        raise InputError(
+            f"no weights are bundled for {name}", field="weights", value="bundled",
+            hint=f"bundled are: {', '.join(held)}" if held else None,
+        )  # fmt: skip
+    return path
+
+
+def import_model(
+    weights: str | Path | Mapping[str, Any],
+    *,
+    source: str,
+    as_: str,
+    classes: Sequence[str] | None = None,
+    **overrides: Any,
+) -> Detector:
+    """A public checkpoint as a detector of ours.
+
+    weights: a file, or the tensors (or arrays) by the source's names; source: who published it
+    (`SOURCES`); as_: our model; classes: names, where the source's usual ones are wrong; overrides:
+    options that differ from the source's profile. Raises InputError where the tensors do not fit.
+    """
+    if source not in SOURCES:
+        raise InputError("no such source", field="source", value=source,
+                         hint=nearest(source, SOURCES))  # fmt: skip
+    module = importlib.import_module(f"boxatlas.weights.{source}")
+    if as_ not in module.MODELS:
+        known = module.MODELS if as_ in list_models() else list_models()
+        raise InputError(f"{source} has no such model", field="as", value=as_,
+                         hint=nearest(as_, known))  # fmt: skip
+    file = None if isinstance(weights, Mapping) else Path(weights)
+    state = read_state(file) if file is not None else tensors_of(_as_tensors(weights))
+    try:
+        found: Imported = module.recognise(state, as_)
+        names = tuple(classes) if classes is not None else found.classes
+        model = create_model(as_, classes=names, **{**found.options, **overrides})
+        renamed = _renamed(model, state, found)
+    except InputError as error:
+        if file is None or error.file is not None:
+            raise
+        raise InputError(str(error), file=file) from None
+    model.preprocess = model.preprocess.model_copy(update=found.preprocess)
+    model.options = {**found.options, **overrides}
+    _load_whole(model, renamed, file)
+    return model
+
+
+def _as_tensors(weights: Any) -> dict[str, Any]:
+    return {
+        str(k): v if isinstance(v, Tensor | Mapping) else torch.as_tensor(v)
+        for k, v in weights.items()
+    }
+
+
+def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> dict[str, Tensor]:
+    """The source's tensors under our names; every one of ours must be there."""
+    out, used = {}, set()
+    for own, target in model.state_dict().items():
+        if own == "images_seen":
+            out[own] = target
+            continue
+        theirs = found.name(own)
+        if theirs not in state and own.endswith("num_batches_tracked"):
+            out[own] = target  # a counter that older files lack
+            continue
+        if theirs not in state:
+            raise InputError("no such tensor: the file is not of this model", field=theirs)
+        out[own], _ = state[theirs], used.add(theirs)
+    left = sorted(set(state) - used)
+    if left:
+        raise InputError(
+            f"{len(left)} tensors have no place in this model", field=left[0],
+            hint="is it a checkpoint of another model?",
+        )  # fmt: skip
+    return out
+
+
+def _described(description: Mapping[str, Any], path: str | Path) -> Detector:
+    """Build what a checkpoint's description says."""
+    name, options = description.get("model"), description.get("options", {})
+    classes, preprocess = description.get("classes"), description.get("preprocess")
+    shapes = (
+        ("model", name, str), ("options", options, dict), ("classes", classes, list),
+        ("preprocess", preprocess, dict),
+    )  # fmt: skip
+    for field, value, kind in shapes:
+        if not isinstance(value, kind):
+            raise InputError("the description of the detector is damaged", file=path,
+                             field=f"{KEY}.{field}", value=value)  # fmt: skip
+    # The weights are in the file: the backbone's own are not fetched again.
+    fresh = {**options, **({"pretrained": False} if "pretrained" in options else {})}
+    try:
+        model = create_model(str(name), classes=classes, **fresh)
+    except InputError as error:
+        raise InputError(str(error), file=path) from None
+    model.options = dict(options)
+    model.preprocess = validated(Preprocess, dict(preprocess or {}), str(path))
+    return model
+
+
+@torch.no_grad()
+def _load_whole(model: Detector, state: Mapping[str, Tensor], file: str | Path | None) -> None:
+    """Every tensor, each of its shape, and no other."""
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(state))
+    if wrong:
+        what = "is missing" if wrong[0] in own else "has no place in it"
+        raise InputError(f"not a checkpoint of {model.name}: {wrong[0]} {what}", file=file)
+    for name, target in own.items():
+        if target.shape != state[name].shape:
+            raise InputError(
+                f"not a checkpoint of {model.name}: the shape is {list(state[name].shape)}, "
+                f"not {list(target.shape)}", file=file, field=name,
+            )  # fmt: skip
+        target.copy_(state[name])
