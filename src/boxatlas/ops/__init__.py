@@ -1,1 +1,45 @@
+"""Operators: what a region sees of a feature map, and selective search.
 
+Names are imported when first used; selective search needs numba, the rest of the package does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from boxatlas.ops.grouping import Hierarchy
+    from boxatlas.ops.roi import pyramid_pool, roi_align, roi_pool
+    from boxatlas.ops.search import (
+        SelectiveSearch,
+        hierarchies,
+        selective_search,
+        selective_search_many,
+    )
+
+__all__ = [
+    "Hierarchy", "SelectiveSearch", "hierarchies", "pyramid_pool", "roi_align", "roi_pool",
+    "selective_search", "selective_search_many",
+]  # fmt: skip
+
+_WHERE = {
+    "Hierarchy": "grouping",
+    "SelectiveSearch": "search",
+    "hierarchies": "search",
+    "selective_search": "search",
+    "selective_search_many": "search",
+    "pyramid_pool": "roi",
+    "roi_align": "roi",
+    "roi_pool": "roi",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"boxatlas.ops.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'boxatlas.ops' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
