@@ -22,11 +22,12 @@ FcForm = Literal["none", "atrous", "full"]
 class VGG16(nn.Module):
     """Images [B, 3, H, W] -> the maps named in `maps`, fine to coarse, each after its ReLU.
 
-    maps: of conv1_2, conv2_2, conv3_3, conv4_3, conv5_3 and fc7. fc: what follows conv5_3. "atrous" is the fc-reduced form of DeepLab and SSD: pool5 3x3 stride
-    1, fc6 a 3x3 convolution dilated by 6, fc7 1x1, both 1024 wide, at stride 16 (SSD, section 3).
-    "full" keeps pool5 2x2 stride 2 and the classifier's own fc6 and fc7, 7x7 and 1x1 convolutions
-    4096 wide, at stride 32. "none" ends at conv5_3.
-    ceil_pools: the pools that round up; Caffe's all do. batch_norm: one after each convolution.
+    maps: of conv1_2, conv2_2, conv3_3, conv4_3, conv5_3 and fc7. fc: what follows conv5_3.
+    "atrous" is the fc-reduced form of DeepLab and SSD: pool5 3x3 stride 1, fc6 a 3x3 convolution
+    dilated by 6, fc7 1x1, both 1024 wide, at stride 16 (SSD, section 3). "full" keeps pool5 2x2
+    stride 2 and the classifier's own fc6 and fc7, 7x7 and 1x1 convolutions 4096 wide, at stride 32.
+    "none" ends at conv5_3. ceil_pools: the pools that round up; Caffe's all do. batch_norm: one
+    after each convolution. unit_conv4_3: that map goes on at unit length over its channels.
     `channels` and `strides` say what is returned.
     """
 
@@ -37,10 +38,11 @@ class VGG16(nn.Module):
         fc: FcForm = "atrous",
         ceil_pools: Sequence[int] = (1, 2, 3, 4),
         batch_norm: bool = False,
+        unit_conv4_3: bool = False,
     ) -> None:
         super().__init__()
         self.maps, self.fc, self.ceil_pools = tuple(maps), fc, frozenset(ceil_pools)
-        self.batch_norm = batch_norm
+        self.batch_norm, self.unit_conv4_3 = batch_norm, unit_conv4_3
         widths: dict[str, tuple[int, int]] = {}
         channels, self._stages = 3, []
         for i, (width, depth) in enumerate(STAGES, start=1):
@@ -85,6 +87,8 @@ class VGG16(nn.Module):
         for i, names in enumerate(self._stages, start=1):
             for name in names:
                 x = self._layer(name, x)
+            if i == 4 and self.unit_conv4_3:
+                x = F.normalize(x, dim=1, eps=1e-10)
             made[names[-1]] = x
             if i < 5:
                 x = F.max_pool2d(x, 2, 2, ceil_mode=i in self.ceil_pools)

@@ -104,8 +104,6 @@ class DenseDetector(Detector):
     is a softmax whose column 0 is the background; else one sigmoid per class.
     """
 
-    config: DenseConfig
-
     def __init__(
         self,
         classes: Sequence[str],
@@ -120,7 +118,7 @@ class DenseDetector(Detector):
     ) -> None:
         super().__init__(classes, preprocess, config)
         self.backbone, self.neck, self.head = backbone, neck, head
-        self.coder, self.background = coder, background
+        self.coder, self.background, self.limits = coder, background, config
         self._anchors: dict[object, Tensor] = {}
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
@@ -169,7 +167,7 @@ class DenseDetector(Detector):
         max_detections: int | None = None,
     ) -> list[Detections]:
         """Threshold, decode what passed, the best of each class into one NMS for all images."""
-        limits = self.config
+        limits = self.limits
         chosen = self.candidates(raw, score)
         anchors = raw["anchors"][chosen.row]
         boxes = self.coder.decode(raw["deltas"][chosen.image, chosen.row].float(), anchors)
@@ -194,7 +192,7 @@ class DenseDetector(Detector):
         """What may become a detection: anchors and classes that pass the threshold."""
         scores = self.class_scores(raw["logits"].float())
         # The published threshold is exceeded; one that a caller gives is reached.
-        hit = scores > self.config.score if score is None else scores >= score
+        hit = scores > self.limits.score if score is None else scores >= score
         where = hit.flatten().nonzero().squeeze(1)
         anchors, classes = scores.shape[1:]
         row = where.div(classes, rounding_mode="floor")

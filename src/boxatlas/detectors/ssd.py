@@ -76,6 +76,7 @@ class SSDConfig(DenseConfig):
     norm_place: Literal[
         "inside_root", "added_to_root", "norm_clamped_below", "clamp_sum_of_squares"
     ] = convention("inside_root", "where that epsilon goes")
+    unit_trunk: bool = convention(False, "conv4_3 at unit length also goes on to conv5_1")
     match: Literal["bipartite", "argmax"] = convention("bipartite", "argmax: as the ports do")
     difficult: Literal["keep", "drop"] = convention("keep", "difficult objects in training")
     variances: tuple[float, float, float, float] = convention((0.1, 0.1, 0.2, 0.2), "of the code")
@@ -220,6 +221,7 @@ def backbone_of(config: SSDConfig) -> tuple[Any, Preprocess]:
             maps[not config.stride8 :],
             fc="atrous" if config.atrous else "full",
             ceil_pools=config.ceil_pools,
+            unit_conv4_3=config.unit_trunk,
         )
         mean, std, scale = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 1.0
     elif config.backbone == "mobilenet_v3_large":

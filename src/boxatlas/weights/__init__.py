@@ -8,7 +8,7 @@ switches, conventions, preprocess and weights, never a bare state dict.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,11 @@ def import_model(
     (`SOURCES`); as_: our model; classes: names, where the source's usual ones are wrong; overrides:
     options that differ from the source's profile. Raises InputError where the tensors do not fit.
     """
-    if source not in SOURCES:
-        raise InputError("no such source", field="source", value=source,
-                         hint=nearest(source, SOURCES))  # fmt: skip
-    module = importlib.import_module(f"boxatlas.weights.{source}")
-    if as_ not in module.MODELS:
-        known = module.MODELS if as_ in list_models() else list_models()
-        raise InputError(f"{source} has no such model", field="as", value=as_,
-                         hint=nearest(as_, known))  # fmt: skip
+    recognise = _recogniser(source, as_)
     file = None if isinstance(weights, Mapping) else Path(weights)
     state = read_state(file) if file is not None else tensors_of(_as_tensors(weights))
     try:
-        found: Imported = module.recognise(state, as_)
+        found: Imported = recognise(state, as_)
         names = tuple(classes) if classes is not None else found.classes
         model = create_model(as_, classes=names, **{**found.options, **overrides})
         renamed = _renamed(model, state, found)
@@ -122,6 +115,23 @@ def import_model(
     model.options = {**found.options, **overrides}
     _load_whole(model, renamed, file)
     return model
+
+
+def names_of(state: Mapping[str, Tensor], source: str, model: str) -> Callable[[str], str]:
+    """Our tensors' names of a model -> those of the source."""
+    return _recogniser(source, model)(state, model).name
+
+
+def _recogniser(source: str, model: str) -> Callable[[Mapping[str, Tensor], str], Imported]:
+    if source not in SOURCES:
+        raise InputError("no such source", field="source", value=source,
+                         hint=nearest(source, SOURCES))  # fmt: skip
+    module = importlib.import_module(f"boxatlas.weights.{source}")
+    if model not in module.MODELS:
+        known = module.MODELS if model in list_models() else list_models()
+        raise InputError(f"{source} has no such model", field="as", value=model,
+                         hint=nearest(model, known))  # fmt: skip
+    return module.recognise
 
 
 def _as_tensors(weights: Any) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""lzx1413/PytorchSSD: six boxes in a cell of the first map, BGR inputs."""
+"""lzx1413/PytorchSSD: six boxes in a cell of the first map, BGR inputs.
+
+Its L2 norm divides in place, so that the division by the norm (not the learned scale) also reaches
+the layers after conv4_3.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ CHECKPOINTS = (
 
 PROFILE = {
     "clip_boxes": "each", "match": "argmax", "ceil_pools": (3,), "norm_place": "added_to_root",
+    "unit_trunk": True,
 }  # fmt: skip
 PREPROCESS = {"channels": "bgr", "mean": (104.0, 117.0, 123.0)}
 MODELS = ("ssd300_vgg16",)
