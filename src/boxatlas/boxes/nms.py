@@ -191,9 +191,10 @@ class Found(NamedTuple):
     row: Tensor
 
 
-def above(scores: Tensor, threshold: float) -> Candidates:
-    """Every (row, class) of scores [B, A, K] that exceeds the threshold."""
-    image, row, label = (scores > threshold).nonzero(as_tuple=True)
+def above(scores: Tensor, threshold: float, or_equal: bool = False) -> Candidates:
+    """Every (row, class) of scores [B, A, K] that exceeds (or equals) the threshold."""
+    chosen = scores >= threshold if or_equal else scores > threshold
+    image, row, label = chosen.nonzero(as_tuple=True)
     return Candidates(image, row, label, scores[image, row, label])
 
 

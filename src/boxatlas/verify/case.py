@@ -1,6 +1,6 @@
 """One case: what its two files say, read when asked for.
 
-Public: Case, UnsupportedError.
+Public: Case, UnsupportedError, expect.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from boxatlas.verify import fill
 
 class UnsupportedError(Exception):
     """Raised by a handler that has no implementation for what the case asks for."""
+
+
+def expect(params: Mapping[str, Any], **known: Any) -> None:
+    """Raise UnsupportedError where a parameter that is given has none of the known values."""
+    for name, values in known.items():
+        if name in params and params[name] not in values:
+            raise UnsupportedError(f"{name} {params[name]!r}")
 
 
 class Case:

@@ -17,14 +17,13 @@ from boxatlas.boxes.matching import Matches, match_argmax_per_object, match_bipa
 from boxatlas.boxes.nms import above, class_nms
 from boxatlas.losses.multibox import multibox_loss
 from boxatlas.structures import Targets
-from boxatlas.verify.case import Case, UnsupportedError
+from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.verify.default_boxes import from_block
 
 
 def coder(params: Mapping[str, Any]) -> DeltaCoder:
     """The coder that a case's parameters describe."""
-    if params["box_code"] != "center_size":
-        raise UnsupportedError(f"box code {params['box_code']}")
+    expect(params, box_code=["center_size"])
     return DeltaCoder.from_variances(
         tuple(params["variances"]), log_epsilon=params.get("encode_log_epsilon", 0.0)
     )
@@ -56,6 +55,9 @@ def objects(params: Mapping[str, Any]) -> Targets:
 def multibox(case: Case) -> dict[str, Any]:
     """Matching, mining, both losses and, where asked for, their gradients."""
     params = case.params
+    expect(params, background_label=[0], label_offset=[1], normalise_by=["positives_of_batch"])
+    expect(params, mining=["max_negative"], box_loss=["smooth_l1"])
+    expect(params, class_loss=["softmax_cross_entropy"])
     anchors, targets = from_block(params["boxes"], form="xyxy"), objects(params)
     found = matches(params, anchors, targets.boxes, targets.valid)
     needed = params.get("gradient_of", ())
@@ -131,8 +133,7 @@ def coding_and_matching(case: Case) -> dict[str, Any]:
 def detection_output(case: Case) -> dict[str, Any]:
     """Decoding, NMS within each class, and each image's best over all classes."""
     params = case.params
-    if params["nms_eta"] != 1:
-        raise UnsupportedError("an NMS threshold that falls")
+    expect(params, nms_eta=[1])
     anchors = from_block(params["boxes"], form="xyxy")
     scores = case.generated("probabilities")
     background = params["background_label"]
