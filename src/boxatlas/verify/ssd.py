@@ -99,11 +99,9 @@ def set_norm_eps(
                     break
 
 
-CASES = {
-    name: network
-    for name in (
-        "ssd300_vgg16_caffe", "ssd512_vgg16_caffe", "ssd300_vgg16_amdegroot",
-        "ssd300_vgg16_lufficc", "ssd512_vgg16_lufficc", "ssd300_6box_vgg16_pytorchssd",
-        "ssd300_vgg16_torchvision", "ssdlite320_mobilenet_v3_large_torchvision",
-    )
-}  # fmt: skip
+_NAMES = (
+    "ssd300_vgg16_caffe", "ssd512_vgg16_caffe", "ssd300_vgg16_amdegroot", "ssd300_vgg16_lufficc",
+    "ssd512_vgg16_lufficc", "ssd300_6box_vgg16_pytorchssd", "ssd300_vgg16_torchvision",
+    "ssdlite320_mobilenet_v3_large_torchvision",
+)  # fmt: skip
+CASES = dict.fromkeys(_NAMES, network)

@@ -21,10 +21,18 @@ from boxatlas.images import Preprocess
 from boxatlas.options import validated
 from boxatlas.registry import create_model, list_models
 from boxatlas.weights.reading import KEY, read, read_state, tensors_of
-from boxatlas.weights.source import Imported
+from boxatlas.weights.source import Imported, Published
 from boxatlas.weights.transfer import Transferred, transfer
 
-__all__ = ["SOURCES", "Transferred", "import_model", "load", "load_into", "read_state"]
+__all__ = [
+    "SOURCES",
+    "Transferred",
+    "checkpoints",
+    "import_model",
+    "load",
+    "load_into",
+    "read_state",
+]
 
 SOURCES = ("amdegroot", "caffe", "lufficc", "pytorchssd", "torchvision")
 _BUNDLED = Path(__file__).parent / "bundled"
@@ -115,6 +123,14 @@ def import_model(
     model.options = {**found.options, **overrides}
     _load_whole(model, renamed, file)
     return model
+
+
+def checkpoints() -> list[tuple[str, Published]]:
+    """(source, checkpoint) of everything that is known to import."""
+    modules = [
+        (source, importlib.import_module(f"boxatlas.weights.{source}")) for source in SOURCES
+    ]
+    return [(source, one) for source, module in modules for one in module.CHECKPOINTS]
 
 
 def names_of(state: Mapping[str, Tensor], source: str, model: str) -> Callable[[str], str]:

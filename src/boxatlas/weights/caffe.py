@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from boxatlas.weights.source import Imported, Published, State, class_names, ssd_sizes
 
+_WHERE = "weiliu89/caffe, branch ssd (as named arrays, npz)"
 CHECKPOINTS = (
     Published("VGG_VOC0712_SSD_300x300_iter_120000.caffemodel", "ssd300_vgg16", "VOC 07+12",
-              "weiliu89/caffe, branch ssd"),
+              _WHERE),
     Published("VGG_VOC0712_SSD_512x512_iter_120000.caffemodel", "ssd512_vgg16", "VOC 07+12",
-              "weiliu89/caffe, branch ssd"),
+              _WHERE),
     Published("VGG_coco_SSD_300x300_iter_400000.caffemodel", "ssd300_vgg16", "COCO",
-              "weiliu89/caffe, branch ssd"),
+              _WHERE),
     Published("VGG_coco_SSD_512x512_iter_360000.caffemodel", "ssd512_vgg16", "COCO",
-              "weiliu89/caffe, branch ssd"),
+              _WHERE),
 )  # fmt: skip
 
 PROFILE = {"truncate_sizes": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,16 +66,19 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
 
 def _read_torch(path: Path) -> State:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             "not a file of weights, or one that holds more than tensors and could run code; "
             "refused unread", file=path,
             hint="save it again as safetensors where you trust it",
         ) from None  # fmt: skip
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"truncated or not a file of weights: {reason}", file=path) from None
+    except Exception as error:  # a damaged file fails in any of the reader's ways
+        reason = str(error).split(". ")[0].split("\n")[0]
+        detail = f": {reason}" if isinstance(error, RuntimeError | OSError) else ""
+        raise InputError(f"truncated or not a file of weights{detail}", file=path) from None
     state = tensors_of(content)
     if not state:
         raise InputError("holds no tensors by name", file=path)
