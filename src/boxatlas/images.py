@@ -166,7 +166,7 @@ class Preprocess(Options):
         if self.channels == "bgr":
             image = image.flip(0)
         image = self.resized(image.float()[None], frame.content)[0]
-        return self._placed(self.normalised(image), frame), frame
+        return self.placed(self.normalised(image), frame), frame
 
     def batch(self, sources: Sequence[Source]) -> tuple[Tensor, list[Frame]]:
         """Sources -> (images [B, 3, H, W], frames)."""
@@ -218,7 +218,7 @@ class Preprocess(Options):
         std = torch.tensor(self.std, device=device)
         return (self.scale / std)[:, None, None], (-mean / std)[:, None, None]
 
-    def _placed(self, image: Tensor, frame: Frame) -> Tensor:
+    def placed(self, image: Tensor, frame: Frame) -> Tensor:
         if self.resize != "letterbox":
             return image
         x, y = int(frame.offset[0]), int(frame.offset[1])

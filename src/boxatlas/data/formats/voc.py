@@ -1,0 +1,166 @@
+"""PASCAL VOC: Annotations/*.xml, ImageSets/Main/*.txt, JPEGImages/.
+
+Corners are 1-based and inclusive: xmin = 1 is the left edge, so x1 = xmin - 1 and x2 = xmax.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+from boxatlas.data.formats.building import Builder, by_stem, inside, number, read_text
+from boxatlas.data.table import Table
+from boxatlas.errors import InputError
+
+_IMAGES = ("JPEGImages", "images", "Images")
+
+
+def looks_like(folder: Path) -> bool:
+    return (folder / "Annotations").is_dir()
+
+
+def splits(folder: Path) -> list[str]:
+    """The lists of ImageSets/Main, without the per-class ones (cat_train beside train)."""
+    names = {p.stem for p in (folder / "ImageSets" / "Main").glob("*.txt")}
+    classes = set(_listed_classes(folder) or ())
+
+    def per_class(name: str) -> bool:
+        kind, _, split = name.rpartition("_")
+        return kind in classes and split in names
+
+    return sorted(name for name in names if not per_class(name))
+
+
+def read(folder: Path, split: str | None) -> Table:
+    """The images of a split, or of every annotation."""
+    annotations = folder / "Annotations"
+    images = next((by_stem(folder / name) for name in _IMAGES if (folder / name).is_dir()), {})
+    if split is not None:
+        names = _listed(folder / "ImageSets" / "Main" / f"{split}.txt")
+    else:
+        names = sorted(p.relative_to(annotations).with_suffix("").as_posix()
+                       for p in annotations.rglob("*.xml"))  # fmt: skip
+    given = _listed_classes(folder)
+    seen: dict[str, int] = {name: i for i, name in enumerate(given or ())}
+    builder = Builder()
+    for name in names:
+        file = inside(annotations, f"{name}.xml", folder / "ImageSets", "name")
+        if name not in images:
+            raise InputError("the image of this annotation is missing", file=file, value=name)
+        _image(builder, parse(file), file, images[name], name, seen, given is not None)
+    classes = list(seen)
+    if given is None:  # the order in which classes are met says nothing: sort them
+        order = sorted(classes)
+        builder.labels = [order.index(classes[label]) for label in builder.labels]
+        classes = order
+    return builder.table(classes)
+
+
+def parse(file: Path) -> Element:
+    """The root of an annotation. Entities and outside references are refused, unread."""
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    try:
+        return fromstring(read_text(file).encode(), forbid_dtd=True)
+    except DefusedXmlException as error:
+        kind = type(error).__name__
+        raise InputError(
+            f"XML that defines entities or names other files ({kind})", file=file
+        ) from None
+    except (ParseError, ValueError) as error:
+        raise InputError(f"is not valid XML: {error}", file=file) from None
+
+
+def _image(
+    builder: Builder, root: Element, file: Path, image: Path, name: str, seen: dict[str, int],
+    closed: bool,
+) -> None:  # fmt: skip
+    size = None
+    height, width = root.findtext("size/height"), root.findtext("size/width")
+    if height is not None and width is not None:
+        size = (int(number(height, file, "size.height")), int(number(width, file, "size.width")))
+        size = size if min(size) > 0 else None
+    builder.image(image, name, size)
+    for i, thing in enumerate(root.iter("object")):
+        label = (thing.findtext("name") or "").strip()
+        if not label:
+            raise InputError("an object without a name", file=file, field=f"object[{i}].name")
+        if label not in seen:
+            if closed:
+                raise InputError("a class that classes.txt does not list", file=file,
+                                 field=f"object[{i}].name", value=label)  # fmt: skip
+            seen[label] = len(seen)
+        builder.add(_box(thing, file, i), seen[label], _flag(thing, file, i))
+
+
+def _box(thing: Element, file: Path, i: int) -> tuple[float, float, float, float]:
+    box = thing.find("bndbox")
+    if box is None:
+        raise InputError("an object without a box", file=file, field=f"object[{i}].bndbox")
+    values: list[float] = []
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        values.append(number(box.findtext(side), file, f"object[{i}].bndbox.{side}"))
+    return (values[0] - 1, values[1] - 1, values[2], values[3])
+
+
+def _flag(thing: Element, file: Path, i: int) -> bool:
+    text = thing.findtext("difficult")
+    return bool(text) and number(text, file, f"object[{i}].difficult") != 0
+
+
+def _listed(path: Path) -> list[str]:
+    """The ids of a list; a second column (1, -1, 0 of the per-class lists) is passed over."""
+    return [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+
+
+def _listed_classes(folder: Path) -> list[str] | None:
+    path = folder / "classes.txt"
+    if not path.is_file():
+        return None
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def write(
+    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
+) -> None:
+    """Annotations, ImageSets and classes.txt of a table (images are not copied)."""
+    from boxatlas.files import write_text
+
+    for i, file_name in enumerate(image_names):
+        write_text(
+            folder / "Annotations" / f"{Path(file_name).stem}.xml", _xml(table, i, file_name)
+        )
+    for split, members in splits_of.items():
+        ids = "".join(f"{Path(image_names[i]).stem}\n" for i in members)
+        write_text(folder / "ImageSets" / "Main" / f"{split}.txt", ids)
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in table.classes))
+
+
+def _xml(table: Table, i: int, file_name: str) -> str:
+    from xml.sax.saxutils import escape
+
+    height, width = (int(v) for v in table.sizes[i])
+    rows: list[Any] = [
+        "<annotation>", f"\t<filename>{escape(file_name)}</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "\t<segmented>0</segmented>",
+    ]  # fmt: skip
+    part = table.objects(i)
+    for box, label, ignore in zip(
+        table.boxes[part].tolist(), table.labels[part].tolist(), table.ignore[part].tolist(),
+        strict=True,
+    ):  # fmt: skip
+        x1, y1, x2, y2 = (_short(v) for v in (box[0] + 1, box[1] + 1, box[2], box[3]))
+        rows.append(
+            f"\t<object><name>{escape(table.classes[label])}</name><difficult>{int(ignore)}"
+            f"</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax>"
+            f"<ymax>{y2}</ymax></bndbox></object>"
+        )
+    return "\n".join([*rows, "</annotation>", ""])
+
+
+def _short(value: float) -> str:
+    return re.sub(r"\.?0+$", "", f"{value:.4f}")

@@ -1,0 +1,213 @@
+"""YOLO: data.yaml and a text file for each image: class, centre x, centre y, width, height.
+
+The four numbers are fractions of the image. A file of images/train/a.jpg lies at
+labels/train/a.txt; an image without one (or with an empty one) has no object.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from boxatlas.data.formats.building import Builder, by_stem, inside, number, read_text
+from boxatlas.data.table import Table
+from boxatlas.errors import InputError
+from boxatlas.images import size_of
+
+_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_USUAL = ("train", "val", "valid", "test")
+
+
+def looks_like(folder: Path) -> bool:
+    return _description_file(folder) is not None or (folder / "labels").is_dir()
+
+
+def splits(folder: Path) -> list[str]:
+    return sorted(_roots(folder))
+
+
+def _description_file(folder: Path) -> Path | None:
+    for name in _NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """data.yaml as a mapping; empty where there is none."""
+    import yaml
+
+    path = _description_file(folder)
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError(f"is not valid YAML: {error}", file=path) from None
+    if not isinstance(found, dict):
+        raise InputError("is not a mapping of `names` and splits", file=path)
+    return found
+
+
+def _classes(folder: Path, description: dict[str, Any]) -> list[str] | None:
+    path = _description_file(folder)
+    names = description.get("names")
+    if names is None:
+        text = folder / "classes.txt"
+        return read_text(text).split("\n")[:-1] if text.is_file() else None
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise InputError("class numbers must run from 0", file=path, field="names",
+                             value=sorted(names))  # fmt: skip
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
+        raise InputError("must be a list of class names", file=path, field="names", value=names)
+    names = [str(n) for n in names]
+    if len(set(names)) != len(names):
+        raise InputError("two classes of one name", file=path, field="names", value=names)
+    return names
+
+
+def _roots(folder: Path) -> dict[str, list[Path]]:
+    """Split -> its image folders (or list files)."""
+    description, path = describe(folder), _description_file(folder)
+    found: dict[str, list[Path]] = {}
+    for split in _USUAL:
+        given = description.get(split)
+        entries = given if isinstance(given, list) else [given] if given else []
+        for entry in entries:
+            if not isinstance(entry, str):
+                raise InputError("must be a folder", file=path, field=split, value=entry)
+            found.setdefault("val" if split == "valid" else split, []).append(
+                _resolve(folder, description, entry, path, split)
+            )
+    if not found:
+        for split in _USUAL:
+            for root in (folder / "images" / split, folder / split / "images"):
+                if root.is_dir():
+                    found.setdefault("val" if split == "valid" else split, []).append(root)
+    return found
+
+
+def _resolve(
+    folder: Path, description: dict[str, Any], entry: str, path: Path | None, split: str
+) -> Path:
+    """Where a split lies: below the folder, whatever machine's root `path` speaks of."""
+    base = description.get("path")
+    tries = [entry.removeprefix("./")]
+    if entry.startswith("../"):  # Roboflow writes ../train/images for train/images
+        tries.append(entry.removeprefix("../"))
+    roots = [folder]
+    if isinstance(base, str) and not Path(base).is_absolute() and ".." not in Path(base).parts:
+        roots.insert(0, folder / base)
+    for root in roots:
+        for name in tries:
+            leaves = ".." in Path(name).parts or Path(name).is_absolute()
+            if not leaves and (root / name).exists():
+                return root / name
+    file = path or folder
+    inside(folder, tries[-1], file, split)
+    raise InputError("the split's images are missing", file=file, field=split, value=entry)
+
+
+def read(folder: Path, split: str | None) -> Table:
+    """The images of a split, or of all of them."""
+    description = describe(folder)
+    classes = _classes(folder, description)
+    roots = _roots(folder)
+    chosen = roots.get(split, []) if split is not None else [r for rs in roots.values() for r in rs]
+    if not roots:
+        chosen = [folder / "images"] if (folder / "images").is_dir() else [folder]
+    builder, highest = Builder(), -1
+    for root in chosen:
+        for image, label in _pairs(root, folder):
+            size = size_of(image)
+            builder.image(image, image.stem, size)
+            highest = max(highest, _objects(builder, label, size, classes))
+    if classes is None:
+        classes = [f"class{i}" for i in range(highest + 1)]
+    return builder.table(classes)
+
+
+def _pairs(root: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """Each image and where its labels would lie."""
+    if root.is_file():  # a list of images, one a line
+        listed = [line.strip() for line in read_text(root).splitlines() if line.strip()]
+        images = [inside(folder, name.removeprefix("./"), root, "image") for name in listed]
+    else:
+        images = [p for p in by_stem(root).values() if "labels" not in p.relative_to(root).parts]
+    return [(image, _label_of(image)) for image in images]
+
+
+def _label_of(image: Path) -> Path:
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            return Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
+    return image.with_suffix(".txt")
+
+
+def _objects(
+    builder: Builder, label: Path, size: tuple[int, int], classes: list[str] | None
+) -> int:
+    """Add an image's objects; returns the highest class number."""
+    if not label.is_file():
+        return -1
+    height, width = size
+    highest = -1
+    for n, line in enumerate(read_text(label).splitlines(), 1):
+        values = line.split()
+        if not values:
+            continue
+        field = f"line {n}"
+        if len(values) < 5 or (len(values) > 5 and len(values) % 2 == 0):
+            raise InputError("must be: class, centre x, centre y, width, height", file=label,
+                             field=field, value=line)  # fmt: skip
+        kind = number(values[0], label, field)
+        if kind < 0 or kind != int(kind) or (classes is not None and kind >= len(classes)):
+            most = "" if classes is None else f" (there are {len(classes)})"
+            raise InputError(f"no such class{most}", file=label, field=field, value=values[0])
+        highest = max(highest, int(kind))
+        numbers = [number(v, label, field) for v in values[1:]]
+        if len(numbers) == 4:
+            x, y, w, h = numbers
+            box = ((x - w / 2) * width, (y - h / 2) * height,
+                   (x + w / 2) * width, (y + h / 2) * height)  # fmt: skip
+            builder.add(box, int(kind))
+            continue
+        xs, ys = [v * width for v in numbers[0::2]], [v * height for v in numbers[1::2]]
+        polygon = [v for pair in zip(xs, ys, strict=True) for v in pair]
+        builder.add((min(xs), min(ys), max(xs), max(ys)), int(kind), mask=[polygon])
+    return highest
+
+
+def write(
+    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
+) -> None:
+    """data.yaml and labels/SPLIT/*.txt of a table (images are not copied)."""
+    import yaml
+
+    from boxatlas.files import write_text
+
+    for split, members in splits_of.items():
+        for i in members:
+            height, width = (float(v) for v in table.sizes[i])
+            part, lines = table.objects(i), []
+            for box, label in zip(
+                table.boxes[part].tolist(), table.labels[part].tolist(), strict=True
+            ):
+                x1, y1, x2, y2 = box
+                row = (
+                    (x1 + x2) / 2 / width,
+                    (y1 + y2) / 2 / height,
+                    (x2 - x1) / width,
+                    (y2 - y1) / height,
+                )
+                lines.append(f"{label} " + " ".join(f"{v:.8f}" for v in row) + "\n")
+            name = Path(image_names[i]).with_suffix(".txt").name
+            write_text(folder / "labels" / split / name, "".join(lines))
+    text = yaml.safe_dump(
+        {**{s: f"images/{s}" for s in splits_of}, "names": dict(enumerate(table.classes))},
+        sort_keys=False, allow_unicode=True,
+    )  # fmt: skip
+    write_text(folder / "data.yaml", text)

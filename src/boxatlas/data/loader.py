@@ -1,0 +1,198 @@
+"""Batches of a table: the same for a seed and an epoch, whatever the number of workers.
+
+What sample i of epoch e looks like depends on (seed, e, i) alone; an epoch can be begun at any
+batch without decoding those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from boxatlas.data.table import Table
+from boxatlas.data.transforms import NoAugmentation
+from boxatlas.data.transforms.sample import Sample
+from boxatlas.errors import InputError
+from boxatlas.images import Preprocess, read
+from boxatlas.structures import Batch, Frame, Targets
+
+Augment = Callable[[Sample, Preprocess, np.random.Generator], tuple[Tensor, Frame, Sample]]
+_SAME_SIZE = 10  # batches of one size, where sizes change (YOLOv2, section 2)
+
+
+class Packed:
+    """Strings in one block of bytes: forked workers share it without copying."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        data = [text.encode() for text in texts]
+        self.bytes = b"".join(data)
+        self.ends = np.cumsum([0, *(len(d) for d in data)])
+
+    def __getitem__(self, i: int) -> str:
+        return self.bytes[self.ends[i] : self.ends[i + 1]].decode()
+
+
+class _Batches(Dataset[Any]):
+    """(epoch, number of the batch, sample indices) -> Batch, or the InputError it met."""
+
+    def __init__(
+        self, table: Table, preprocess: Preprocess, augment: Augment, seed: int,
+        sizes: Sequence[tuple[int, int]] | None, proposals: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self.paths = Packed(table.paths)
+        self.offsets, self.boxes = table.offsets, table.boxes
+        self.labels, self.ignore, self.masks = table.labels, table.ignore, table.masks
+        self.image_label = table.image_label
+        self.preprocess, self.augment, self.seed = preprocess, augment, seed
+        self.sizes, self.proposals = sizes, proposals
+
+    def __getitem__(self, key: tuple[int, int, Sequence[int]]) -> Batch | InputError:
+        epoch, number, indices = key
+        try:
+            return self.batch(epoch, number, indices)
+        except InputError as error:  # carried over to the main process whole
+            return error
+
+    def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
+        preprocess = self.preprocess
+        if self.sizes:
+            rng = np.random.default_rng([self.seed, epoch, number // _SAME_SIZE, 1])
+            size = self.sizes[int(rng.integers(len(self.sizes)))]
+            preprocess = preprocess.model_copy(update={"size": tuple(size)})
+        made = []
+        for i in indices:
+            rng = np.random.default_rng([self.seed, epoch, i])
+            made.append(self.augment(self.sample(i), preprocess, rng))
+        seen = [sample for _, _, sample in made]
+        targets = Targets.collate(
+            [torch.from_numpy(s.boxes) for s in seen],
+            [torch.from_numpy(s.labels.astype(np.int64)) for s in seen],
+            [torch.from_numpy(s.ignore) for s in seen],
+            [int(self.image_label[i]) for i in indices],
+            None if self.masks is None else [s.masks or [] for s in seen],
+        )
+        batch = Batch(
+            preprocess.collate([image for image, _, _ in made]),
+            [frame for _, frame, _ in made], targets, names=[self.paths[i] for i in indices],
+        )  # fmt: skip
+        if self.proposals is not None:
+            batch.proposals, batch.valid = _padded([s.proposals for s in seen])
+        return batch
+
+    def sample(self, i: int) -> Sample:
+        part = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        path = self.paths[i]
+        proposals = None
+        if self.proposals is not None:
+            proposals = np.asarray(self.proposals[path], np.float32).reshape(-1, 4)
+        return Sample(
+            read(path), self.boxes[part], self.labels[part], self.ignore[part],
+            None if self.masks is None else self.masks[part], proposals,
+        )  # fmt: skip
+
+
+def _padded(proposals: Sequence[NDArray[np.float32] | None]) -> tuple[Tensor, Tensor]:
+    """[B, P, 4] and valid [B, P]; a box of which the view left nothing is not valid."""
+    rows = [np.zeros((0, 4), np.float32) if p is None else p for p in proposals]
+    most = max((len(p) for p in rows), default=0)
+    boxes = torch.zeros(len(rows), most, 4)
+    for i, p in enumerate(rows):
+        boxes[i, : len(p)] = torch.from_numpy(p)
+    return boxes, (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
+class Loader:
+    """Iterates a table's batches by epoch. `len` is the number of batches in an epoch."""
+
+    def __init__(
+        self, batches: _Batches, images: int, batch_size: int, shuffle: bool, seed: int,
+        workers: int, rank: int, world: int, drop_last: bool,
+    ) -> None:  # fmt: skip
+        self.batches, self.images, self.batch_size = batches, images, batch_size
+        self.shuffle, self.seed, self.workers = shuffle, seed, workers
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self._keys: list[Any] = []
+        self._inner: DataLoader[Any] | None = None
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The images of this rank in the order of an epoch.
+
+        When shuffling, every rank gets the same number: a few images come twice.
+        """
+        order = np.arange(self.images)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            if self.images:
+                order = np.resize(order, -(-self.images // self.world) * self.world)
+        return order[self.rank :: self.world]
+
+    def __len__(self) -> int:
+        count = len(self.order(0))
+        whole = count // self.batch_size
+        # A set smaller than a batch is one batch, not none.
+        return whole if self.drop_last and whole else -(-count // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on."""
+        order = self.order(epoch).tolist()
+        size = self.batch_size
+        self._keys[:] = [
+            (epoch, number, order[number * size : (number + 1) * size])
+            for number in range(start, len(self))
+        ]
+        for made in self._batches():
+            if isinstance(made, InputError):
+                raise made
+            yield made
+
+    def _batches(self) -> Iterator[Batch | InputError]:
+        if self.workers == 0:
+            for key in list(self._keys):
+                yield self.batches[key]
+            return
+        if self._inner is None:
+            self._inner = DataLoader(
+                self.batches, batch_size=None, sampler=self._keys, num_workers=self.workers,
+                persistent_workers=True, prefetch_factor=4, worker_init_fn=partial(_one_thread),
+                pin_memory=torch.cuda.is_available(),
+            )  # fmt: skip
+        yield from self._inner
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def make_loader(
+    table: Table,
+    preprocess: Preprocess,
+    *,
+    augment: Augment | None = None,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    drop_last: bool = False,
+    proposals: Mapping[str, Any] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> Loader:
+    """Batches of a table.
+
+    augment: see `augmentation`; None: none. rank, world: this process takes every world-th image.
+    proposals: image path -> boxes [P, 4] in source pixels. sizes: inputs change among these every
+    ten batches. workers: decoding processes, 0 = none.
+    """
+    if batch_size < 1:
+        raise InputError("must be at least 1", field="batch_size", value=batch_size)
+    chosen: Augment = NoAugmentation() if augment is None else augment
+    batches = _Batches(table, preprocess, chosen, seed, sizes, proposals)
+    return Loader(batches, len(table), batch_size, shuffle, seed, workers, rank, world, drop_last)

@@ -1,0 +1,240 @@
+"""Faster R-CNN with a feature pyramid. Ren et al. 2015, arXiv 1506.01497; Lin et al. 2016,
+arXiv 1612.03144.
+
+Proposals come from the network itself: a small head slides over the shared features and scores
+anchors (the RPN); the best, after suppression, are pooled and classified as in Fast R-CNN. With
+FPN every level of the pyramid holds anchors of one size, and a RoI is pooled from the level that
+fits it.
+
+Shape letters: B images, P proposals of an image, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxatlas.backbones.resnet import ResNet, norm_layer
+from boxatlas.boxes.coders import DeltaCoder
+from boxatlas.detectors.region import (
+    BoxPredictor,
+    DetectRule,
+    RegionDetector,
+    RoIRule,
+    RoITargets,
+    TwoFC,
+)
+from boxatlas.detectors.rpn import RPN, AnchorRule, RPNSelection, RPNTargets
+from boxatlas.images import Preprocess
+from boxatlas.necks.fpn import FPN
+from boxatlas.options import Options, convention, switch
+from boxatlas.registry import Published, register_model
+
+
+class RegionConfig(Options):
+    """The choices that Faster R-CNN shares with the region methods after it."""
+
+    backbone: str = convention("resnet50", 'resnet50, resnet101, ... or "timm/NAME"')
+    pretrained: bool = convention(False, "start the backbone from ImageNet weights")
+    size: tuple[int, int] = convention((800, 1333), "shorter side, and the longer one's limit")
+
+    # ideas
+    top_down: bool = switch(True, "FPN table 1 (d): the top-down pathway")
+    lateral: bool = switch(True, "FPN table 1 (e): the lateral connections")
+    one_level: bool = switch(False, "FPN table 1 (f): all anchors and RoIs on P2 alone")
+    roi_op: Literal["align", "pool"] = switch(
+        "pool", "FPN section 4.2 pools; RoIAlign from Mask R-CNN (table 2c) on"
+    )
+    sampler: Literal["random", "ohem"] = switch(
+        "random", "Fast R-CNN section 2.3; OHEM (1604.03540) keeps the RoIs of largest loss"
+    )
+    rpn_cls: Literal["sigmoid", "softmax"] = switch(
+        "sigmoid", "Faster R-CNN section 3.1.1: a softmax pair, or logistic regression"
+    )
+    rpn_border: bool = switch(
+        False, "Faster R-CNN section 3.3 drops anchors that cross the border; FPN section 4.1 keeps"
+    )
+    anchor_ratios: tuple[float, ...] = switch(
+        (0.5, 1.0, 2.0), "Faster R-CNN table 8: heights over widths"
+    )
+
+    # conventions
+    norm: Literal["frozen", "batch"] = convention("frozen", "the backbone's batch norms")
+    norm_eps: float = convention(1e-5, "their epsilon")
+    stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
+    fpn_norm: Literal["none", "batch"] = convention("none", "norms in pyramid and box head")
+    rpn_convs: int = convention(1, "3x3 convolutions before the RPN's outputs", ge=1)
+    box_head: Literal["2fc", "4conv1fc"] = convention("2fc", "the head of a RoI")
+    box_width: int = convention(1024, "width of the fully connected layers")
+    anchor_sizes: tuple[float, ...] = convention((32, 64, 128, 256, 512), "one size a level")
+    anchor_scales: tuple[float, ...] = convention((1.0,), "further sizes of a level, as factors")
+    anchor_rounded: bool = convention(False, "corners rounded to whole pixels")
+    anchor_stride: Literal["fixed", "image // grid"] = convention("fixed", "stride of the anchors")
+    anchor_order: Literal["ratio,size", "size,ratio"] = convention("ratio,size", "in a cell")
+    roi_aligned: bool = convention(False, "RoIAlign's half-cell shift")
+    roi_sampling: int = convention(2, "RoIAlign's samples a side, 0 = adaptive", ge=0)
+    roi_weights: tuple[float, float, float, float] = convention((10, 10, 5, 5), "of the box code")
+    class_agnostic: bool = convention(False, "one box for all classes")
+    background_box: bool = convention(False, "box outputs begin with a row for the background")
+    rpn_count: int = convention(256, "anchors that learn, per image")
+    roi_count: int = convention(512, "RoIs that learn, per image")
+    rpn_beta: float = convention(1 / 9, "smooth L1 of the RPN")
+    roi_beta: float = convention(1.0, "smooth L1 of the head")
+    proposals_loss: tuple[int, int] = convention(
+        (2000, 2000), "per level, per image, when learning"
+    )
+    proposals_detect: tuple[int, int] = convention((1000, 1000), "the same when detecting")
+    rpn_nms: float = convention(0.7, "suppression among proposals")
+    min_size: float = convention(0.0, "smallest side of a proposal, in pixels")
+    score: float = convention(0.05, "least score of a detection")
+    nms: float = convention(0.5, "suppression among detections of a class")
+    max_detections: int = convention(100, "detections an image")
+    min_detection: float = convention(0.0, "smallest side of a detection, in pixels")
+
+
+class Pyramid(nn.Module):
+    """Backbone and FPN: images -> P2..P6, or P2 alone (table 1 f)."""
+
+    def __init__(self, config: RegionConfig) -> None:
+        super().__init__()
+        self.backbone = backbone_of(config)
+        norm = nn.BatchNorm2d if config.fpn_norm == "batch" else None
+        self.neck = FPN(
+            self.backbone.channels, extra="maxpool", top_down=config.top_down,
+            lateral=config.lateral, norm=norm,
+        )  # fmt: skip
+        self.one_level = config.one_level
+        self.strides = [*self.backbone.strides, 2 * self.backbone.strides[-1]]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        levels = self.neck(self.backbone(images))
+        return levels[:1] if self.one_level else levels
+
+
+class ConvFC(nn.Module):
+    """Four 3x3 convolutions with batch norm, then a fully connected layer."""
+
+    def __init__(self, channels: int, size: int, width: int = 1024, convs: int = 4) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+            )
+            for _ in range(convs)
+        )
+        self.fc = nn.Linear(channels * size * size, width)
+        self.width = width
+
+    def forward(self, rois: Tensor) -> Tensor:
+        for conv in self.convs:
+            rois = F.relu(conv(rois), inplace=True)
+        return F.relu(self.fc(rois.flatten(1)), inplace=True)
+
+
+def backbone_of(config: RegionConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Any:
+    """The trunk that the config names, with `channels` and `strides`."""
+    if config.backbone.startswith("timm/"):
+        from boxatlas.backbones.timm_features import TimmFeatures
+
+        strides = [2**s for s in stages]
+        return TimmFeatures(config.backbone, strides, pretrained=config.pretrained)
+    if config.backbone == "mobilenet_v3_large":
+        from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
+
+        return MobileNetV3Features(norm=norm_layer(config.norm, config.norm_eps))
+    return ResNet(
+        config.backbone, stages=stages, norm=norm_layer(config.norm, config.norm_eps),
+        stride_in_1x1=config.stride_in_1x1,
+    )  # fmt: skip
+
+
+def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
+    """One size a level (times `anchor_scales`); every size on the one level where there is one."""
+    if config.one_level:
+        sizes: tuple[tuple[float, ...], ...] = (tuple(config.anchor_sizes),)
+        strides = strides[:1]
+    else:
+        sizes = tuple(tuple(s * f for f in config.anchor_scales) for s in config.anchor_sizes)
+    return AnchorRule(
+        sizes, config.anchor_ratios, tuple(strides), rounded=config.anchor_rounded,
+        stride=config.anchor_stride, order=config.anchor_order,
+    )  # fmt: skip
+
+
+def region_parts(config: RegionConfig) -> dict[str, Any]:
+    """The rules that a config spells, as RegionDetector takes them."""
+    return {
+        "coder": DeltaCoder(config.roi_weights, clamp=math.log(1000 / 16)),
+        "roi_targets": RoITargets(
+            count=config.roi_count, sampler=config.sampler, beta=config.roi_beta
+        ),
+        "detect_rule": DetectRule(
+            config.score, config.nms, config.max_detections, config.min_detection
+        ),
+        "select_in_loss": RPNSelection(*config.proposals_loss, config.rpn_nms, config.min_size),
+        "select_in_detect": RPNSelection(*config.proposals_detect, config.rpn_nms, config.min_size),
+    }
+
+
+def rpn_of(config: RegionConfig, strides: Sequence[int], channels: int = 256) -> RPN:
+    """The RPN that the config spells, over maps of these strides."""
+    return RPN(
+        channels, channels, anchor_rule(config, strides), cls=config.rpn_cls,
+        convs=config.rpn_convs, coder=DeltaCoder(clamp=math.log(1000 / 16)),
+        targets=RPNTargets(border=config.rpn_border, count=config.rpn_count, beta=config.rpn_beta),
+    )  # fmt: skip
+
+
+class FasterRCNN(RegionDetector):
+    """Pyramid, RPN, RoI features of 7 x 7, two fully connected layers, classes and boxes."""
+
+    config: RegionConfig
+
+    def __init__(self, classes: Sequence[str], config: RegionConfig) -> None:
+        trunk = Pyramid(config)
+        strides = trunk.strides[:1] if config.one_level else trunk.strides[:-1]
+        head = TwoFC if config.box_head == "2fc" else ConvFC
+        super().__init__(
+            classes,
+            Preprocess(size=config.size, resize="shorter"),
+            config,
+            trunk=trunk,
+            rpn=rpn_of(config, trunk.strides),
+            head=head(256, 7, config.box_width),
+            predictor=BoxPredictor(
+                config.box_width, len(classes), config.class_agnostic, config.background_box
+            ),
+            roi=RoIRule(config.roi_op, 7, config.roi_sampling, config.roi_aligned, tuple(strides)),
+            **region_parts(config),
+        )
+
+
+_PAPER = {
+    "method": "Faster R-CNN with FPN",
+    "title": "Feature Pyramid Networks for Object Detection",
+    "arxiv": "1612.03144",
+    "year": 2016,
+    "family": "two-stage",
+}
+
+
+@register_model(
+    **_PAPER, backbone="ResNet-50", size="shorter side 800",
+    published=[Published("COCO minival", "AP", 33.9, 6.8, "M40", "table 3; 0.148 s")],
+)  # fmt: skip
+def faster_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-50 with a feature pyramid."""
+    return FasterRCNN(classes, RegionConfig.of(**{"backbone": "resnet50", **options}))
+
+
+@register_model(
+    **_PAPER, backbone="ResNet-101", size="shorter side 800",
+    published=[Published("COCO test-dev", "AP", 36.2, 5.8, "M40", "table 4; 0.172 s")],
+)  # fmt: skip
+def faster_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-101 with a feature pyramid."""
+    return FasterRCNN(classes, RegionConfig.of(**{"backbone": "resnet101", **options}))

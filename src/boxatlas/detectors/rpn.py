@@ -1,0 +1,274 @@
+"""The region proposal network. Ren et al. 2015, arXiv 1506.01497, section 3.1.
+
+Shape letters: B images, A anchors (all levels), a anchors in a cell, M objects, P proposals.
+Boxes are xyxy in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxatlas.boxes.anchors import cell_anchors, pyramid_anchors
+from boxatlas.boxes.coders import DeltaCoder
+from boxatlas.boxes.formats import large_enough
+from boxatlas.boxes.matching import match_thresholds
+from boxatlas.boxes.nms import batched_nms
+from boxatlas.boxes.sampling import sample
+from boxatlas.structures import Targets
+
+
+@dataclass(frozen=True)
+class AnchorRule:
+    """Where anchors lie and of which shapes; the fields are those of `boxes.anchors`.
+
+    sizes: one tuple per level. base: the inclusive base box's side per level, or None.
+    stride "fixed" takes the level's own; "image // grid" divides (torchvision).
+    """
+
+    sizes: tuple[tuple[float, ...], ...]
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    strides: tuple[int, ...] = (16,)
+    rounded: bool = False
+    base: tuple[int, ...] | None = None
+    order: Literal["ratio,size", "size,ratio"] = "ratio,size"
+    stride: Literal["fixed", "image // grid"] = "fixed"
+
+    @property
+    def per_cell(self) -> int:
+        return len(self.sizes[0]) * len(self.ratios)
+
+
+class Anchors(nn.Module):
+    """The anchors of every level for an input's size, made once per size."""
+
+    def __init__(self, rule: AnchorRule) -> None:
+        super().__init__()
+        self.rule = rule
+        bases: Sequence[int | None] = rule.base or [None] * len(rule.sizes)
+        for i, (sizes, base) in enumerate(zip(rule.sizes, bases, strict=True)):
+            cell = cell_anchors(
+                sizes, rule.ratios, rounded=rule.rounded, base_size=base, order=rule.order
+            )
+            self.register_buffer(f"cell{i}", cell, persistent=False)
+        self._made: dict[object, Tensor] = {}
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """[A, 4] for maps [B, C, h, w] of an input of `size` (height, width)."""
+        grids = [(m.shape[-2], m.shape[-1]) for m in maps]
+        device = maps[0].device
+        key = (tuple(grids), size, device)
+        if key not in self._made:
+            if len(self._made) > 64:  # inputs of ever new sizes must not fill the memory
+                self._made.clear()
+            strides: list[float | tuple[float, float]] = list(self.rule.strides)
+            if self.rule.stride == "image // grid":
+                strides = [(float(size[0] // h), float(size[1] // w)) for h, w in grids]
+            cells = [getattr(self, f"cell{i}").to(device) for i in range(len(grids))]
+            self._made[key] = pyramid_anchors(cells, grids, strides)
+        return self._made[key]
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution, then objectness and box deltas by 1x1, shared over the levels.
+
+    cls "sigmoid" has one logit an anchor; "softmax" two, all background logits first (the paper).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        per_cell: int,
+        cls: Literal["sigmoid", "softmax"] = "sigmoid",
+        convs: int = 1,
+    ) -> None:
+        super().__init__()
+        self.softmax = cls == "softmax"
+        self.conv = nn.ModuleList(
+            nn.Conv2d(channels if i == 0 else width, width, 3, padding=1) for i in range(convs)
+        )
+        self.cls = nn.Conv2d(width, per_cell * (2 if self.softmax else 1), 1)
+        self.box = nn.Conv2d(width, per_cell * 4, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """-> per level cls [B, a or 2a, h, w] and box [B, 4a, h, w]."""
+        scores, deltas = [], []
+        for x in maps:
+            for conv in self.conv:
+                x = F.relu(conv(x), inplace=True)
+            scores.append(self.cls(x))
+            deltas.append(self.box(x))
+        return scores, deltas
+
+    def rows(self, scores: list[Tensor], deltas: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level objectness logits [B, h*w*a] and deltas [B, h*w*a, 4]: row, column, anchor.
+
+        The logit of a softmax pair is the difference of its two.
+        """
+        flat_scores, flat_deltas = [], []
+        for score, delta in zip(scores, deltas, strict=True):
+            if self.softmax:
+                background, thing = score.chunk(2, dim=1)
+                score = thing - background
+            flat_scores.append(score.permute(0, 2, 3, 1).flatten(1))
+            flat_deltas.append(delta.permute(0, 2, 3, 1).reshape(len(delta), -1, 4))
+        return flat_scores, flat_deltas
+
+
+@dataclass(frozen=True)
+class RPNTargets:
+    """How anchors learn: section 3.1.2 and the conventions of the programs."""
+
+    high: float = 0.7
+    low: float = 0.3
+    low_quality: Literal["argmax", "argmax_including_zero", "claim"] = "argmax"
+    low_quality_min_iou: float = 0.0
+    border: bool = False  # True: anchors that cross the image's border learn nothing
+    count: int = 256
+    positive_fraction: float = 0.5
+    beta: float = 1 / 9
+    inclusive: bool = False
+
+
+@dataclass(frozen=True)
+class RPNSelection:
+    """Which anchors become proposals: the best `before` of each level, NMS, the best `after`."""
+
+    before: int = 1000
+    after: int = 1000
+    nms: float = 0.7
+    min_size: float = 0.0
+    inclusive: bool = False
+
+
+class RPN(nn.Module):
+    """Anchors, head, targets and selection."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        rule: AnchorRule,
+        *,
+        cls: Literal["sigmoid", "softmax"] = "sigmoid",
+        convs: int = 1,
+        coder: DeltaCoder,
+        targets: RPNTargets,
+    ) -> None:
+        super().__init__()
+        self.head = RPNHead(channels, width, rule.per_cell, cls, convs)
+        self.anchors = Anchors(rule)
+        self.coder, self.targets = coder, targets
+
+    def forward(
+        self, maps: Sequence[Tensor], size: tuple[int, int]
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """-> per level logits [B, A_l] and deltas [B, A_l, 4], and all anchors [A, 4]."""
+        logits, deltas = self.head.rows(*self.head(maps))
+        return logits, deltas, self.anchors(maps, size)
+
+    @torch.no_grad()
+    def select(
+        self,
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        anchors: Tensor,
+        limits: Tensor,
+        rule: RPNSelection,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first, P = rule.after.
+
+        limits [B, 2]: width and height of each image's content, to which boxes are clipped.
+        """
+        counts = [level.shape[1] for level in logits]
+        boxes, scores, levels = [], [], []
+        for i, (level, delta, own) in enumerate(
+            zip(logits, deltas, anchors.split(counts), strict=True)
+        ):
+            best, index = level.topk(min(rule.before, level.shape[1]), dim=1)
+            chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
+            boxes.append(self.coder.decode(chosen, own[index]))
+            scores.append(best)
+            levels.append(best.new_full(best.shape, i, dtype=torch.int64))
+        box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
+        box = torch.minimum(box.clamp(min=0), limits.repeat(1, 2)[:, None] - int(rule.inclusive))
+        fit = large_enough(box, rule.min_size, rule.inclusive) & score.isfinite()
+        image, row = fit.nonzero(as_tuple=True)
+        groups = image * len(counts) + level[image, row]
+        keep = batched_nms(
+            box[image, row], score[image, row], groups, rule.nms, inclusive=rule.inclusive
+        )
+        return first_of_each(
+            image[keep], box[image[keep], row[keep]], score[image[keep], row[keep]], len(box),
+            rule.after,
+        )  # fmt: skip
+
+    def loss(
+        self,
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        anchors: Tensor,
+        targets: Targets,
+        limits: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Objectness: mean over the sampled anchors; boxes: smooth L1 of positives / sampled."""
+        rule = self.targets
+        logit, delta = torch.cat(logits, 1), torch.cat(deltas, 1)
+        usable = None
+        if rule.border:
+            inside = (anchors[:, :2] >= 0).all(1)
+            edge = anchors[None, :, 2:] + int(rule.inclusive)
+            usable = inside & (edge <= limits[:, None]).all(-1)
+        matches = match_thresholds(
+            anchors, targets.boxes, targets.valid & ~targets.ignore, rule.high, rule.low,
+            low_quality=rule.low_quality, low_quality_min_iou=rule.low_quality_min_iou,
+            usable=usable, inclusive=rule.inclusive,
+        )  # fmt: skip
+        drawn = sample(
+            matches.positive, matches.negative, rule.count, rule.positive_fraction, generator
+        )
+        positive, negative = drawn.masks(logit.shape[1])
+        chosen = positive | negative
+        count = chosen.sum().clamp(min=1)
+        cls = F.binary_cross_entropy_with_logits(
+            logit[chosen], positive[chosen].to(logit.dtype), reduction="sum"
+        )
+        image, anchor = positive.nonzero(as_tuple=True)
+        wanted = self.coder.encode(
+            targets.boxes[image, matches.index[image, anchor]], anchors[anchor]
+        )
+        box = F.smooth_l1_loss(delta[image, anchor], wanted, beta=rule.beta, reduction="sum")
+        return {"rpn_cls": cls / count, "rpn_box": box / count}
+
+
+def first_of_each(
+    image: Tensor, boxes: Tensor, scores: Tensor, images: int, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted by score, with the image each belongs to -> per image the first `most`, padded.
+
+    -> boxes [B, most, 4], scores [B, most] (padding -inf), valid [B, most].
+    """
+    order = torch.argsort(image, stable=True)
+    image = image[order]
+    counts = torch.bincount(image, minlength=images)
+    rank = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+    fits = rank < most
+    image, rank, order = image[fits], rank[fits], order[fits]
+    out_boxes = boxes.new_zeros(images, most, 4)
+    out_scores = scores.new_full((images, most), float("-inf"))
+    valid = torch.zeros(images, most, dtype=torch.bool, device=boxes.device)
+    out_boxes[image, rank], out_scores[image, rank] = boxes[order], scores[order]
+    valid[image, rank] = True
+    return out_boxes, out_scores, valid
