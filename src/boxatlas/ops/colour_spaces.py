@@ -107,7 +107,7 @@ def _hsv_kernel(image, out):
                 out[1, y, x] = int(span * np.float32(255.0) / top + np.float32(0.5))
             else:
                 out[1, y, x] = 0
-            out[2, y, x] = image[y, x].max()
+            out[2, y, x] = int(top)
 
 
 _STEPS = 1 << 15  # of the table of cube roots: finer than a byte of L, a or b can tell

@@ -220,7 +220,10 @@ def _merge(keys, edges, unit, k, min_size, labels):
     rejected = 0
     for i in range(len(edges)):
         pixel = edges[i] >> 2
-        a, b = _root(parent, pixel), _root(parent, pixel + steps[edges[i] & 3])
+        other = pixel + steps[edges[i] & 3]
+        if parent[pixel] == parent[other] and parent[pixel] >= 0:
+            continue  # most edges end here
+        a, b = _root(parent, pixel), _root(parent, other)
         if a == b:
             continue
         weight = keys[i] * unit
@@ -238,7 +241,7 @@ def _merge(keys, edges, unit, k, min_size, labels):
     number = np.full(pixels, -1, np.int32)
     flat = labels.reshape(pixels)
     for p in range(pixels):
-        root = _root(parent, p)
+        root = _root(parent, np.int32(p))
         if number[root] < 0:
             number[root] = count
             count += 1

@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import PositiveFloat
 
 from boxatlas.errors import InputError, nearest
 from boxatlas.images import Source, read
 from boxatlas.ops.colour_spaces import COLOUR_SPACES, convert
 from boxatlas.ops.felzenszwalb import Graph
-from boxatlas.ops.grouping import SIMILARITIES, Hierarchy, codes, describe, group
+from boxatlas.ops.grouping import SIMILARITIES, Hierarchy, group
+from boxatlas.ops.regions import codes, describe
 from boxatlas.options import Options, convention, switch
 
 T = TypeVar("T")
@@ -47,9 +48,15 @@ class SelectiveSearch(Options):
     """What selective search does; colour_spaces, similarities and k default to the mode's."""
 
     mode: Literal["single", "fast", "quality"] = switch("fast", "table 5: 1, 8 or 80 hierarchies")
-    colour_spaces: tuple[str, ...] | None = switch(None, "table 1 and table 3: colour spaces")
-    similarities: tuple[tuple[str, ...], ...] | None = switch(None, "table 3: sets of similarities")
-    k: tuple[float, ...] | None = switch(None, "table 3: thresholds of the first segmentation")
+    colour_spaces: tuple[str, ...] | None = switch(
+        None, "table 1 and table 3: colour spaces", min_length=1
+    )
+    similarities: tuple[tuple[str, ...], ...] | None = switch(
+        None, "table 3: sets of similarities", min_length=1
+    )
+    k: tuple[PositiveFloat, ...] | None = switch(
+        None, "table 3: thresholds of the first segmentation", min_length=1
+    )
     sigma: float = switch(0.8, "section 3.1: smoothing before the segmentation", ge=0)
     min_size: int | None = convention(None, "smallest first region in pixels; k if not given", ge=1)
     rank: Literal["random", "position", "none"] = switch(
@@ -62,25 +69,15 @@ class SelectiveSearch(Options):
     min_box_side: float = convention(0, "narrower or lower boxes are dropped; R-CNN: 20", ge=0)
     max_boxes: int | None = convention(None, "how many of the best ranked are kept", ge=1)
 
-    @model_validator(mode="after")
-    def _check(self) -> SelectiveSearch:
-        for space in self.spaces:
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """As Options.of; names of colour spaces and similarities are checked here too."""
+        config = super().of(**values)
+        for space in config.spaces:
             _known(space, COLOUR_SPACES, "colour_spaces")
-        for chosen in self.sets:
-            for name in chosen:
-                _known(name, SIMILARITIES, "similarities")
-        for field, values in (
-            ("colour_spaces", self.spaces),
-            ("similarities", self.sets),
-            ("k", self.ks),
-        ):
-            if not values or not all(values):
-                raise InputError(
-                    "needs at least one, and none of them empty", field=field, value=values
-                )
-        if min(self.ks) < 0:
-            raise InputError("is positive", field="k", value=self.ks)
-        return self
+        for name in (name for chosen in config.sets for name in chosen or ("",)):
+            _known(name, SIMILARITIES, "similarities")
+        return config
 
     @property
     def spaces(self) -> tuple[str, ...]:
