@@ -28,17 +28,20 @@ STATE = "resume.safetensors"
 class Position:
     """Where a run is.
 
-    phase: its index; step: iterations done in it; evaluated: the step last evaluated; best: the
-    best score so far, None before the first; seconds: spent so far; epoch_steps: iterations in an
-    epoch, which must be the same after a resume; metrics: of the last evaluation.
+    phase: its index; step: iterations done in it, trained: in all; evaluated: the step last
+    evaluated; best: the best score so far, None before the first; seconds: spent so far;
+    epoch_steps: iterations in an epoch, which must be the same after a resume; losses: as last
+    read; metrics: of the last evaluation.
     """
 
     phase: int = 0
     step: int = 0
+    trained: int = 0
     evaluated: int = 0
     best: float | None = None
     seconds: float = 0.0
     epoch_steps: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
 

@@ -24,7 +24,7 @@ class Ema:
         self._pairs(model)
 
     def _pairs(self, model: Detector) -> None:
-        self._average = list(self.model.parameters())
+        self._average = [p.detach() for p in self.model.parameters()]
         self._weights = [p.detach() for p in model.parameters()]
         buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
         self._kept: list[Tensor] = [mine for mine, _ in buffers]
@@ -35,6 +35,7 @@ class Ema:
         """Take in the weights as they are now."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, self._weights, 1 - decay)
+        # The foreach forms are what torch's own averages use: one call for all tensors.
+        torch._foreach_lerp_(self._average, self._weights, 1 - decay)  # pyright: ignore
         if self._kept:
-            torch._foreach_copy_(self._kept, self._buffers)
+            torch._foreach_copy_(self._kept, self._buffers)  # pyright: ignore

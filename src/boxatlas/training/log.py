@@ -1,4 +1,4 @@
-"""What a run says: metrics.csv always, TensorBoard where it is installed, the console for people."""
+"""What a run says: metrics.csv always, TensorBoard where it is installed, the console."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self.names: tuple[str, ...] = ()
         self._steps = self._images = 0
         self._since = time.perf_counter()
 
@@ -44,6 +45,7 @@ class Meter:
     def read(self) -> Row:
         """Means since the last reading, the sum of the parts as `loss`, and images per second."""
         parts = {k: float(v) / max(self._steps, 1) for k, v in self._sums.items()}
+        self.names = tuple(parts)
         now = time.perf_counter()
         rate = self._images / max(now - self._since, 1e-9)
         self._sums, self._steps, self._images, self._since = {}, 0, 0, now
@@ -178,9 +180,8 @@ class Log:
             self._bar.update(self._task, note=note)
         elif time.monotonic() - self._said >= _LINE_EVERY:
             self._said = time.monotonic()
-            self._out.print(
-                f"{self._name} {row['iteration']}/{self._total} {note}{self._left(row)}"
-            )
+            place = f"{self._name} {row['iteration']}/{self._total}"
+            self._out.print(f"{place} {note}{self._left(row)}", markup=False)
 
     def _left(self, row: Row) -> str:
         begun, at = self._from
@@ -207,5 +208,5 @@ def _note(row: Row) -> str:
         return ""
     parts = " ".join(f"{k} {v:.3f}" for k, v in row.items()
                      if k not in _SHOWN_APART and isinstance(v, float))  # fmt: skip
-    return (f"loss {row['loss']:.3f} ({parts}) lr {row['lr']:.2g} "
-            f"{row['images_per_second']:.1f} images/s {row['memory_mb'] / 1024:.1f} GB")  # fmt: skip
+    speed = f"{row['images_per_second']:.1f} images/s {row['memory_mb'] / 1024:.1f} GB"
+    return f"loss {row['loss']:.3f} ({parts}) lr {row['lr']:.2g} {speed}"

@@ -46,10 +46,10 @@ def run(job: Job) -> Position:
     staging.check(stages, job.recipe)
     header = read_header(job.folder)
     position: Position = header["position"] if header else Position()
-    if header and header["threads"] != torch.get_num_threads():
-        print(f"{header['threads']} threads before, {torch.get_num_threads()} now: "
-              "the numbers will differ in their last bits")  # fmt: skip
     log = Log(job.folder, job.world.first)
+    if header and header["threads"] != torch.get_num_threads():
+        log.say(f"{header['threads']} threads before, {torch.get_num_threads()} now: "
+                "the numbers will differ in their last bits")  # fmt: skip
     log.open(position.phase, position.step)
     try:
         with Stop().listening() as stop:
@@ -75,7 +75,8 @@ def run_phase(
         log.say(f"phase {index + 1} of {len(stages)}: {phase.name}")
     if phase.fit is not None:
         staging.fit(job, phase, recipe)
-        product, position.metrics = job.model, {}
+        product = job.model
+        position.metrics = job.evaluate(product) if job.evaluate else {}
     else:
         descent = Descent(job, phase, recipe, position, log, stop)
         if resumed:
@@ -84,8 +85,8 @@ def run_phase(
         descent.run()
         product = descent.product
     staging.finish(job, stages, index, product)
-    after = Position(index + 1, seconds=position.seconds, best=position.best,
-                     metrics=position.metrics)  # fmt: skip
+    after = Position(index + 1, trained=position.trained, seconds=position.seconds,
+                     best=position.best, losses=position.losses, metrics=position.metrics)  # fmt: skip
     if job.world.first:
         save_detector(job, product, "last.safetensors", position)
         if index + 1 == len(stages) and position.best is None:  # never evaluated: the last is best
@@ -109,8 +110,10 @@ class Descent:
         self.loader = job.loader(recipe, size, staging.proposals(job, phase))
         self.epoch_steps = math.ceil(len(self.loader) / self.parts)
         if position.step and position.epoch_steps != self.epoch_steps:
-            raise InputError(f"{self.epoch_steps} iterations an epoch, {position.epoch_steps} before",
-                             file=job.folder, hint="resume with the same data and processes")  # fmt: skip
+            raise InputError(
+                f"{self.epoch_steps} iterations an epoch, {position.epoch_steps} before",
+                file=job.folder, hint="resume with the same data and processes",
+            )  # fmt: skip
         position.epoch_steps = self.epoch_steps
         self.total = max(steps_in(recipe.length, recipe, self.epoch_steps), 1)
         self.eval_steps = max(steps_in(recipe.eval_every, recipe, self.epoch_steps), 1)
@@ -178,14 +181,17 @@ class Descent:
         if self.ema:
             self.ema.update()
         self.position.step += 1
+        self.position.trained += 1
         self.meter.step(sum(len(b) for b in group) * self.job.world.size)
 
     def _after(self, resumed: bool = False) -> None:
-        """What is due between two iterations: a row of the log, evaluation, a checkpoint, the end."""
+        """What is due between two iterations: a row of the log, evaluation, a checkpoint."""
         step, recipe = self.position.step, self.recipe
         self.log.moved(step)
         if not resumed and (step % recipe.log_every == 0 or step == self.total):
-            self._row(self.meter.read() | {"lr": self.rate(step - 1)})
+            reading = self.meter.read() | {"lr": self.rate(step - 1)}
+            self.position.losses = {k: v for k, v in reading.items() if k in self.meter.names}
+            self._row(reading)
         due = step % self.eval_steps == 0 or step == self.total
         if due and self.job.evaluate is not None and self.position.evaluated < step:
             self.evaluate()
@@ -261,13 +267,8 @@ class Descent:
 
     def _seed(self, part: int) -> None:
         """Seed every draw of this part of this iteration, dropout's as the loss's."""
-        here = (
-            self.recipe.seed,
-            self.position.phase,
-            self.position.step,
-            part,
-            self.job.world.rank,
-        )
+        place = self.position
+        here = (self.recipe.seed, place.phase, place.step, part, self.job.world.rank)
         seed = int.from_bytes(hashlib.blake2b(repr(here).encode(), digest_size=7).digest(), "big")
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)
@@ -309,8 +310,8 @@ def save_detector(job: Job, model: Detector, name: str, position: Position) -> N
     """The detector as a checkpoint of the run folder, with the recipe and the metrics."""
     model.save(
         job.folder / name, recipe=job.recipe.model_dump(mode="json"),
-        metrics=plain(position.metrics), trained={"phase": position.phase, "iteration": position.step},
-        **job.about,
+        metrics=plain(position.metrics),
+        trained={"phase": position.phase, "iteration": position.step}, **job.about,
     )  # fmt: skip
 
 
@@ -338,9 +339,7 @@ def plain(value: Any) -> Any:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool):
         return False
-    return isinstance(value, int | float) or (
-        hasattr(value, "item") and getattr(value, "ndim", 1) == 0
-    )
+    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
 
 
 def _about(job: Job) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from boxatlas.errors import InputError, nearest
 from boxatlas.training.recipe import Recipe
 
 NORMS = (
-    nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._NormBase,
+    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm,
 )  # fmt: skip
 
 
@@ -49,9 +49,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
         if not parameter.requires_grad:
             continue
         bias = name.endswith("bias")
-        decays = (not bias or recipe.bias_decay) and (
-            id(parameter) not in norms or recipe.norm_decay
-        )
+        norm = id(parameter) in norms
+        decays = (recipe.bias_decay or not bias) and (recipe.norm_decay or not norm)
         scale = recipe.bias_lr if bias else 1.0
         for pattern, factor in recipe.lr_scale.items():
             scale *= factor if matches(name, [pattern]) else 1.0
@@ -94,8 +93,8 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     """Iteration (from 0) -> the base learning rate there.
 
     warm-up: from `warmup_from` of the rate, linearly. step: times gamma at each milestone.
-    cosine: final + (1 - final) (1 + cos(pi t)) / 2 and polynomial: final + (1 - final) (1 - t)^power,
-    where t goes from 0 at the end of the warm-up to 1 at the end of training.
+    cosine: f + (1 - f) (1 + cos(pi t)) / 2; polynomial: f + (1 - f) (1 - t)^power, where f is
+    `final_lr` and t goes from 0 at the end of the warm-up to 1 at the end of training.
     """
     total = max(steps_in(recipe.length, recipe, steps_per_epoch), 1)
     warmup = min(steps_in(recipe.warmup, recipe, steps_per_epoch), total)
@@ -107,11 +106,8 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
         if recipe.schedule == "step":
             return recipe.gamma ** sum(step >= m for m in milestones)
         t = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
-        fall = (
-            (1 + math.cos(math.pi * t)) / 2
-            if recipe.schedule == "cosine"
-            else (1 - t) ** recipe.power
-        )
+        cosine = recipe.schedule == "cosine"
+        fall = (1 + math.cos(math.pi * t)) / 2 if cosine else (1 - t) ** recipe.power
         return recipe.final_lr + (1 - recipe.final_lr) * fall
 
     def rate(step: int) -> float:

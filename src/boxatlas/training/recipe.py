@@ -239,7 +239,7 @@ def _first_line(error: Exception) -> str:
 
 
 # For a model that has no recipe of its own: careful values that learn something on most data.
-GENERAL = Recipe(
+GENERAL = Recipe.of(
     model="", init="imagenet", augment="flip", epochs=40, batch=16, lr=0.005, weight_decay=5e-4,
     warmup=1, clip=10.0, ema=0.999, precision="auto",
 )  # fmt: skip

@@ -1,0 +1,100 @@
+"""boxatlas train: a detector from a model's name or a recipe, and labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boxatlas.cli.common import DeviceOption, FormatOption, JsonOption, emit, pick_device
+
+NEEDS_ARGUMENTS = True
+
+
+def command(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL|RECIPE", help="A model's name, a recipe's, or a YAML file."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The run's folder. [default: runs/MODEL-1, -2, ...]"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe: epochs=12. Again."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One batch, one iteration, one evaluation; no run.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
+    format: FormatOption = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int | None, typer.Option("--seed", help="Makes the run repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a detector.
+
+    A model's name alone takes today's recommended recipe; `paper/NAME` the published one.
+    Ctrl-C leaves a run that --resume goes on with; so does a crash.
+
+    \b
+    boxatlas train ssdlite320_efficientnet_lite0 --data photos
+    boxatlas train paper/ssd300_vgg16_voc0712 --data VOC2007 --data VOC2012 --out runs/ssd
+    boxatlas train recipe.yaml --data photos --set epochs=12 --set lr=0.002 --dry-run
+    boxatlas train --resume --out runs/ssd
+    torchrun --nproc-per-node 4 -m boxatlas train ssd300_vgg16 --data coco --out runs/coco
+    """
+    from boxatlas.errors import InputError
+    from boxatlas.training import find_recipe, train, try_out
+
+    if what is None and not resume:
+        raise InputError("give a model's name or a recipe", field="train", hint="see --help")
+    if resume and out is None:
+        raise InputError("say which run to go on with", field="--resume", hint="--out RUN")
+    recipe = None
+    if what is not None:
+        recipe = find_recipe(what, settings or [])
+        given = {
+            "data": [str(folder) for folder in data] if data else None,
+            "format": format, "seed": seed,
+        }  # fmt: skip
+        recipe = recipe.changed({k: v for k, v in given.items() if v is not None})
+    elif settings or data:
+        raise InputError("name the model or recipe too, to change its values", field="train")
+    if show and recipe is not None:
+        emit(recipe.model_dump(mode="json"), as_json, text=recipe.text().rstrip())
+        return
+    chosen = pick_device(device)
+    if dry_run and recipe is not None:
+        result = try_out(recipe, device=chosen)
+        emit(result, as_json, rows=[{"": k, "value": str(v)} for k, v in result.items()],
+             title="dry run: all went through")  # fmt: skip
+        return
+    folder = out or _unused(recipe.model if recipe else "run")
+    trained = train(recipe, folder, device=chosen, resume=resume)
+    if _first_process():
+        score = trained.metrics.get("mAP")
+        text = f"best: {trained.best}\nlast: {trained.last}\nlog:  {folder / 'metrics.csv'}"
+        emit(trained.document(), as_json,
+             text=text if score is None else f"{text}\nmAP:  {score:.4f}")  # fmt: skip
+
+
+def _unused(model: str) -> Path:
+    """runs/MODEL-N with the first N that is free."""
+    number = 1
+    while (folder := Path("runs") / f"{model}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _first_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"

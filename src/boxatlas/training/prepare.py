@@ -1,0 +1,180 @@
+"""From a recipe to a job: which images are learned and judged, the detector, its first weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from boxatlas.data import Table, augmentation, make_loader, read, splits
+from boxatlas.detectors.base import Detector
+from boxatlas.errors import InputError
+from boxatlas.evaluation import evaluate, predict
+from boxatlas.registry import create_model
+from boxatlas.structures import Detections
+from boxatlas.training.distributed import World, gathered
+from boxatlas.training.phases import Job, Loader
+from boxatlas.training.recipe import Recipe
+
+_HELD_OUT = 0.1  # of the training images, where the data has no validation split
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is learned and what it is judged by (None: nothing), and how they came about."""
+
+    train: Table
+    val: Table | None
+    notes: tuple[str, ...]
+
+
+def images_of(recipe: Recipe) -> Images:
+    """The training and the validation images of a recipe's folders.
+
+    Validation is `val` where a folder has one of which nothing is learned; else a tenth of the
+    training images, drawn by the seed and not learned. It is never `test`. Raises InputError for
+    an unknown split or an empty folder.
+    """
+    if not recipe.data:
+        raise InputError("no data set was given", field="--data", hint="--data DIR")
+    if recipe.val_split == "test":
+        raise InputError(
+            "the best checkpoint is never chosen on test", field="val_split", value="test",
+            hint="use auto, and `boxatlas eval RUN/best.safetensors --split test` afterwards",
+        )  # fmt: skip
+    known = {folder: splits(folder, recipe.format) for folder in recipe.data}
+    parts, learned = [], []
+    for folder, names in known.items():
+        split = _train_split(recipe.train_split, names)
+        parts.append(read(folder, split, recipe.format))
+        learned.append(split or "all images")
+    train, dropped = Table.join(parts).without_empty_boxes()
+    val, said = _validation(recipe, known, train)
+    if val is None and recipe.val_split == "auto" and len(train) > 1:
+        train, val = _tenth(train, recipe.seed)
+        said = f"no val split: a tenth of the training images, seed {recipe.seed}, not learned"
+    if val is not None:  # one order of classes for both
+        classes = tuple(dict.fromkeys((*train.classes, *val.classes)))
+        train, val = train.relabelled(classes), val.relabelled(classes)
+    if not train.classes:
+        raise InputError("the training images hold no object", file=recipe.data[0])
+    notes = [
+        f"training: {len(train)} images ({', '.join(dict.fromkeys(learned))}), "
+        f"{len(train.labels)} objects, {len(train.classes)} classes",
+        f"validation: {len(val)} images ({said})" if val is not None else f"validation: {said}",
+    ]
+    if dropped:
+        notes.append(f"{dropped} boxes of no area are not learned")
+    return Images(train, val, (*notes, *train.notes))
+
+
+def _train_split(wanted: str, names: Sequence[str]) -> str | None:
+    """The split of one folder: `trainval` stands in for a missing `train`; None = it has none."""
+    if not names:
+        return None
+    return "trainval" if wanted == "train" not in names and "trainval" in names else wanted
+
+
+def _validation(
+    recipe: Recipe, known: dict[str, list[str]], train: Table
+) -> tuple[Table | None, str]:
+    """The validation images by the recipe's word, and what to say of them."""
+    if recipe.val_split == "none":
+        return None, "none, as the recipe says"
+    name = "val" if recipe.val_split == "auto" else recipe.val_split
+    folders = [folder for folder, names in known.items() if name in names]
+    if not folders:
+        if recipe.val_split != "auto":
+            read(recipe.data, name, recipe.format)  # says which folder lacks it
+        return None, "too few images to hold any out"
+    val = read(folders, name, recipe.format)
+    shared = len(set(val.paths) & set(train.paths))
+    if shared and recipe.val_split == "auto":
+        return None, ""
+    return val, f"{name}; {shared} of them are learned too" if shared else name
+
+
+def _tenth(table: Table, seed: int) -> tuple[Table, Table]:
+    """(the rest, a tenth of the images drawn by the seed), each in the table's order."""
+    count = max(1, round(len(table) * _HELD_OUT))
+    drawn = np.zeros(len(table), bool)
+    drawn[np.random.default_rng([seed, len(table)]).permutation(len(table))[:count]] = True
+    return table.select(~drawn), table.select(drawn)
+
+
+def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[str]]:
+    """The recipe's detector with its first weights, and what is to be said of them."""
+    torch.manual_seed(recipe.seed)
+    options = dict(recipe.options)
+    if recipe.init == "imagenet":
+        options["pretrained"] = True
+    try:
+        model = create_model(recipe.model, classes=classes, **options)
+    except InputError as error:
+        if recipe.init == "imagenet" and "pretrained" in str(error):
+            raise InputError(str(error), hint="or start anew: --set init=none") from None
+        raise
+    model.options.pop("pretrained", None)  # its checkpoints bring all weights with them
+    if recipe.init in ("none", "imagenet"):
+        return model, [f"weights: {'random' if recipe.init == 'none' else 'ImageNet backbone'}"]
+    from boxatlas.weights import load_into
+
+    done = load_into(model, recipe.init)
+    model.images_seen.zero_()
+    return model, [f"weights of {recipe.init}", *(f"  {line}" for line in done.lines())]
+
+
+def workers_of(recipe: Recipe, device: torch.device, world: World) -> int:
+    """Processes that read images: none beside a CPU that trains, up to eight beside a GPU."""
+    if recipe.workers >= 0:
+        return recipe.workers
+    if device.type == "cpu":
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // world.size - 1))
+
+
+def prepare(
+    recipe: Recipe, folder: Path, device: torch.device, world: World, *, judged: int | None = None
+) -> tuple[Job, list[str]]:
+    """The job of a recipe, and lines that say what was found. judged: at most so many images."""
+    images = images_of(recipe)
+    model, said = detector_of(recipe, images.train.classes)
+    model = model.to(device)
+    workers = workers_of(recipe, device, world)
+    augment = augmentation(recipe.augment, **recipe.augment_options)
+
+    def loader(
+        recipe: Recipe, batch_size: int, proposals: Any = None, learning: bool = True
+    ) -> Loader:
+        here = world if learning else World()
+        return make_loader(
+            images.train, model.preprocess, augment=augment if learning else None,
+            batch_size=batch_size, shuffle=learning, seed=recipe.seed, workers=workers,
+            rank=here.rank, world=here.size, drop_last=learning, proposals=proposals,
+        )  # fmt: skip
+
+    val = images.val
+    if val is not None and judged is not None:
+        val = val.select(list(range(min(judged, len(val)))))
+
+    def judge(detector: Detector) -> dict[str, Any]:
+        """Every process looks at its share; the first puts them together."""
+        assert val is not None
+        mine = list(range(world.rank, len(val), world.size))
+        found = predict(detector, val.select(mine), workers=workers, progress=world.first)
+        parts = gathered(found, world)
+        if not world.first:
+            return {}
+        whole: list[Detections | None] = [None] * len(val)
+        for rank, part in enumerate(parts):
+            whole[rank :: world.size] = part
+        return evaluate([one for one in whole if one is not None], val, metric=recipe.metric)
+
+    job = Job(recipe, model, folder, loader, judge if val is not None else None, images.train,
+              device, world)  # fmt: skip
+    return job, [*images.notes, *said]

@@ -1,0 +1,129 @@
+"""Runs: a folder that is begun, gone on with, or tried out, and never overwritten."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boxatlas.errors import InputError
+from boxatlas.files import write_text
+from boxatlas.progress import console
+from boxatlas.training.checkpoint import STATE
+from boxatlas.training.distributed import wait, world
+from boxatlas.training.log import memory_mb
+from boxatlas.training.loop import plain, run
+from boxatlas.training.prepare import prepare
+from boxatlas.training.recipe import Recipe, differences, read_recipe
+
+RECIPE = "recipe.yaml"
+# What may change when a run goes on, without changing what it computes.
+_FREE = ("workers", "log_every", "save_every", "save_minutes", "data", "format")
+
+
+@dataclass
+class Trained:
+    """What a training left: its folder, checkpoints, iterations, seconds and last metrics."""
+
+    folder: Path
+    best: Path
+    last: Path
+    iterations: int
+    seconds: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "run": str(self.folder), "best": str(self.best), "last": str(self.last),
+            "iterations": self.iterations, "seconds": round(self.seconds, 1),
+            "metrics": plain(self.metrics),
+        }  # fmt: skip
+
+
+def train(
+    recipe: Recipe | None, out: str | Path, *, device: str | torch.device = "cpu",
+    resume: bool = False,
+) -> Trained:  # fmt: skip
+    """Train a recipe in the folder `out`, alone or as one of torchrun's processes.
+
+    resume: go on where the folder stands, or begin if nothing was saved yet; recipe None: the
+    folder's own. Raises InputError where the folder is in use and `resume` is not given, where the
+    recipe is not the folder's, and as `loop.run` does.
+    """
+    folder = Path(out)
+    with world(torch.device(device)) as (here, own_device):
+        recipe = _settled(recipe, folder, resume)
+        wait(here)  # all have looked at the folder before the first writes to it
+        if here.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / RECIPE, recipe.text())
+        job, notes = prepare(recipe, folder, own_device, here)
+        if here.first:
+            for line in notes:
+                console().print(line, markup=False)
+        position = run(job)
+    iterations = int(position.trained)
+    return Trained(folder, folder / "best.safetensors", folder / "last.safetensors", iterations,
+                   position.seconds, position.metrics)  # fmt: skip
+
+
+def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
+    """The recipe that this run follows, once it is sure that nothing is overwritten."""
+    if not resume:
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise InputError("holds something already", file=folder,
+                             hint="--resume goes on with it; or pass another --out")  # fmt: skip
+        if recipe is None:
+            raise InputError("no model or recipe was given", field="train")
+        return recipe
+    held = folder / RECIPE
+    if not held.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(
+                "is not the folder of a run", file=folder, hint="it has no recipe.yaml"
+            )
+        if recipe is None:
+            raise InputError("there is no run to go on with", file=folder)
+        return recipe
+    old = read_recipe(held)
+    if recipe is None:
+        return old
+    changed = differences(old, recipe, ignoring=_FREE)
+    if changed and (folder / STATE).exists():
+        name, (before, now) = next(iter(changed.items()))
+        raise InputError(f"the run has {name} {before!r}, not {now!r}", file=held,
+                         hint="train into another --out to change it")  # fmt: skip
+    return recipe
+
+
+def try_out(recipe: Recipe, *, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """One batch, one iteration, one evaluation, one checkpoint, in a folder that is then removed.
+
+    On a CPU the batch is four images, so that the answer comes in seconds.
+    """
+    device = torch.device(device)
+    batch = min(recipe.batch, 4) if device.type == "cpu" else recipe.batch
+    once = recipe.changed({
+        "iterations": 1, "milestones": [], "warmup": 0, "eval_every": 1, "log_every": 1,
+        "batch": batch, "micro_batch": min(recipe.micro_batch or batch, batch), "workers": 0,
+    })  # fmt: skip
+    with tempfile.TemporaryDirectory() as name, world(device) as (here, own_device):
+        begun = time.perf_counter()
+        job, notes = prepare(once, Path(name), own_device, here, judged=4)
+        for line in notes:
+            console().print(line, markup=False)
+        ready = time.perf_counter()
+        position = run(job)
+        size = (Path(name) / "last.safetensors").stat().st_size
+        return {
+            "model": recipe.model, "batch": batch, "device": str(own_device),
+            "seconds_to_prepare": round(ready - begun, 2),
+            "seconds_of_iteration_and_evaluation": round(time.perf_counter() - ready, 2),
+            "memory_mb": round(memory_mb(own_device)), "checkpoint_mb": round(size / 2**20, 1),
+            "losses": {k: round(v, 4) for k, v in position.losses.items()},
+            "metrics": plain(position.metrics),
+        }  # fmt: skip
