@@ -23,7 +23,7 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The run's folder. [default: runs/MODEL-1, -2, ...]"),
+        typer.Option("--out", help="The run's folder; if not given, runs/MODEL-N."),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -85,8 +86,7 @@ def run_phase(
         descent.run()
         product = descent.product
     staging.finish(job, stages, index, product)
-    after = Position(index + 1, trained=position.trained, seconds=position.seconds,
-                     best=position.best, losses=position.losses, metrics=position.metrics)  # fmt: skip
+    after = replace(position, phase=index + 1, step=0, evaluated=0)
     if job.world.first:
         save_detector(job, product, "last.safetensors", position)
         if index + 1 == len(stages) and position.best is None:  # never evaluated: the last is best

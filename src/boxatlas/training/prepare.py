@@ -139,11 +139,17 @@ def workers_of(recipe: Recipe, device: torch.device, world: World) -> int:
 
 
 def prepare(
-    recipe: Recipe, folder: Path, device: torch.device, world: World, *, judged: int | None = None
-) -> tuple[Job, list[str]]:
-    """The job of a recipe, and lines that say what was found. judged: at most so many images."""
+    recipe: Recipe, folder: Path, device: torch.device, world: World, *,
+    begun: bool = False, judged: int | None = None,
+) -> tuple[Job, list[str]]:  # fmt: skip
+    """The job of a recipe, and lines that say what was found.
+
+    begun: the folder holds the weights to go on with; judged: judge by at most so many images.
+    """
     images = images_of(recipe)
-    model, said = detector_of(recipe, images.train.classes)
+    first = recipe.changed({"init": "none"}) if begun else recipe
+    model, said = detector_of(first, images.train.classes)
+    said = [] if begun else said
     model = model.to(device)
     workers = workers_of(recipe, device, world)
     augment = augmentation(recipe.augment, **recipe.augment_options)

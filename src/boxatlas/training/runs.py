@@ -61,7 +61,8 @@ def train(
         if here.first:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / RECIPE, recipe.text())
-        job, notes = prepare(recipe, folder, own_device, here)
+        begun = (folder / STATE).exists()
+        job, notes = prepare(recipe, folder, own_device, here, begun=begun)
         if here.first:
             for line in notes:
                 console().print(line, markup=False)
@@ -83,9 +84,7 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
     held = folder / RECIPE
     if not held.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(
-                "is not the folder of a run", file=folder, hint="it has no recipe.yaml"
-            )
+            raise InputError("is not the folder of a run: no recipe.yaml", file=folder)
         if recipe is None:
             raise InputError("there is no run to go on with", file=folder)
         return recipe

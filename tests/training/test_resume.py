@@ -1,0 +1,140 @@
+"""A run that was stopped, in any way, ends as one that never was: the same weights bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from boxatlas.errors import InputError
+from boxatlas.training.checkpoint import STATE, read_header
+from boxatlas.training.loop import run
+
+from tiny import RECIPE, Tiny, job
+
+TINY = Path(__file__).with_name("tiny.py")
+
+
+def start(folder: Path, iterations: int, pause: float = 0.0) -> subprocess.Popen[str]:
+    command = [sys.executable, str(TINY), str(folder), str(iterations), str(pause)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def same(a: Path, b: Path) -> None:
+    one, two = load_file(a), load_file(b)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = start(tmp_path / "whole", 60)
+    assert whole.wait(120) == 0, whole.communicate()[1]
+
+    draw, stopped = random.Random(0), tmp_path / "stopped"
+    for _ in range(3):
+        running = start(stopped, 60, pause=0.02)
+        before = read_header(stopped)
+        reached = before["position"].trained if before else 0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:  # until a later state is written, and then somewhat
+            header = read_header(stopped)
+            if header and header["position"].trained > reached:
+                break
+            time.sleep(0.005)
+        time.sleep(draw.random() * 0.05)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    header = read_header(stopped)
+    assert header is not None
+    assert 0 < header["position"].trained < 60
+    ended = start(stopped, 60)
+    assert ended.wait(120) == 0, ended.communicate()[1]
+
+    for name in ("last.safetensors", "best.safetensors", STATE):
+        same(tmp_path / "whole" / name, stopped / name)
+    rows = [(tmp_path / run_ / "metrics.csv").read_text().splitlines() for run_ in ("whole", "stopped")]
+    assert [r.split(",")[:2] for r in rows[0]] == [r.split(",")[:2] for r in rows[1]]
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+    running = start(tmp_path / "run", 2000, pause=0.01)
+    while read_header(tmp_path / "run") is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
+    header = read_header(tmp_path / "run")
+    assert header is not None
+    assert 0 < header["position"].step < 2000
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("parts", [None, 2])
+def test_a_stop_at_any_iteration_changes_nothing(
+    tmp_path: Path, optimizer: str, parts: int | None
+) -> None:
+    recipe = RECIPE.changed({"optimizer": optimizer, "micro_batch": parts, "save_every": 1,
+                             "iterations": 10, "eval_every": 4})  # fmt: skip
+    run(job(tmp_path / "whole", recipe))
+    for at in (1, 6, 8):
+        folder = tmp_path / f"at{at}"
+        first = job(folder, recipe)
+        _stop_after(first, at)
+        with pytest.raises(KeyboardInterrupt):
+            run(first)
+        second = job(folder, recipe)
+        run(second)
+        same(tmp_path / "whole" / STATE, folder / STATE)
+        # The loader is asked for the batch that comes next, not for those before it.
+        micro = parts or 4
+        assert second.made[0].given[0] == divmod(at * (4 // micro), 6)  # type: ignore[attr-defined]
+
+
+def _stop_after(one: object, at: int) -> None:
+    """Make the model raise as the loss of iteration `at` is asked for."""
+    model, calls = one.model, [0]  # type: ignore[attr-defined]
+    loss = model.loss
+    parts = 4 // (one.recipe.micro_batch or 4)  # type: ignore[attr-defined]
+
+    def stopping(batch: object, generator: object = None) -> object:
+        calls[0] += 1
+        if calls[0] > at * parts:
+            raise KeyboardInterrupt
+        return loss(batch, generator)
+
+    model.loss = stopping
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    run(job(tmp_path, RECIPE))
+    before = (tmp_path / "last.safetensors").read_bytes()
+    position = run(job(tmp_path, RECIPE))
+    assert position.trained == 24
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    recipe = RECIPE.changed({"save_every": 1})
+    first = job(tmp_path, recipe)
+    _stop_after(first, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    with pytest.raises(InputError, match="the state of another model"):
+        run(job(tmp_path, recipe, Tiny(("a", "b", "c"))))
+
+
+def test_a_cut_off_state_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(b"\x10\x00\x00\x00")
+    with pytest.raises(InputError, match="not the state of a run"):
+        run(job(tmp_path))
