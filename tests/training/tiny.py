@@ -42,7 +42,9 @@ class Tiny(Detector):
         self.stages = stages or [Phase()]
         self.register_buffer("fitted", torch.zeros(2))
 
-    def forward(self, images: Tensor, frames: Any = None, proposals: Any = None) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, frames: Any = None, proposals: Any = None
+    ) -> dict[str, Tensor]:
         x = self.drop(F.relu(self.body(self.stem(images)))).mean((2, 3))
         return {"logits": self.head(x), "box": self.box(x)}
 
@@ -52,9 +54,13 @@ class Tiny(Detector):
         images, objects = targets.valid.nonzero(as_tuple=True)
         wanted[images, targets.labels[images, objects] + 1] = 1.0
         noise = torch.rand(wanted.shape, generator=generator, device=wanted.device)
-        losses = {"cls": F.binary_cross_entropy_with_logits(raw["logits"], wanted * (0.9 + 0.1 * noise))}
+        losses = {
+            "cls": F.binary_cross_entropy_with_logits(raw["logits"], wanted * (0.9 + 0.1 * noise))
+        }
         if len(images):  # deliberately no path to `box` where there is no object
-            losses["loc"] = F.smooth_l1_loss(raw["box"][images] * SIDE, targets.boxes[images, objects])
+            losses["loc"] = F.smooth_l1_loss(
+                raw["box"][images] * SIDE, targets.boxes[images, objects]
+            )
         else:
             losses["loc"] = losses["cls"].new_zeros(())
         return losses
@@ -69,7 +75,7 @@ class Tiny(Detector):
     def propose_all(self, table: Any, folder: Path, track: Callable[..., Any]) -> dict[str, float]:
         file = folder / "made.txt"
         if not file.exists():
-            file.write_text(repr(float(self.head.bias.sum())))
+            file.write_text(repr(self.head.bias.sum().item()))
         return {"from": float(file.read_text())}
 
     def fit_mean(self, loader: Any, folder: Path, track: Callable[..., Any]) -> None:
@@ -81,7 +87,9 @@ class Tiny(Detector):
 class Made:
     """The agreed loader: batches that depend on (seed, epoch, number) alone."""
 
-    def __init__(self, batch: int, count: int = 6, seed: int = 0, rank: int = 0, **kinds: Any) -> None:
+    def __init__(
+        self, batch: int, count: int = 6, seed: int = 0, rank: int = 0, **kinds: Any
+    ) -> None:
         self.batch, self.count, self.seed, self.rank = batch, count, seed, rank
         self.spoiled: int | None = kinds.get("spoiled")
         self.empty: bool = kinds.get("empty", False)

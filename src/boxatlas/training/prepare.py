@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from boxatlas import evaluation
 from boxatlas.data import Table, augmentation, make_loader, read, splits
 from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError
-from boxatlas.evaluation import evaluate, predict
 from boxatlas.registry import create_model
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
@@ -172,14 +172,18 @@ def prepare(
         """Every process looks at its share; the first puts them together."""
         assert val is not None
         mine = list(range(world.rank, len(val), world.size))
-        found = predict(detector, val.select(mine), workers=workers, progress=world.first)
+        found = evaluation.predict(
+            detector, val.select(mine), workers=workers, progress=world.first
+        )
         parts = gathered(found, world)
         if not world.first:
             return {}
         whole: list[Detections | None] = [None] * len(val)
         for rank, part in enumerate(parts):
             whole[rank :: world.size] = part
-        return evaluate([one for one in whole if one is not None], val, metric=recipe.metric)
+        return evaluation.evaluate(
+            [one for one in whole if one is not None], val, metric=recipe.metric
+        )
 
     job = Job(recipe, model, folder, loader, judge if val is not None else None, images.train,
               device, world)  # fmt: skip
