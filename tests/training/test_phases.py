@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import _stop_after
+from test_resume import same, stop_after
 from tiny import RECIPE, Tiny, job
 
 from boxatlas.detectors.base import Phase
@@ -60,13 +60,12 @@ def test_each_stage_learns_its_part_from_its_start(tmp_path: Path) -> None:
 def test_a_stop_in_or_between_stages_changes_nothing(tmp_path: Path, at: int) -> None:
     run(job(tmp_path / "whole", SHORT, staged()))
     first = job(tmp_path / "stopped", SHORT, staged())
-    _stop_after(first, at)
+    stop_after(first, at)
     with pytest.raises(KeyboardInterrupt):
         run(first)
     run(job(tmp_path / "stopped", SHORT, staged()))
-    one, two = (load_file(tmp_path / name / STATE) for name in ("whole", "stopped"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    for file in (STATE, "best.safetensors", "last.safetensors"):
+        same(tmp_path / "whole" / file, tmp_path / "stopped" / file)
 
 
 def test_a_stage_that_does_not_exist_is_refused(tmp_path: Path) -> None:

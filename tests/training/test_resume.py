@@ -99,7 +99,7 @@ def test_a_stop_at_any_iteration_changes_nothing(
     for at in (1, 6, 8):
         folder = tmp_path / f"at{at}"
         first = job(folder, recipe)
-        _stop_after(first, at)
+        stop_after(first, at)
         with pytest.raises(KeyboardInterrupt):
             run(first)
         second = job(folder, recipe)
@@ -110,7 +110,7 @@ def test_a_stop_at_any_iteration_changes_nothing(
         assert second.made[0].given[0] == divmod(at * (4 // micro), 6)  # type: ignore[attr-defined]
 
 
-def _stop_after(one: object, at: int) -> None:
+def stop_after(one: object, at: int) -> None:
     """Make the model raise as the loss of iteration `at` is asked for."""
     model, calls = one.model, [0]  # type: ignore[attr-defined]
     loss = model.loss
@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     recipe = RECIPE.changed({"save_every": 1})
     first = job(tmp_path, recipe)
-    _stop_after(first, 3)
+    stop_after(first, 3)
     with pytest.raises(KeyboardInterrupt):
         run(first)
     with pytest.raises(InputError, match="the state of another model"):

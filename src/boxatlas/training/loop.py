@@ -78,6 +78,7 @@ def run_phase(
         staging.fit(job, phase, recipe)
         product = job.model
         position.metrics = job.evaluate(product) if job.evaluate else {}
+        log.say(f"{phase.name}: fitted {scalars(position.metrics)}")
     else:
         descent = Descent(job, phase, recipe, position, log, stop)
         if resumed:
@@ -86,13 +87,14 @@ def run_phase(
         descent.run()
         product = descent.product
     staging.finish(job, stages, index, product)
-    after = replace(position, phase=index + 1, step=0, evaluated=0)
+    over = index + 1 == len(stages)
+    after = replace(position, phase=index + 1, step=0, evaluated=0,
+                    best=position.best if over else None)  # fmt: skip
     if job.world.first:
         save_detector(job, product, "last.safetensors", position)
-        if index + 1 == len(stages) and position.best is None:  # never evaluated: the last is best
+        if over and position.best is None:  # never evaluated: the last is best
             save_detector(job, product, "best.safetensors", position)
         save_state(job.folder, after, product, **_about(job))
-    after.best = None if index + 1 < len(stages) else after.best
     return after
 
 

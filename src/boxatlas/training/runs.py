@@ -60,6 +60,9 @@ def train(
         wait(here)  # all have looked at the folder before the first writes to it
         if here.first:
             folder.mkdir(parents=True, exist_ok=True)
+            for pattern in (".*.part", ".tmp*"):  # what a kill left half written
+                for left in folder.rglob(pattern):
+                    left.unlink(missing_ok=True)
             write_text(folder / RECIPE, recipe.text())
         begun = (folder / STATE).exists()
         job, notes = prepare(recipe, folder, own_device, here, begun=begun)
