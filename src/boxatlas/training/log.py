@@ -6,7 +6,8 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ class Log:
 
     def say(self, text: str) -> None:
         if self.shown:
-            self._out.print(text, markup=False)
+            out = self._out if self._bar is None else self._bar.console
+            out.print(text, markup=False)
 
     def start(self, name: str, total: int, done: int) -> None:
         """Show a bar for a phase."""
@@ -161,6 +163,15 @@ class Log:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away for the block, in which others show theirs."""
+        if self._bar is not None:
+            self._bar.stop()
+        yield
+        if self._bar is not None:
+            self._bar.start()
 
     def moved(self, step: int) -> None:
         if self._bar is not None and self._task is not None:

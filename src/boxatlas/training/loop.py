@@ -217,7 +217,8 @@ class Descent:
         try:
             if self.stop.asked:
                 raise KeyboardInterrupt
-            metrics = self.job.evaluate(self.product)
+            with self.log.aside():
+                metrics = self.job.evaluate(self.product)
         except KeyboardInterrupt:
             self.save()
             raise
