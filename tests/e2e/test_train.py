@@ -1,0 +1,120 @@
+"""`boxatlas train` as a user runs it, on scenes made for the purpose."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boxatlas import scenes
+from boxatlas.cli import main
+from boxatlas.training import read_recipe
+from boxatlas.weights import load
+
+MODEL = "ssdlite320_efficientnet_lite0"
+SMALL = ["--set", "init=none", "--set", "model.size=96", "--set", "batch=4", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.write(folder, {"train": 8, "val": 4, "test": 2}, seed=0, size=(96, 128))
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    capsys.readouterr()
+    try:
+        main(list(arguments))
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_train_leaves_a_detector(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = said(capsys, "train", MODEL, "--data", str(made), "--out", str(run),
+                          "--set", "train.epochs=2", *SMALL, "--json")  # fmt: skip
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["iterations"] == 4  # 8 images in batches of 4, twice
+    assert 0 <= document["metrics"]["mAP"] <= 1
+    assert "training: 8 images" in err
+    assert "validation: 4 images" in err
+    assert load(run / "best.safetensors").classes == tuple(scenes.CLASSES)
+    assert read_recipe(run / "recipe.yaml").epochs == 2
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["iteration"] for r in rows if r["mAP"]] == ["2", "4"]
+    code, _, err = said(capsys, "train", MODEL, "--data", str(made), "--out", str(run), *SMALL)
+    assert code == 2
+    assert "--resume" in err
+    assert said(capsys, "train", "--resume", "--out", str(run), "--device", "cpu")[0] == 0
+
+
+def test_dry_run_writes_nothing(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said(
+        capsys, "train", MODEL, "--data", str(made), *SMALL, "--dry-run", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["losses"]["classification"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ssdlite320_efficientnet_lite"], f"did you mean '{MODEL}'"),
+        ([MODEL, "--set", "epoch=3"], "did you mean 'epochs'"),
+        ([MODEL, "--set", "model.negative=3", "--set", "init=none"], "did you mean 'negatives'"),
+        ([MODEL, "--set", "init=nowhere.safetensors"], "nowhere.safetensors"),
+        ([MODEL, "--set", "val_split=test"], "never chosen on test"),
+        (["missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    code, out, err = said(capsys, "train", *arguments, "--data", str(made), "--out", str(run))
+    last = err.strip().splitlines()[-1]
+    assert code == 2
+    assert out == ""
+    assert last.startswith("boxatlas: error: ")
+    assert message in last
+    assert not (run / "best.safetensors").exists()
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = said(capsys, "train", MODEL, "--data", str(tmp_path / "empty"), "--dry-run")
+    assert code == 2
+    assert "holds no data set" in err
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_together(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               "--master-addr", "127.0.0.1", "--master-port", str(20000 + os.getpid() % 20000),
+               "-m", "boxatlas", "train", MODEL, "--data", str(made), "--out", str(run),
+               "--set", "epochs=1", *SMALL, "--json"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert json.loads(ended.stdout)["iterations"] == 2
+    assert (run / "best.safetensors").exists()
