@@ -94,7 +94,7 @@ class _Batches(Dataset[Any]):
             proposals = np.asarray(self.proposals[path], np.float32).reshape(-1, 4)
         return Sample(
             read(path), self.boxes[part], self.labels[part], self.ignore[part],
-            None if self.masks is None else self.masks[part], proposals,
+            None if self.masks is None else list(self.masks[part]), proposals,
         )  # fmt: skip
 
 

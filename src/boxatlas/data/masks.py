@@ -6,10 +6,131 @@ counts are a list, or COCO's compressed string.
 
 from __future__ import annotations
 
-from typing import Any
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+Mask = Any  # polygons (a list of x, y, x, y, ... lists), an RLE dict, or None
+_NONE, _POLYGONS, _STRING, _COUNTS = range(4)
+
+
+class Masks(Sequence[Mask]):
+    """The masks of many objects in one block of bytes, which forked workers share.
+
+    masks[k] is object k's polygons, RLE or None again; polygons are held as float32.
+    """
+
+    def __init__(
+        self, data: NDArray[np.uint8], offsets: NDArray[np.int64], kinds: NDArray[np.uint8]
+    ) -> None:
+        self.data, self.offsets, self.kinds = data, offsets, kinds
+
+    @classmethod
+    def packed(cls, masks: Iterable[Mask]) -> Masks:
+        """Raises ValueError or TypeError for what is no mask."""
+        if isinstance(masks, Masks):
+            return masks
+        packer = Packer()
+        for mask in masks:
+            packer.add(mask)
+        return packer.masks()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Masks]) -> Masks:
+        sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+        return cls(
+            np.concatenate([part.data for part in parts]),
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            np.concatenate([part.kinds for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @overload
+    def __getitem__(self, index: int) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Mask]: ...
+    def __getitem__(self, index: int | slice) -> Mask:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        block = self.data[self.offsets[index] : self.offsets[index + 1]]
+        kind = self.kinds[index]
+        if kind == _NONE:
+            return None
+        if kind == _POLYGONS:
+            values = block.view(np.float32)
+            count = int(values[0])
+            ends = np.cumsum(values[1 : count + 1].astype(np.int64))
+            return [part.tolist() for part in np.split(values[count + 1 :], ends[:-1])]
+        size = block[:8].view(np.int32).tolist()
+        if kind == _STRING:
+            return {"size": size, "counts": block[8:].tobytes().decode("ascii")}
+        return {"size": size, "counts": block[8:].view(np.int32).tolist()}
+
+    def take(self, rows: NDArray[np.int64]) -> Masks:
+        """The masks of these objects, in this order."""
+        sizes = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
+        data = np.empty(offsets[-1], np.uint8)
+        for k, row in enumerate(rows.tolist()):
+            data[offsets[k] : offsets[k + 1]] = self.data[self.offsets[row] : self.offsets[row + 1]]
+        return Masks(data, offsets, self.kinds[rows])
+
+
+def taken(masks: Sequence[Mask], rows: NDArray[np.int64]) -> Masks:
+    return Masks.packed(masks).take(rows)
+
+
+class Packer:
+    """Collects masks one by one."""
+
+    def __init__(self) -> None:
+        self.data, self.sizes, self.kinds = bytearray(), array("q"), bytearray()
+        self.any = False
+
+    def add(self, mask: Mask) -> None:
+        """Raises ValueError or TypeError, before anything is added, for what is no mask."""
+        kind, block = _block(mask)
+        self.data += block
+        self.sizes.append(len(block))
+        self.kinds.append(kind)
+        self.any |= kind != _NONE
+
+    def masks(self) -> Masks:
+        offsets = np.concatenate([[0], np.cumsum(np.asarray(self.sizes, np.int64))])
+        return Masks(np.frombuffer(self.data, np.uint8), offsets.astype(np.int64),
+                     np.frombuffer(self.kinds, np.uint8))  # fmt: skip
+
+
+def _block(mask: Mask) -> tuple[int, bytes]:
+    if mask is None:
+        return _NONE, b""
+    if isinstance(mask, list):
+        values = array("f", [len(mask), *(len(polygon) for polygon in mask)])
+        for polygon in mask:
+            if len(polygon) % 2 or isinstance(polygon, str):
+                raise ValueError("a polygon is x, y, x, y, ...")
+            values.extend(polygon)
+        total = sum(values)
+        if not total - total == 0:  # NaN or infinity among them
+            raise ValueError("a polygon holds what is no finite number")
+        return _POLYGONS, values.tobytes()
+    if not isinstance(mask, dict) or len(mask.get("size", ())) != 2 or "counts" not in mask:
+        raise ValueError("a mask is a list of polygons, or an RLE of `size` and `counts`")
+    size, counts = array("i", mask["size"]), mask["counts"]
+    if isinstance(counts, list):
+        return _COUNTS, (size + array("i", counts)).tobytes()
+    text = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+    return _STRING, size.tobytes() + text
 
 
 def counts_of(rle: dict[str, Any]) -> NDArray[np.int64]:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxatlas.data.masks import Mask, Masks, taken
 from boxatlas.errors import InputError, nearest
-
-Mask = Any  # COCO polygons (list of lists) or RLE ({"size", "counts"}) of one object, or None
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,9 @@ class Table:
     classes: names, indexed by labels. paths [N]: image files. ids [N]: the layout's own. sizes
     int32 [N, 2]: height, width. offsets int64 [N + 1]: image i holds the objects offsets[i] to
     offsets[i + 1]. boxes float32 [T, 4], labels int32 [T] (0..K-1), ignore bool [T] (VOC difficult,
-    COCO crowd). masks [T] or None. image_label int32 [N]: a class known of an image without a box,
-    else -1. notes: what a reader passed over, for the log.
+    COCO crowd). masks [T] (polygons or RLE, packed) or None. areas float32 [T]: of the objects
+    themselves (COCO's), None: of their boxes. image_label int32 [N]: a class known of an image
+    without a box, else -1. notes: what a reader passed over, for the log.
     """
 
     classes: tuple[str, ...]
@@ -37,13 +37,16 @@ class Table:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int32]
     ignore: NDArray[np.bool_]
-    masks: list[Mask] | None = None
+    masks: Sequence[Mask] | None = None
+    areas: NDArray[np.float32] | None = None
     image_label: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.image_label) != len(self.paths):
             object.__setattr__(self, "image_label", np.full(len(self.paths), -1, np.int32))
+        if self.masks is not None and not isinstance(self.masks, Masks):
+            object.__setattr__(self, "masks", Masks.packed(self.masks))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,6 +60,13 @@ class Table:
     def image_of(self) -> NDArray[np.int64]:
         """[T]: the image each object is in."""
         return np.repeat(np.arange(len(self)), self.counts)
+
+    @property
+    def object_areas(self) -> NDArray[np.float32]:
+        """[T]: the area of each object, or of its box where none is stated."""
+        if self.areas is not None:
+            return self.areas
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)
 
     def objects(self, i: int) -> slice:
         """Where image i's objects lie in boxes, labels, ignore and masks."""
@@ -77,7 +87,8 @@ class Table:
             self, paths=[self.paths[i] for i in index], ids=[self.ids[i] for i in index],
             sizes=self.sizes[index], offsets=offsets, boxes=self.boxes[rows],
             labels=self.labels[rows], ignore=self.ignore[rows],
-            masks=None if self.masks is None else [self.masks[i] for i in rows],
+            masks=None if self.masks is None else taken(self.masks, rows),
+            areas=None if self.areas is None else self.areas[rows],
             image_label=self.image_label[index],
         )  # fmt: skip
 
@@ -89,7 +100,8 @@ class Table:
         return replace(
             self, offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             boxes=self.boxes[rows], labels=self.labels[rows], ignore=self.ignore[rows],
-            masks=None if self.masks is None else [self.masks[i] for i in rows],
+            masks=None if self.masks is None else taken(self.masks, rows),
+            areas=None if self.areas is None else self.areas[rows],
         )  # fmt: skip
 
     def of_classes(self, classes: Iterable[str]) -> Table:
@@ -129,9 +141,14 @@ class Table:
             return tables[0]
         names = tuple(dict.fromkeys(name for table in tables for name in table.classes))
         parts = [table.relabelled(names) for table in tables]
-        masks: list[Mask] | None = None
+        masks: Masks | None = None
         if any(part.masks is not None for part in parts):
-            masks = [m for p in parts for m in (p.masks or [None] * len(p.boxes))]
+            masks = Masks.joined([
+                Masks.packed([None] * len(p.boxes) if p.masks is None else p.masks) for p in parts
+            ])  # fmt: skip
+        areas: NDArray[np.float32] | None = None
+        if any(part.areas is not None for part in parts):
+            areas = np.concatenate([p.object_areas for p in parts])
         counts = np.concatenate([part.counts for part in parts])
         return cls(
             names,
@@ -140,7 +157,7 @@ class Table:
             np.concatenate([p.sizes for p in parts]),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             np.concatenate([p.boxes for p in parts]), np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.ignore for p in parts]), masks,
+            np.concatenate([p.ignore for p in parts]), masks, areas,
             np.concatenate([p.image_label for p in parts]),
             tuple(note for part in parts for note in part.notes),
         )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from boxatlas.data.formats import coco, voc, yolo
+from boxatlas.data.formats.building import Builder
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -66,7 +67,7 @@ def _read_one(folder: Path, split: str | None, format: str | None) -> Table:
     if split is not None and known and split not in known:
         raise InputError("no such split", file=folder, field="split", value=split,
                          hint=nearest(split, known))  # fmt: skip
-    table = module.read(folder, split if known else None)
+    table = module.read(folder, split if known else None, Builder())
     if len(table) == 0:
         raise InputError("the data set holds no image", file=folder, field="split", value=split)
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,84 +11,161 @@ from typing import Any
 
 import numpy as np
 
-from boxatlas.data.table import Mask, Table
+from boxatlas.data.masks import Mask, Packer
+from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 from boxatlas.images import IMAGE_SUFFIXES, size_of
 
+Box = tuple[float, float, float, float]
+_LARGEST = 1e9  # no coordinate or size is larger
+
 
 class Builder:
-    """Rows of a table, image by image."""
+    """Rows of a table, in flat arrays.
 
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.ids: list[str | int] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.counts: list[int] = []
-        self.boxes: list[tuple[float, float, float, float]] = []
-        self.labels: list[int] = []
-        self.ignore: list[bool] = []
-        self.masks: list[Mask] = []
-        self.image_label: list[int] = []
-        self.notes: list[str] = []
+    strict: the first flaw is raised. Else flaws are gathered in `problems` and what has one is left
+    out, which is how `data check` reads: both see the same flaws. For it, `files` [N] and
+    `origins` [T] say where each image and object came from.
+    """
+
+    def __init__(self, strict: bool = True) -> None:
+        self.strict, self.problems = strict, list[InputError]()
+        self.paths, self.files = list[str](), list[str]()
+        self.ids = list[str | int]()
+        self.sizes = list[tuple[int, int]]()
+        self.image_label = array("i")
+        self.boxes, self.areas = array("d"), array("d")
+        self.labels, self.owners, self.numbers = array("i"), array("i"), array("i")
+        self.ignore, self.masks = bytearray(), Packer()
+        self.notes = list[str]()
+        self.origins = np.zeros(0, np.int64)
+
+    def refuse(self, error: InputError) -> None:
+        """Raise the flaw, or gather it."""
+        if self.strict:
+            raise error
+        self.problems.append(error)
 
     def image(
-        self, path: Path, id_: str | int, size: tuple[int, int] | None, image_label: int = -1
-    ) -> None:
+        self, path: Path, id_: str | int, size: tuple[int, int] | None, file: Path,
+        image_label: int = -1,
+    ) -> None:  # fmt: skip
         """Begin an image; size (height, width), or None to read it from the file later."""
         self.paths.append(str(path))
         self.ids.append(id_)
         self.sizes.append(size or (0, 0))
-        self.counts.append(0)
+        self.files.append(str(file))
         self.image_label.append(image_label)
 
     def add(
-        self, box: tuple[float, float, float, float], label: int, ignore: bool = False,
-        mask: Mask = None,
+        self, box: Box, label: int, number: int, *, ignore: bool = False, mask: Mask = None,
+        area: float = math.nan, image: int = -1,
     ) -> None:  # fmt: skip
-        """An object of the image begun last."""
-        self.counts[-1] += 1
-        self.boxes.append(box)
+        """An object, the number-th of its file, of the image begun last or of image `image`.
+
+        Raises ValueError or TypeError for what is no mask.
+        """
+        self.masks.add(mask)
+        self.boxes.extend(box)
         self.labels.append(label)
+        self.numbers.append(number)
+        self.owners.append(image if image >= 0 else len(self.paths) - 1)
         self.ignore.append(ignore)
-        self.masks.append(mask)
+        self.areas.append(area)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these objects (numbers in the order they were added) stay."""
+        if len(rows) == len(self.owners):
+            return
+        index = np.asarray(rows, np.int64)
+        boxes = np.asarray(self.boxes).reshape(-1, 4)[index]
+        self.boxes = array("d", boxes.ravel().tobytes())
+        for name in ("labels", "owners", "numbers", "areas"):
+            old = getattr(self, name)
+            setattr(self, name, array(old.typecode, np.asarray(old)[index].tobytes()))
+        self.ignore = bytearray(np.frombuffer(self.ignore, np.uint8)[index].tobytes())
+        masks, self.masks = self.masks.masks(), Packer()
+        for row in rows:
+            self.masks.add(masks[row])
 
     def table(self, classes: Sequence[str]) -> Table:
         """What was collected. Sizes that no annotation states are read from the images' headers."""
-        unknown = [i for i, size in enumerate(self.sizes) if size == (0, 0)]
-        if unknown:
-            with ThreadPoolExecutor() as pool:
-                for i, size in zip(
-                    unknown, pool.map(size_of, (self.paths[i] for i in unknown)), strict=True
-                ):
-                    self.sizes[i] = size
-        masks = self.masks if any(m is not None for m in self.masks) else None
+        self._sizes()
+        owners = np.asarray(self.owners, np.int64)
+        order = np.argsort(owners, kind="stable")
+        counts = np.bincount(owners, minlength=len(self.paths))
+        self.origins = np.asarray(self.numbers, np.int64)[order]
+        boxes = np.asarray(self.boxes).reshape(-1, 4)[order].astype(np.float32)
+        areas = np.asarray(self.areas)[order].astype(np.float32)
+        own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         return Table(
             tuple(classes), self.paths, self.ids,
             np.asarray(self.sizes, np.int32).reshape(-1, 2),
-            np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)]),
-            np.asarray(self.boxes, np.float32).reshape(-1, 4),
-            np.asarray(self.labels, np.int32), np.asarray(self.ignore, bool), masks,
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            boxes, np.asarray(self.labels, np.int32)[order],
+            np.frombuffer(self.ignore, np.uint8)[order].astype(bool),
+            self.masks.masks().take(order) if self.masks.any else None,
+            None if np.isnan(areas).all() else np.where(np.isnan(areas), own, areas),
             np.asarray(self.image_label, np.int32), tuple(self.notes),
         )  # fmt: skip
+
+    def _sizes(self) -> None:
+        unknown = [i for i, size in enumerate(self.sizes) if size == (0, 0)]
+        found = sizes_of([self.paths[i] for i in unknown])
+        for i, size in zip(unknown, found, strict=True):
+            if isinstance(size, InputError):
+                self.refuse(size)
+            else:
+                self.sizes[i] = size
+
+
+def sizes_of(paths: Sequence[str | Path]) -> list[tuple[int, int] | InputError]:
+    """(height, width) of each image from its header, or what is wrong with it."""
+
+    def one(path: str | Path) -> tuple[int, int] | InputError:
+        try:
+            return size_of(path)
+        except InputError as error:
+            return error
+
+    if not paths:
+        return []
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, paths))
 
 
 def number(value: Any, file: Path, field: str) -> float:
     """A finite number, given as text or number; InputError otherwise."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError("is not a number", file=file, field=field, value=value) from None
     if not math.isfinite(found):
         raise InputError("is not a finite number", file=file, field=field, value=value)
+    if abs(found) > _LARGEST:
+        raise InputError("is far too large", file=file, field=field, value=value)
     return found
+
+
+def stated_size(height: Any, width: Any, file: Path, field: str) -> tuple[int, int] | None:
+    """(height, width) as an annotation states it; None where it does not."""
+    if height is None or width is None:
+        return None
+    size = (int(number(height, file, f"{field}height")), int(number(width, file, f"{field}width")))
+    return size if min(size) > 0 else None
 
 
 def inside(folder: Path, name: str, file: Path, field: str) -> Path:
     """folder / name, which must not lead out of `folder`."""
-    path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute():
+    if leaves(name):
         raise InputError("a path that leaves the folder", file=file, field=field, value=name)
-    return path
+    return folder / name
+
+
+def leaves(name: str) -> bool:
+    """Whether a relative name leads out of its folder, or is none."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or Path(name).is_absolute() or "\0" in name or name[1:2] == ":"
 
 
 def read_text(path: Path) -> str:
@@ -96,12 +174,18 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot be read: {reason}", file=path) from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, stripped, without empty ones."""
+    return [line for line in map(str.strip, read_text(path).split("\n")) if line]
 
 
 def by_stem(folder: Path) -> dict[str, Path]:

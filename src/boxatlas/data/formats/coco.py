@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.building import Builder, by_stem, number, read_text
+from boxatlas.data.formats import json_stream
+from boxatlas.data.formats.building import Box, Builder, by_stem, leaves, number, stated_size
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
+FIELD = "annotations[{}]"
+_PLAIN = (int, float)
 _PREFIX = re.compile(r"^(instances|annotations|_annotations\.coco)[_.-]?")
 
 
@@ -48,104 +51,145 @@ def _head(path: Path) -> str:
         return file.read(4096).decode("utf-8", "replace")
 
 
-def read(folder: Path, split: str | None) -> Table:
+def read(folder: Path, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     files = _files(folder)
-    chosen = list(files.values()) if split is None else [files[split]]
-    return Table.join([read_file(path, folder) for path in chosen])
+    if split is not None:
+        return read_file(files[split], folder, builder)
+    return Table.join([read_file(path, folder, Builder(builder.strict)) for path in files.values()])
 
 
-def read_file(path: Path, folder: Path) -> Table:
-    """One annotation file, whose images lie in or below `folder`."""
-    document = load(path)
-    categories = _categories(document, path)
-    index = {id_: i for i, id_ in enumerate(categories)}
-    builder, grouped = Builder(), _grouped(document, path)
-    find = _Finder(path, folder)
-    for i, image in enumerate(document["images"]):
+def annotation_files(folder: Path) -> list[Path]:
+    """Every text file that describes the set."""
+    return list(_files(folder).values())
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images by name."""
+    return by_stem(folder)
+
+
+def read_file(path: Path, folder: Path, builder: Builder) -> Table:
+    """One annotation file, whose images lie in or below `folder`.
+
+    The file is taken in piece by piece, in whatever order its lists come; only flat arrays stay.
+    """
+    taking = _Taking(path, builder, _Finder(path, folder))
+    lists = {"images": taking.image, "categories": taking.category,
+             "annotations": taking.annotation}  # fmt: skip
+    found = set()
+    for key, i, value in json_stream.members(path):
+        take = lists.get(key)
+        if take is None:
+            continue
+        if i is None:
+            raise InputError("must be a list", file=path, field=key)
+        found.add(key)
+        if i < 0:
+            continue
+        try:
+            if not isinstance(value, dict):
+                raise InputError("must be an object", file=path, field=f"{key}[{i}]", value=value)
+            take(value, i)
+        except InputError as error:
+            builder.refuse(error)
+    for key in lists:
+        if key not in found:
+            raise InputError("the list is missing", file=path, field=key)
+    return taking.table()
+
+
+class _Taking:
+    """Rows as they come. What names an image or a category is looked up at the end."""
+
+    def __init__(self, path: Path, builder: Builder, find: _Finder) -> None:
+        self.path, self.builder, self.find = path, builder, find
+        self.names: dict[Any, str] = {}
+        self.images: dict[Any, int] = {}
+        self.image_ids, self.category_ids = list[Any](), list[Any]()
+        self.seen: set[Any] = set()
+
+    def image(self, image: dict[str, Any], i: int) -> None:
+        id_, name, path = image.get("id"), image.get("file_name"), self.path
         field = f"images[{i}]"
-        id_, name = image.get("id"), image.get("file_name")
-        if not isinstance(id_, int | str) or not isinstance(name, str):
-            raise InputError(
-                "an image needs `id` and `file_name`", file=path, field=field, value=image
-            )
-        height, width = image.get("height"), image.get("width")
-        size = None
-        if height and width:
-            size = (int(number(height, path, f"{field}.height")),
-                    int(number(width, path, f"{field}.width")))  # fmt: skip
-        builder.image(find(name, field), id_, size)
-        for k, thing in grouped.pop(id_, ()):
-            _object(builder, thing, f"annotations[{k}]", index, path)
-    if grouped:
-        id_, rows = next(iter(grouped.items()))
-        raise InputError("an annotation of an image that is not listed", file=path,
-                         field=f"annotations[{rows[0][0]}].image_id", value=id_)  # fmt: skip
-    return builder.table(list(categories.values()))
+        if not isinstance(id_, int | str) or not isinstance(name, str) or not name:
+            raise InputError("an image needs `id` and `file_name`", file=path, field=field,
+                             value=image)  # fmt: skip
+        if id_ in self.images:
+            raise InputError("two images of one id", file=path, field=f"{field}.id", value=id_)
+        size = stated_size(image.get("height"), image.get("width"), path, f"{field}.")
+        self.builder.image(self.find(name, field), id_, size, path)
+        self.images[id_] = len(self.images)
 
-
-def load(path: Path) -> dict[str, Any]:
-    """The JSON with its three lists."""
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"is not valid JSON: {error}", file=path) from None
-    except RecursionError:
-        raise InputError("is nested too deep", file=path) from None
-    if not isinstance(document, dict):
-        raise InputError("is not a COCO file: no object at the top", file=path)
-    for key in ("images", "annotations", "categories"):
-        value = document.get(key)
-        if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
-            raise InputError("must be a list of objects", file=path, field=key)
-    return document
-
-
-def _categories(document: dict[str, Any], path: Path) -> dict[Any, str]:
-    """Category id -> name, by id."""
-    found: dict[Any, str] = {}
-    for i, category in enumerate(document["categories"]):
+    def category(self, category: dict[str, Any], i: int) -> None:
         id_, name = category.get("id"), category.get("name")
         if not isinstance(id_, int | str) or not isinstance(name, str):
-            raise InputError("a category needs `id` and `name`", file=path,
+            raise InputError("a category needs `id` and `name`", file=self.path,
                              field=f"categories[{i}]", value=category)  # fmt: skip
-        if id_ in found or name in found.values():
-            raise InputError("two categories of one id or name", file=path,
+        if id_ in self.names or name in self.names.values():
+            raise InputError("two categories of one id or name", file=self.path,
                              field=f"categories[{i}]", value=name)  # fmt: skip
-        found[id_] = name
-    return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+        self.names[id_] = name
 
+    def annotation(self, thing: dict[str, Any], i: int) -> None:
+        path = self.path
+        id_, image, category = thing.get("id"), thing.get("image_id"), thing.get("category_id")
+        if not isinstance(image, int | str) or not isinstance(category, int | str):
+            key = "category_id" if isinstance(image, int | str) else "image_id"
+            raise InputError(f"an annotation needs `{key}`", file=path,
+                             field=f"annotations[{i}].{key}", value=thing.get(key))  # fmt: skip
+        if isinstance(id_, int | str):
+            if id_ in self.seen:
+                raise InputError("two annotations of one id", file=path,
+                                 field=f"annotations[{i}].id", value=id_)  # fmt: skip
+            self.seen.add(id_)
+        box, area = self.box(thing.get("bbox"), i), thing.get("area")
+        if not isinstance(area, int | float) or not 0 <= area < 1e18:
+            area = math.nan
+        try:
+            self.builder.add(box, 0, i, ignore=bool(thing.get("iscrowd")), area=area,
+                             mask=thing.get("segmentation") or None, image=0)  # fmt: skip
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"is no mask: {error}", file=path,
+                             field=f"annotations[{i}].segmentation") from None  # fmt: skip
+        self.image_ids.append(image)
+        self.category_ids.append(category)
 
-def _grouped(document: dict[str, Any], path: Path) -> dict[Any, list[tuple[int, dict[str, Any]]]]:
-    grouped: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
-    for k, thing in enumerate(document["annotations"]):
-        image = thing.get("image_id")
-        if not isinstance(image, int | str):
-            raise InputError("an annotation needs `image_id`", file=path,
-                             field=f"annotations[{k}].image_id", value=image)  # fmt: skip
-        grouped.setdefault(image, []).append((k, thing))
-    return grouped
-
-
-def _object(
-    builder: Builder, thing: dict[str, Any], field: str, index: dict[Any, int], path: Path
-) -> None:
-    category = thing.get("category_id")
-    if not isinstance(category, int | str) or category not in index:
-        raise InputError(
-            "no such category", file=path, field=f"{field}.category_id", value=category
-        )
-    box = thing.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        raise InputError(
-            "a box is [x, y, width, height]", file=path, field=f"{field}.bbox", value=box
-        )
-    if all(type(v) in (int, float) for v in box) and all(map(math.isfinite, box)):
+    def box(self, box: Any, i: int) -> Box:
+        field = f"annotations[{i}].bbox"
+        if not isinstance(box, list) or len(box) != 4:
+            raise InputError("a box is [x, y, width, height]", file=self.path, field=field,
+                             value=box)  # fmt: skip
         x, y, w, h = box
-    else:
-        x, y, w, h = (number(v, path, f"{field}.bbox[{n}]") for n, v in enumerate(box))
-    mask = thing.get("segmentation") or None
-    builder.add((x, y, x + w, y + h), index[category], bool(thing.get("iscrowd", 0)), mask)
+        plain = type(x) in _PLAIN and type(y) in _PLAIN and type(w) in _PLAIN and type(h) in _PLAIN
+        if not plain or not -1e8 < x + y + w + h < 1e8:
+            for n, v in enumerate(box):
+                if isinstance(v, str | bool):
+                    raise InputError("is not a number", file=self.path, field=f"{field}[{n}]",
+                                     value=v)  # fmt: skip
+            x, y, w, h = (number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box))
+        return (x, y, x + w, y + h)
+
+    def table(self) -> Table:
+        """Labels in the order of the category ids."""
+        names = dict(sorted(self.names.items(), key=lambda item: (isinstance(item[0], str), item)))
+        index = {id_: i for i, id_ in enumerate(names)}
+        builder, kept = self.builder, []
+        for row, (image, category) in enumerate(
+            zip(self.image_ids, self.category_ids, strict=True)
+        ):
+            owner, label = self.images.get(image), index.get(category)
+            if owner is not None and label is not None:
+                builder.owners[row], builder.labels[row] = owner, label
+                kept.append(row)
+                continue
+            key = "image_id" if owner is None else "category_id"
+            what = "an image that is not listed" if owner is None else "no such category"
+            value = image if owner is None else category
+            field = f"annotations[{builder.numbers[row]}].{key}"
+            builder.refuse(InputError(what, file=self.path, field=field, value=value))
+        builder.keep(kept)
+        return builder.table(list(names.values()))
 
 
 class _Finder:
@@ -162,7 +206,7 @@ class _Finder:
         self.below: dict[str, Path] | None = None
 
     def __call__(self, name: str, field: str) -> Path:
-        if ".." in Path(name).parts or Path(name).is_absolute():
+        if leaves(name):
             raise InputError("a path that leaves the folder", file=self.annotations,
                              field=f"{field}.file_name", value=name)  # fmt: skip
         for root, names in zip(self.roots, self.listed, strict=True):
@@ -179,7 +223,7 @@ class _Finder:
 
 def document_of(table: Table, image_names: list[str], members: list[int]) -> dict[str, Any]:
     """The COCO document of some images of a table; annotation ids begin at 1."""
-    images, annotations = [], []
+    images, annotations, areas = [], [], table.object_areas
     for i in members:
         height, width = (int(v) for v in table.sizes[i])
         images.append({"id": i + 1, "file_name": image_names[i], "height": height, "width": width})
@@ -191,7 +235,7 @@ def document_of(table: Table, image_names: list[str], members: list[int]) -> dic
                 "id": len(annotations) + 1, "image_id": i + 1,
                 "category_id": int(table.labels[k]) + 1,
                 "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
-                "area": round((x2 - x1) * (y2 - y1), 4), "iscrowd": int(table.ignore[k]),
+                "area": round(float(areas[k]), 4), "iscrowd": int(table.ignore[k]),
                 **({"segmentation": mask} if mask is not None else {}),
             })  # fmt: skip
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(table.classes)]

@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
-from boxatlas.data.formats.building import Builder, by_stem, inside, number, read_text
+from boxatlas.data.formats.building import (
+    Box,
+    Builder,
+    by_stem,
+    inside,
+    lines_of,
+    number,
+    read_text,
+    stated_size,
+)
 from boxatlas.data.table import Table
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, nearest
 
+FIELD = "object[{}]"
 _IMAGES = ("JPEGImages", "images", "Images")
 
 
@@ -33,29 +43,44 @@ def splits(folder: Path) -> list[str]:
     return sorted(name for name in names if not per_class(name))
 
 
-def read(folder: Path, split: str | None) -> Table:
+def read(folder: Path, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of every annotation."""
     annotations = folder / "Annotations"
-    images = next((by_stem(folder / name) for name in _IMAGES if (folder / name).is_dir()), {})
+    images = images_of(folder)
     if split is not None:
-        names = _listed(folder / "ImageSets" / "Main" / f"{split}.txt")
+        listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+        names = members(folder, split)
     else:
+        listed = annotations
         names = sorted(p.relative_to(annotations).with_suffix("").as_posix()
                        for p in annotations.rglob("*.xml"))  # fmt: skip
     given = _listed_classes(folder)
-    seen: dict[str, int] = {name: i for i, name in enumerate(given or ())}
-    builder = Builder()
+    classes: dict[str, int] = {name: i for i, name in enumerate(given or ())}
     for name in names:
-        file = inside(annotations, f"{name}.xml", folder / "ImageSets", "name")
-        if name not in images:
-            raise InputError("the image of this annotation is missing", file=file, value=name)
-        _image(builder, parse(file), file, images[name], name, seen, given is not None)
-    classes = list(seen)
+        try:
+            file = inside(annotations, f"{name}.xml", listed, "name")
+            if name not in images:
+                raise InputError("the image of this annotation is missing", file=file,
+                                 field="image", value=name)  # fmt: skip
+            _image(builder, parse(file), file, images[name], name, classes, given is not None)
+        except InputError as error:
+            builder.refuse(error)
+    table = builder.table(list(classes))
     if given is None:  # the order in which classes are met says nothing: sort them
-        order = sorted(classes)
-        builder.labels = [order.index(classes[label]) for label in builder.labels]
-        classes = order
-    return builder.table(classes)
+        table = table.relabelled(sorted(classes))
+    return table
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images by name."""
+    return next((by_stem(folder / name) for name in _IMAGES if (folder / name).is_dir()), {})
+
+
+def annotation_files(folder: Path) -> list[Path]:
+    """Every text file that describes the set."""
+    lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+    return [*sorted((folder / "Annotations").rglob("*.xml")), *lists,
+            *(p for p in [folder / "classes.txt"] if p.is_file())]  # fmt: skip
 
 
 def parse(file: Path) -> Element:
@@ -75,28 +100,27 @@ def parse(file: Path) -> Element:
 
 
 def _image(
-    builder: Builder, root: Element, file: Path, image: Path, name: str, seen: dict[str, int],
+    builder: Builder, root: Element, file: Path, image: Path, name: str, classes: dict[str, int],
     closed: bool,
 ) -> None:  # fmt: skip
-    size = None
-    height, width = root.findtext("size/height"), root.findtext("size/width")
-    if height is not None and width is not None:
-        size = (int(number(height, file, "size.height")), int(number(width, file, "size.width")))
-        size = size if min(size) > 0 else None
-    builder.image(image, name, size)
+    size = stated_size(root.findtext("size/height"), root.findtext("size/width"), file, "size.")
+    builder.image(image, name, size, file)
     for i, thing in enumerate(root.iter("object")):
-        label = (thing.findtext("name") or "").strip()
-        if not label:
-            raise InputError("an object without a name", file=file, field=f"object[{i}].name")
-        if label not in seen:
-            if closed:
+        try:
+            label = (thing.findtext("name") or "").strip()
+            if not label:
+                raise InputError("an object without a name", file=file, field=f"object[{i}].name")
+            if closed and label not in classes:
                 raise InputError("a class that classes.txt does not list", file=file,
-                                 field=f"object[{i}].name", value=label)  # fmt: skip
-            seen[label] = len(seen)
-        builder.add(_box(thing, file, i), seen[label], _flag(thing, file, i))
+                                 field=f"object[{i}].name", value=label,
+                                 hint=nearest(label, classes))  # fmt: skip
+            box, ignore = _box(thing, file, i), _flag(thing, file, i)
+            builder.add(box, classes.setdefault(label, len(classes)), i, ignore=ignore)
+        except InputError as error:
+            builder.refuse(error)
 
 
-def _box(thing: Element, file: Path, i: int) -> tuple[float, float, float, float]:
+def _box(thing: Element, file: Path, i: int) -> Box:
     box = thing.find("bndbox")
     if box is None:
         raise InputError("an object without a box", file=file, field=f"object[{i}].bndbox")
@@ -111,16 +135,16 @@ def _flag(thing: Element, file: Path, i: int) -> bool:
     return bool(text) and number(text, file, f"object[{i}].difficult") != 0
 
 
-def _listed(path: Path) -> list[str]:
+def members(folder: Path, split: str) -> list[str]:
     """The ids of a list; a second column (1, -1, 0 of the per-class lists) is passed over."""
-    return [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    return [line.split()[0] for line in lines_of(folder / "ImageSets" / "Main" / f"{split}.txt")]
 
 
 def _listed_classes(folder: Path) -> list[str] | None:
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return lines_of(path)
 
 
 def write(

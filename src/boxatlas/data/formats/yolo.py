@@ -9,10 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.building import Builder, by_stem, inside, number, read_text
+from boxatlas.data.formats.building import (
+    Box,
+    Builder,
+    by_stem,
+    inside,
+    leaves,
+    lines_of,
+    number,
+    read_text,
+    sizes_of,
+)
+from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
-from boxatlas.images import size_of
+
+FIELD = "line {}"
+_MOST_CLASSES = 100_000  # where nothing says how many there are
 
 _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _USUAL = ("train", "val", "valid", "test")
@@ -42,7 +55,7 @@ def describe(folder: Path) -> dict[str, Any]:
         return {}
     try:
         found = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"is not valid YAML: {error}", file=path) from None
     if not isinstance(found, dict):
         raise InputError("is not a mapping of `names` and splits", file=path)
@@ -54,17 +67,20 @@ def _classes(folder: Path, description: dict[str, Any]) -> list[str] | None:
     names = description.get("names")
     if names is None:
         text = folder / "classes.txt"
-        return read_text(text).split("\n")[:-1] if text.is_file() else None
+        names = lines_of(text) if text.is_file() else None
+        if names is None:
+            return None
+        path = text
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise InputError("class numbers must run from 0", file=path, field="names",
-                             value=sorted(names))  # fmt: skip
+        if set(names) != set(range(len(names))):
+            raise InputError("class numbers must run from 0", file=path, field="names")
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
-        raise InputError("must be a list of class names", file=path, field="names", value=names)
+        raise InputError("must be a list of class names", file=path, field="names")
     names = [str(n) for n in names]
-    if len(set(names)) != len(names):
-        raise InputError("two classes of one name", file=path, field="names", value=names)
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InputError("two classes of one name", file=path, field=f"names[{i}]", value=name)
     return names
 
 
@@ -77,7 +93,8 @@ def _roots(folder: Path) -> dict[str, list[Path]]:
         entries = given if isinstance(given, list) else [given] if given else []
         for entry in entries:
             if not isinstance(entry, str):
-                raise InputError("must be a folder", file=path, field=split, value=entry)
+                raise InputError("must be a folder", file=path, field=split,
+                                 value=type(entry).__name__)  # fmt: skip
             found.setdefault("val" if split == "valid" else split, []).append(
                 _resolve(folder, description, entry, path, split)
             )
@@ -98,48 +115,69 @@ def _resolve(
     if entry.startswith("../"):  # Roboflow writes ../train/images for train/images
         tries.append(entry.removeprefix("../"))
     roots = [folder]
-    if isinstance(base, str) and not Path(base).is_absolute() and ".." not in Path(base).parts:
+    if isinstance(base, str) and not leaves(base):
         roots.insert(0, folder / base)
     for root in roots:
         for name in tries:
-            leaves = ".." in Path(name).parts or Path(name).is_absolute()
-            if not leaves and (root / name).exists():
+            if not leaves(name) and (root / name).exists():
                 return root / name
     file = path or folder
     inside(folder, tries[-1], file, split)
     raise InputError("the split's images are missing", file=file, field=split, value=entry)
 
 
-def read(folder: Path, split: str | None) -> Table:
+def read(folder: Path, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
-    description = describe(folder)
-    classes = _classes(folder, description)
+    classes = _classes(folder, describe(folder))
     roots = _roots(folder)
     chosen = roots.get(split, []) if split is not None else [r for rs in roots.values() for r in rs]
     if not roots:
         chosen = [folder / "images"] if (folder / "images").is_dir() else [folder]
-    builder, highest = Builder(), -1
-    for root in chosen:
-        for image, label in _pairs(root, folder):
-            size = size_of(image)
-            builder.image(image, image.stem, size)
+    pairs = [pair for root in chosen for pair in _pairs(root, folder, builder)]
+    highest = -1
+    for (image, label), size in zip(pairs, sizes_of([p for p, _ in pairs]), strict=True):
+        if isinstance(size, InputError):
+            builder.refuse(size)
+            continue
+        builder.image(image, image.stem, size, label)
+        if label.is_file():
             highest = max(highest, _objects(builder, label, size, classes))
     if classes is None:
         classes = [f"class{i}" for i in range(highest + 1)]
     return builder.table(classes)
 
 
-def _pairs(root: Path, folder: Path) -> list[tuple[Path, Path]]:
+def annotation_files(folder: Path) -> list[Path]:
+    """Every text file that describes the set."""
+    head = [p for p in (_description_file(folder), folder / "classes.txt") if p and p.is_file()]
+    labels = {p for name in ("labels", "*/labels") for root in folder.glob(name)
+              for p in root.rglob("*.txt")}  # fmt: skip
+    if not labels:  # beside the images, and the lists of images
+        labels = {p for p in folder.rglob("*.txt") if p.name != "classes.txt"}
+    return [*head, *sorted(labels)]
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images by name."""
+    return by_stem(folder)
+
+
+def _pairs(root: Path, folder: Path, builder: Builder) -> list[tuple[Path, Path]]:
     """Each image and where its labels would lie."""
-    if root.is_file():  # a list of images, one a line
-        listed = [line.strip() for line in read_text(root).splitlines() if line.strip()]
-        images = [inside(folder, name.removeprefix("./"), root, "image") for name in listed]
-    else:
+    if not root.is_file():
         images = [p for p in by_stem(root).values() if "labels" not in p.relative_to(root).parts]
-    return [(image, _label_of(image)) for image in images]
+        return [(image, label_of(image)) for image in images]
+    images = []  # a list of images, one a line
+    for n, line in enumerate(lines_of(root), 1):
+        try:
+            images.append(inside(folder, line.removeprefix("./"), root, f"line {n}"))
+        except InputError as error:
+            builder.refuse(error)
+    return [(image, label_of(image)) for image in images]
 
 
-def _label_of(image: Path) -> Path:
+def label_of(image: Path) -> Path:
+    """Where an image's labels lie: the last folder named images becomes labels."""
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -151,34 +189,41 @@ def _objects(
     builder: Builder, label: Path, size: tuple[int, int], classes: list[str] | None
 ) -> int:
     """Add an image's objects; returns the highest class number."""
-    if not label.is_file():
-        return -1
-    height, width = size
     highest = -1
-    for n, line in enumerate(read_text(label).splitlines(), 1):
-        values = line.split()
-        if not values:
+    for n, line in enumerate(read_text(label).split("\n"), 1):
+        if not line.strip():
             continue
-        field = f"line {n}"
-        if len(values) < 5 or (len(values) > 5 and len(values) % 2 == 0):
-            raise InputError("must be: class, centre x, centre y, width, height", file=label,
-                             field=field, value=line)  # fmt: skip
-        kind = number(values[0], label, field)
-        if kind < 0 or kind != int(kind) or (classes is not None and kind >= len(classes)):
-            most = "" if classes is None else f" (there are {len(classes)})"
-            raise InputError(f"no such class{most}", file=label, field=field, value=values[0])
-        highest = max(highest, int(kind))
-        numbers = [number(v, label, field) for v in values[1:]]
-        if len(numbers) == 4:
-            x, y, w, h = numbers
-            box = ((x - w / 2) * width, (y - h / 2) * height,
-                   (x + w / 2) * width, (y + h / 2) * height)  # fmt: skip
-            builder.add(box, int(kind))
+        try:
+            kind, box, mask = _row(line, label, f"line {n}", size, classes)
+        except InputError as error:
+            builder.refuse(error)
             continue
-        xs, ys = [v * width for v in numbers[0::2]], [v * height for v in numbers[1::2]]
-        polygon = [v for pair in zip(xs, ys, strict=True) for v in pair]
-        builder.add((min(xs), min(ys), max(xs), max(ys)), int(kind), mask=[polygon])
+        builder.add(box, kind, n, mask=mask)
+        highest = max(highest, kind)
     return highest
+
+
+def _row(
+    line: str, label: Path, field: str, size: tuple[int, int], classes: list[str] | None
+) -> tuple[int, Box, Mask]:
+    """Class, box and, where the line is a polygon, mask."""
+    values = line.split()
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        raise InputError("must be: class, centre x, centre y, width, height", file=label,
+                         field=field, value=line)  # fmt: skip
+    kind = number(values[0], label, field)
+    if kind != int(kind) or not 0 <= kind < (_MOST_CLASSES if classes is None else len(classes)):
+        most = "" if classes is None else f" (there are {len(classes)})"
+        raise InputError(f"no such class{most}", file=label, field=field, value=values[0])
+    numbers = [number(v, label, field) for v in values[1:]]
+    height, width = size
+    if len(numbers) == 4:
+        x, y, w, h = numbers
+        return (int(kind), ((x - w / 2) * width, (y - h / 2) * height,
+                            (x + w / 2) * width, (y + h / 2) * height), None)  # fmt: skip
+    xs, ys = [v * width for v in numbers[0::2]], [v * height for v in numbers[1::2]]
+    polygon = [v for pair in zip(xs, ys, strict=True) for v in pair]
+    return int(kind), (min(xs), min(ys), max(xs), max(ys)), [polygon]
 
 
 def write(

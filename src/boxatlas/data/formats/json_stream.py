@@ -1,0 +1,120 @@
+"""Reading a large JSON document piece by piece: never more than a part of it in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from boxatlas.errors import InputError
+
+_CHUNK = 1 << 22  # characters
+_SPACE = " \t\n\r"
+
+
+def members(path: Path) -> Iterator[tuple[str, int | None, Any]]:
+    """What an object at the top of the file holds, one piece at a time.
+
+    Yields (key, None, value) for each member that is no list; for a list (key, -1, []) and then
+    (key, i, element) for each of its elements. Raises InputError for what is not valid JSON.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from _Reader(file, path).members()
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
+    except RecursionError:
+        raise InputError("is nested too deep", file=path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+
+
+class _Reader:
+    def __init__(self, file: Any, path: Path) -> None:
+        self.file, self.path = file, path
+        self.text, self.at, self.passed, self.ended = "", 0, 0, False
+        self.scan: Any = json.JSONDecoder().scan_once  # pyright: ignore[reportAttributeAccessIssue]
+
+    def members(self) -> Iterator[tuple[str, int | None, Any]]:
+        if self.next() != "{":
+            raise InputError("no object at the top", file=self.path)
+        self.at += 1
+        if self.next() == "}":
+            return
+        while True:
+            key = self.value()
+            if not isinstance(key, str):
+                self.wrong("a name in quotes is missing")
+            self.expect(":")
+            if self.next() == "[":
+                yield key, -1, []
+                yield from self.elements(key)
+            else:
+                yield key, None, self.value()
+            if self.expect(",}") == "}":
+                break
+        if self.next():
+            self.wrong("something follows the end")
+
+    def elements(self, key: str) -> Iterator[tuple[str, int, Any]]:
+        self.at += 1
+        if self.next() == "]":
+            self.at += 1
+            return
+        i = 0
+        while True:
+            yield key, i, self.value()
+            i += 1
+            if self.expect(",]") == "]":
+                return
+
+    def value(self) -> Any:
+        """The value that begins here; more of the file is taken in while it is cut off."""
+        self.next()
+        size = _CHUNK
+        while True:
+            try:
+                value, end = self.scan(self.text, self.at)
+                if end < len(self.text) or self.ended:
+                    self.at = end
+                    return value
+            except StopIteration:
+                if self.ended:
+                    self.wrong("a value is missing")
+            except json.JSONDecodeError as error:
+                if self.ended:
+                    self.at = min(error.pos, len(self.text))
+                    self.wrong(error.msg.lower())
+            self.more(size)
+            size *= 2
+
+    def next(self) -> str:
+        """The next character that is no space; empty at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _SPACE:
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if self.ended:
+                return ""
+            self.more(_CHUNK)
+
+    def expect(self, choices: str) -> str:
+        found = self.next()
+        if not found or found not in choices:
+            self.wrong(f"{' or '.join(choices)} is missing")
+        self.at += 1
+        return found
+
+    def more(self, size: int) -> None:
+        chunk = self.file.read(size)
+        self.ended = not chunk
+        self.passed += self.at
+        self.text, self.at = self.text[self.at :] + chunk, 0
+
+    def wrong(self, problem: str) -> None:
+        raise InputError(f"is not valid JSON: {problem} at character {self.passed + self.at}",
+                         file=self.path)  # fmt: skip
