@@ -1,0 +1,388 @@
+"""The losses of YOLO, YOLOv2 and YOLOv3 as their authors' program computes them.
+
+Public: grid_loss (YOLO), region_loss (YOLOv2), logistic_loss (YOLOv3); Cells, Places, assign.
+All are sums over the batch, of half squared errors or cross-entropies, so that their gradient is
+what Darknet's layers pass back ("delta", with the other sign); a detector divides by the images.
+Shape letters: B images, M objects, S cells, A priors (or boxes) of a cell, K classes, H x W cells,
+P places that answer for an object, T pairs of such a place and an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boxatlas.boxes.formats import cxcywh_to_xyxy, iou
+from boxatlas.boxes.matching import match_thresholds
+from boxatlas.boxes.yolo import PriorCoder, Truth, cell_of, shape_iou
+
+Losses = dict[str, Tensor]
+BoxLoss = Literal["paper", "squared", "iou", "giou", "diou", "ciou"]
+
+# -- YOLO: one object a cell ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What each cell holds: object [B, S] bool, label [B, S] int64, boxes [B, S, 4].
+
+    A box is its centre within the cell (0..1) and its width and height as fractions of the image.
+    """
+
+    object: Tensor
+    label: Tensor
+    boxes: Tensor
+
+    @classmethod
+    def of(cls, truth: Truth, side: int, priority: Tensor | None = None) -> Cells:
+        """One object a cell: that of the highest priority [B, M], or the first in the list."""
+        images, most = truth.labels.shape
+        device = truth.labels.device
+        object_ = torch.zeros(images, side * side, dtype=torch.bool, device=device)
+        label = torch.zeros(images, side * side, dtype=torch.int64, device=device)
+        boxes = truth.boxes.new_zeros(images, side * side, 4)
+        if most == 0:
+            return cls(object_, label, boxes)
+        row, column = cell_of(truth.boxes, (side, side))
+        cell = row * side + column
+        if priority is None:
+            priority = -torch.arange(most, device=device).expand(images, most).float()
+        priority = priority.masked_fill(~truth.valid, -torch.inf)
+        best = priority.new_full((images, side * side), -torch.inf)
+        best = best.scatter_reduce(1, cell, priority, "amax")
+        wins = truth.valid & (priority == best.gather(1, cell))
+        image, item = wins.nonzero(as_tuple=True)
+        at = cell[image, item]
+        object_[image, at], label[image, at] = True, truth.labels[image, item]
+        box = truth.boxes[image, item]
+        inside = box[:, :2] * side - torch.stack([column, row], -1)[image, item]
+        boxes[image, at] = torch.cat([inside, box[:, 2:]], 1)
+        return cls(object_, label, boxes)
+
+
+def grid_loss(
+    output: Tensor,
+    cells: Cells,
+    boxes: int,
+    *,
+    coord_scale: float = 5.0,
+    noobject_scale: float = 0.5,
+    object_scale: float = 1.0,
+    class_scale: float = 1.0,
+    square_root: bool = True,
+    confidence_target: Literal["iou", "one"] = "iou",
+    responsible: Literal["iou_then_rmse", "iou_only"] = "iou_then_rmse",
+) -> Losses:
+    """YOLO's sum of squares (arXiv 1506.02640, section 2.2), halved as in Darknet.
+
+    output [B, S * (K + 5 * boxes)]: classes of all cells, confidences, then boxes (x and y within
+    the cell, square roots of width and height). In a cell with an object one box is responsible:
+    that of the highest IoU now, or where none overlaps that of the smallest squared distance.
+    """
+    images, count = cells.label.shape
+    classes = output.shape[1] // count - 5 * boxes
+    side = round(count**0.5)
+    parts = output.split([count * classes, count * boxes, count * boxes * 4], 1)
+    probability = parts[0].reshape(images, count, classes)
+    confidence = parts[1].reshape(images, count, boxes)
+    numbers = parts[2].reshape(images, count, boxes, 4)
+
+    image, cell = cells.object.nonzero(as_tuple=True)
+    target = cells.boxes[image, cell]
+    own = numbers[image, cell]  # [P, boxes, 4]
+    overlap, best = _responsible(own.detach(), target, side, square_root, responsible)
+    rows = torch.arange(len(image), device=output.device)
+    wanted = overlap[rows, best] if confidence_target == "iou" else torch.ones_like(target[:, 0])
+    goal, weight = torch.zeros_like(confidence), torch.full_like(confidence, noobject_scale)
+    goal[image, cell, best], weight[image, cell, best] = wanted, object_scale
+    size = target[:, 2:].sqrt() if square_root else target[:, 2:]
+    place = torch.cat([target[:, :2], size], 1)
+    one_hot = F.one_hot(cells.label[image, cell], classes).to(output.dtype)
+    return {
+        "boxes": coord_scale * _half_squares(own[rows, best], place),
+        "confidence": (0.5 * weight * (confidence - goal).square()).sum(),
+        "classes": class_scale * _half_squares(probability[image, cell], one_hot),
+    }
+
+
+def _responsible(
+    own: Tensor, target: Tensor, side: int, square_root: bool, rule: str
+) -> tuple[Tensor, Tensor]:
+    """(IoU [P, boxes], the responsible box [P]) of predictions [P, boxes, 4] in their cells."""
+    size = own[..., 2:].square() if square_root else own[..., 2:]
+    found = torch.cat([own[..., :2] / side, size], -1)
+    goal = torch.cat([target[:, :2] / side, target[:, 2:]], -1)[:, None]
+    overlap = iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(goal))
+    best = overlap.argmax(1)
+    if rule == "iou_then_rmse":
+        nearest = (found - goal).square().sum(-1).argmin(1)
+        best = torch.where(overlap.amax(1) > 0, best, nearest)
+    return overlap, best
+
+
+def _half_squares(a: Tensor, b: Tensor) -> Tensor:
+    return 0.5 * (a - b).square().sum()
+
+
+# -- which place answers for which object ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places that answer for an object, sorted; each for the last object that chose it.
+
+    image, prior, row, column [P]: where; truth [P]: which of its image's objects. choice [T] and
+    label [T]: the place (0..P-1) and class of every object, in list order: several may share one.
+    """
+
+    image: Tensor
+    prior: Tensor
+    row: Tensor
+    column: Tensor
+    truth: Tensor
+    choice: Tensor
+    label: Tensor
+
+    @property
+    def at(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.image, self.prior, self.row, self.column
+
+    @property
+    def cell(self) -> Tensor:
+        return torch.stack([self.column, self.row], -1)
+
+
+def assign(truth: Truth, prior: Tensor, shape: tuple[int, int, int, int]) -> Places:
+    """prior [B, M]: the prior of its own cell that each object chose, -1 = none of this map.
+
+    shape: B, A, H, W of the map.
+    """
+    _, priors, rows, columns = shape
+    image, item = (truth.valid & (prior >= 0)).nonzero(as_tuple=True)
+    row, column = cell_of(truth.boxes[image, item], (rows, columns))
+    key = ((image * priors + prior[image, item]) * rows + row) * columns + column
+    unique, choice = key.unique(return_inverse=True)
+    last = torch.full_like(unique, -1).scatter_reduce(0, choice, item, "amax")
+    column, rest = unique % columns, unique // columns
+    row, rest = rest % rows, rest // rows
+    return Places(rest // priors, rest % priors, row, column, last, choice,
+                  truth.labels[image, item])  # fmt: skip
+
+
+def _best_overlap(boxes: Tensor, truth: Truth, floor: float) -> tuple[Tensor, Tensor]:
+    """(IoU [B, N], object [B, N], right where the IoU exceeds `floor`, else -1) of boxes."""
+    boxes = cxcywh_to_xyxy(boxes).flatten(1, -2)
+    goals = cxcywh_to_xyxy(truth.boxes)
+    found = match_thresholds(boxes, goals, truth.valid, floor, floor)
+    return found.iou, torch.where(found.iou > floor, found.index, -1)
+
+
+# -- YOLOv2: priors, objectness by squares, classes by a softmax ----------------------------------
+
+ClassLoss = Callable[[Tensor, Places, Tensor], Tensor]
+
+
+def softmax_classes(logits: Tensor, places: Places, labels: Tensor) -> Tensor:
+    """Cross-entropy of the last object's class: logits [P, K], labels [P]."""
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def region_loss(
+    found: Tensor,
+    truth: Truth,
+    priors: Tensor,
+    coder: PriorCoder,
+    *,
+    class_loss: ClassLoss = softmax_classes,
+    object_scale: float = 5.0,
+    noobject_scale: float = 1.0,
+    class_scale: float = 1.0,
+    coord_scale: float = 1.0,
+    ignore_iou: float = 0.6,
+    objectness_target: Literal["iou", "one"] = "iou",
+    small_boxes: bool = False,
+    early: float = 0.0,
+    match: Literal["prior", "prediction"] = "prior",
+) -> Losses:
+    """YOLOv2's region layer. found [B, A, 5 + K, H, W]: activated numbers, see PriorCoder.
+
+    priors [A, 2] in cells. Every prediction learns objectness 0 unless it overlaps an object by
+    more than ignore_iou; an object's own cell and best prior learn its box, its class and, as
+    objectness, the IoU (or 1). early: the pull of all boxes towards their priors, 0.01 in the first
+    12,800 images. small_boxes: weigh a box by 2 - width * height.
+    """
+    images, count, _, rows, columns = found.shape
+    grid, priors = (rows, columns), priors.to(found)
+    with torch.no_grad():
+        boxes = coder.decode_map(found, priors)
+        overlap = _best_overlap(boxes, truth, ignore_iou)[0].view(images, count, rows, columns)
+        if match == "prior":
+            shape = truth.boxes[..., 2:] * found.new_tensor([columns, rows])
+            choice = shape_iou(shape[:, :, None], priors).argmax(-1)
+        else:
+            row, column = cell_of(truth.boxes, grid)
+            image = torch.arange(images, device=found.device)[:, None]
+            sizes = boxes[image, :, row, column, 2:]
+            choice = shape_iou(truth.boxes[:, :, None, 2:], sizes).argmax(-1)
+        places = assign(truth, choice, (images, count, rows, columns))
+        goal = truth.boxes[places.image, places.truth]
+        target = coder.encode(goal, places.cell, priors[places.prior], grid)
+        exact = iou(cxcywh_to_xyxy(boxes[places.at]), cxcywh_to_xyxy(goal))
+
+    own = found.permute(0, 1, 3, 4, 2)[places.at]  # [P, 5 + K]
+    wanted, weight = torch.zeros_like(overlap), noobject_scale * (overlap <= ignore_iou)
+    wanted[places.at] = exact if objectness_target == "iou" else torch.ones_like(exact)
+    weight[places.at] = object_scale
+    scale = coord_scale * (2 - goal[:, 2:].prod(-1) if small_boxes else torch.ones_like(exact))
+    losses = {
+        "boxes": (0.5 * scale[:, None] * (own[:, :4] - target).square()).sum(),
+        "objectness": (0.5 * weight * (found[:, :, 4] - wanted).square()).sum(),
+        "classes": class_scale
+        * class_loss(own[:, 5:], places, truth.labels[places.image, places.truth]),
+    }
+    if early:
+        middle = found.new_tensor([0.0 if coder.location == "prior" else 0.5] * 2 + [0.0, 0.0])
+        free = torch.ones_like(overlap)
+        free[places.at] = 0.0
+        pull = (found[:, :, :4] - middle[:, None, None]).square().sum(2)
+        losses["boxes"] = losses["boxes"] + (0.5 * early * free * pull).sum()
+    return losses
+
+
+# -- YOLOv3: every part logistic ------------------------------------------------------------------
+
+
+def logistic_loss(
+    raw: Tensor,
+    truth: Truth,
+    anchors: Tensor,
+    mask: list[int],
+    size: tuple[int, int],
+    coder: PriorCoder,
+    *,
+    ignore_iou: float = 0.5,
+    truth_iou: float = 1.0,
+    anchor_match: Literal["best_of_all", "best_of_map"] = "best_of_all",
+    box_loss: BoxLoss = "paper",
+    objectness_target: Literal["one", "iou"] = "one",
+    class_loss: Literal["logistic", "softmax"] = "logistic",
+    focal: float = 0.0,
+) -> Losses:
+    """YOLOv3's loss of one map (arXiv 1804.02767, section 2). raw [B, A, 5 + K, H, W].
+
+    anchors [all, 2] in pixels of an input of `size` (height, width); mask: which are this map's.
+    An object is learned where its best anchor (of all maps, or of each map) is. Objectness is 0
+    elsewhere, but nothing where the predicted box overlaps an object by more than ignore_iou (None
+    are spared at 1) and 1 where by more than truth_iou. focal: gamma of a focal objectness.
+    """
+    images, count, _, rows, columns = raw.shape
+    grid, limits = (rows, columns), raw.new_tensor([size[1], size[0]])
+    anchors = anchors.to(raw)
+    priors = anchors[mask] / limits * raw.new_tensor([columns, rows])
+    with torch.no_grad():
+        boxes = coder.decode_map(coder.activate(raw[:, :, :5], 2), priors)
+        floor = min(ignore_iou, truth_iou)
+        overlap, nearest = _best_overlap(boxes, truth, floor)
+        overlap = overlap.view(images, count, rows, columns)
+        choice = _choice(truth, anchors / limits, mask, anchor_match)
+        places = assign(truth, choice, (images, count, rows, columns))
+        if truth_iou < 1:
+            extra = (overlap > truth_iou).nonzero(as_tuple=True)
+            index = nearest.view(overlap.shape)[extra]
+            places = _joined(places, extra, index, truth, overlap.shape)
+        goal = truth.boxes[places.image, places.truth]
+
+    own = raw.permute(0, 1, 3, 4, 2)[places.at]  # [P, 5 + K]
+    wanted, weight = torch.zeros_like(overlap), (overlap <= ignore_iou).to(raw.dtype)
+    wanted[places.at], weight[places.at] = 1.0, 1.0
+    if objectness_target == "iou":
+        wanted[places.at] = iou(cxcywh_to_xyxy(boxes[places.at]), cxcywh_to_xyxy(goal))
+    surprise = F.binary_cross_entropy_with_logits(raw[:, :, 4], wanted, weight, reduction="none")
+    if focal:
+        surprise = surprise * (raw[:, :, 4].sigmoid() - wanted).abs() ** focal
+    return {
+        "boxes": _box_loss(own[:, :4], goal, places, priors, grid, coder, box_loss),
+        "objectness": surprise.sum(),
+        "classes": _class_loss(own[:, 5:], places, truth, class_loss),
+    }
+
+
+def _choice(truth: Truth, anchors: Tensor, mask: list[int], rule: str) -> Tensor:
+    """[B, M]: which of this map's anchors an object takes, -1 = none. All as fractions."""
+    if rule == "best_of_map":
+        return shape_iou(truth.boxes[:, :, None, 2:], anchors[mask]).argmax(-1)
+    best = shape_iou(truth.boxes[:, :, None, 2:], anchors).argmax(-1)
+    place = torch.full((len(anchors),), -1, device=best.device)
+    place[mask] = torch.arange(len(mask), device=best.device)
+    return place[best]
+
+
+def _joined(
+    places: Places, extra: tuple[Tensor, ...], index: Tensor, truth: Truth, shape: torch.Size
+) -> Places:
+    """Places and predictions that overlap an object enough; an object's own place goes first."""
+    _, count, rows, columns = shape
+
+    def key(at: tuple[Tensor, ...]) -> Tensor:
+        return ((at[0] * count + at[1]) * rows + at[2]) * columns + at[3]
+
+    first, second = key(places.at), key(extra)
+    unique, inverse = torch.cat([second, first]).unique(return_inverse=True)
+    chosen = torch.empty_like(unique)
+    chosen[inverse[: len(second)]] = index
+    chosen[inverse[len(second) :]] = places.truth
+    choice = torch.cat([inverse[: len(second)], inverse[len(second) :][places.choice]])
+    label = torch.cat([truth.labels[extra[0], index], places.label])
+    column, rest = unique % columns, unique // columns
+    row, rest = rest % rows, rest // rows
+    return Places(rest // count, rest % count, row, column, chosen, choice, label)
+
+
+def _box_loss(
+    own: Tensor, goal: Tensor, places: Places, priors: Tensor, grid: tuple[int, int],
+    coder: PriorCoder, rule: BoxLoss,
+) -> Tensor:  # fmt: skip
+    """own [P, 4] raw against goal [P, 4], weighed by 2 - width * height."""
+    prior, scale = priors[places.prior], 2 - goal[:, 2:].prod(-1)
+    if rule in ("paper", "squared"):
+        target = coder.encode(goal, places.cell, prior, grid)
+        sizes = 0.5 * (own[:, 2:] - target[:, 2:]).square().sum(1)
+        if coder.location == "cell" and rule == "paper":
+            # The gradient the paper states, target - prediction, is that of a cross-entropy.
+            centres = F.binary_cross_entropy_with_logits(
+                own[:, :2], target[:, :2], reduction="none"
+            ).sum(1)
+        else:
+            xy = own[:, :2].sigmoid() if coder.location == "cell" else own[:, :2]
+            centres = 0.5 * (xy - target[:, :2]).square().sum(1)
+        return (scale * (centres + sizes)).sum()
+    xy = own[:, :2].sigmoid() if coder.location == "cell" else own[:, :2]
+    found = coder.decode(torch.cat([xy, own[:, 2:]], 1), places.cell, prior, grid)
+    return (scale * _iou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(goal), rule)).sum()
+
+
+def _iou_loss(a: Tensor, b: Tensor, rule: str) -> Tensor:
+    from torchvision import ops
+
+    if rule == "iou":
+        return 1 - iou(a, b)
+    rules = {
+        "giou": ops.generalized_box_iou_loss, "diou": ops.distance_box_iou_loss,
+        "ciou": ops.complete_box_iou_loss,
+    }  # fmt: skip
+    return rules[rule](a, b)
+
+
+def _class_loss(logits: Tensor, places: Places, truth: Truth, rule: str) -> Tensor:
+    """Several objects of one place give it several labels, but a softmax only the last."""
+    if rule == "softmax":
+        labels = truth.labels[places.image, places.truth]
+        return F.cross_entropy(logits, labels, reduction="sum")
+    wanted = torch.zeros_like(logits)
+    wanted[places.choice, places.label] = 1.0
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
