@@ -165,6 +165,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert run(job(tmp_path, RECIPE.changed({"save_every": 4}))).trained == 24
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_them_without_any_object(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
                "--master-addr", "127.0.0.1", "--master-port", str(20000 + os.getpid() % 20000),

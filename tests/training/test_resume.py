@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -76,16 +77,27 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path: Path) ->
     assert [r.split(",")[:2] for r in rows[0]] == [r.split(",")[:2] for r in rows[1]]
 
 
-def test_ctrl_c_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
-    running = start(tmp_path / "run", 2000, pause=0.01)
-    while read_header(tmp_path / "run") is None:
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    assert running.wait(60) == 130
-    header = read_header(tmp_path / "run")
+def test_ctrl_c_ends_with_the_iteration_and_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+    recipe = RECIPE.changed({"save_every": 0, "eval_every": 1000})
+    run(job(tmp_path / "whole", recipe))
+    first = job(tmp_path / "stopped", recipe)
+    loss, calls = first.model.loss, [0]
+
+    def pressing(*arguments: Any) -> dict[str, torch.Tensor]:
+        calls[0] += 1
+        if calls[0] == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(*arguments)
+
+    first.model.loss = pressing
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    header = read_header(tmp_path / "stopped")
     assert header is not None
-    assert 0 < header["position"].step < 2000
-    assert (tmp_path / "run" / "last.safetensors").exists()
+    assert header["position"].step == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(job(tmp_path / "stopped", recipe))
+    same(tmp_path / "whole" / STATE, tmp_path / "stopped" / STATE)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
