@@ -2,7 +2,7 @@
 
     python benchmarks/read_annotations.py [--images 118000] [--objects 860000]
 
-The annotations are made up (polygons of 5 to 60 points, so that the file is about as large as the
+The annotations are made up (polygons of 4 to 42 points, so that the file is about as large as the
 real one), the images are empty files: only their names are looked at. The first reading makes the
 table, the second takes it from the cache. Each runs in a process of its own.
 """
@@ -36,7 +36,7 @@ def make(folder: Path, images: int, objects: int) -> None:
         )  # fmt: skip
         file.write(f'{{"info": {{}}, "licenses": [], "images": [{rows}], "annotations": [')
         for k in range(objects):
-            points = rng.random((int(rng.integers(5, 61)), 2)) * (640, 480)
+            points = rng.random((int(rng.integers(4, 43)), 2)) * (640, 480)
             (x1, y1), (x2, y2) = points.min(0), points.max(0)
             row = {
                 "segmentation": [points.round(2).ravel().tolist()],

@@ -122,6 +122,8 @@ class Preprocess(Options):
     resize "stretch" warps to `size` (height, width); "letterbox" keeps the aspect and centres the
     content on `pad_value`; "shorter" scales so that the shorter side is size[0] and the longer at
     most size[1], aligned top left, and pads a batch to its largest, rounded up to `multiple`.
+    align_corners: corner pixels fall on corner pixels; truncate: a letterboxed size loses its
+    fraction and the content's offset keeps it, as Darknet has both.
     Pixels are (value * scale - mean) / std in the order `channels`; mean, std and pad_value are in
     scaled units, in that order of channels.
     """
@@ -129,6 +131,8 @@ class Preprocess(Options):
     size: tuple[int, int]
     resize: Literal["stretch", "letterbox", "shorter"] = "stretch"
     antialias: bool = False
+    align_corners: bool = False
+    truncate: bool = False
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -155,8 +159,19 @@ class Preprocess(Options):
         h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
         offset = (0.0, 0.0)
         if self.resize == "letterbox":
-            offset = (float((self.size[1] - w) // 2), float((self.size[0] - h) // 2))
+            if self.truncate:
+                h, w = self._truncated(height, width)
+                offset = ((self.size[1] - w) / 2, (self.size[0] - h) / 2)
+            else:
+                offset = (float((self.size[1] - w) // 2), float((self.size[0] - h) // 2))
         return Frame((height, width), (h, w), (w / width, h / height), offset)
+
+    def _truncated(self, height: int, width: int) -> tuple[int, int]:
+        """The letterboxed (height, width) in whole numbers, the tight side exact."""
+        to_h, to_w = self.size
+        if to_w * height < to_h * width:
+            return max(1, height * to_w // width), to_w
+        return to_h, max(1, width * to_h // height)
 
     def __call__(self, source: Source) -> tuple[Tensor, Frame]:
         """One source -> (image [3, h, w], Frame). A "shorter" image is not yet padded."""
@@ -186,9 +201,11 @@ class Preprocess(Options):
         return out
 
     def resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Float images [B, 3, h, w] -> [B, 3, *size], bilinear at half-pixel centres."""
+        """Float images [B, 3, h, w] -> [B, 3, *size], bilinear, at half-pixel centres by default."""
         if images.shape[-2:] == size:
             return images
+        if self.align_corners:
+            return F.interpolate(images, size, mode="bilinear", align_corners=True)
         return F.interpolate(
             images, size, mode="bilinear", align_corners=False, antialias=self.antialias
         )

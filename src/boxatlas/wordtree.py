@@ -283,9 +283,7 @@ class Index:
         self.paths = torch.stack(steps, dim=1)
 
 
-def _distinct(
-    names: Sequence[str], ids: Sequence[str], file: str | Path | None
-) -> tuple[str, ...]:
+def _distinct(names: Sequence[str], ids: Sequence[str], file: str | Path | None) -> tuple[str, ...]:
     """Names that differ: one that several nodes bear is followed by the node's id."""
     if len(names) != len(ids):
         raise InputError(f"{len(ids)} nodes but {len(names)} names", file=file)

@@ -51,23 +51,20 @@ def sample(
     `priority` [B, A] first where that is given.
     """
     images, rows = positive.shape
-    total = rows if count is None else min(count, rows)
-    most = rows if count is None else int(count * positive_fraction)
-    key = _random(positive, generator) if priority is None else priority.expand_as(positive)
-    take_positive = positive.sum(dim=1).clamp(max=most)
-    keep = _lowest(key, positive, take_positive, min(most, total))
-    take_negative = negative.sum(dim=1)
+    keep, drop = positive, negative
     if count is not None:
-        take_negative = torch.minimum(take_negative, count - take_positive)
-    drop = _lowest(key, negative, take_negative, total)
-    # Ranks: positives in row order, then negatives in row order, then nothing.
-    order = torch.arange(rows, device=key.device).expand(images, rows)
-    place = torch.where(keep, order, torch.where(drop, order + rows, 2 * rows))
-    width = int((take_positive + take_negative).max()) if images else 0
-    place = place.sort(dim=1).values[:, :width] if width else place[:, :0]
-    valid = place < 2 * rows
-    index = torch.where(valid, place % max(rows, 1), 0)
-    return Sample(index, valid, place < rows)
+        first = priority is not None
+        key = _random(positive, generator) if priority is None else priority.expand_as(positive)
+        take = positive.sum(dim=1).clamp(max=int(count * positive_fraction))
+        keep = _lowest(key, positive, take, int(count * positive_fraction), first)
+        drop = _lowest(key, negative, count - take, count, first)
+    heads, tails = keep.sum(dim=1), drop.sum(dim=1)
+    width = int((heads + tails).max()) if images else 0
+    place = torch.arange(width, device=positive.device).expand(images, width)
+    index = torch.zeros_like(place).contiguous()
+    _write(index, keep, torch.zeros_like(heads))
+    _write(index, drop, heads)
+    return Sample(index, place < (heads + tails)[:, None], place < heads[:, None])
 
 
 def _random(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -75,10 +72,26 @@ def _random(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.rand(like.shape, generator=generator, device=device).to(like.device)
 
 
-def _lowest(key: Tensor, allowed: Tensor, take: Tensor, most: int) -> Tensor:
-    """[B, A] bool: the `take` [B] allowed rows of lowest key, of equal ones the earlier."""
-    if most == 0 or key.shape[1] == 0:
+def _lowest(key: Tensor, allowed: Tensor, take: Tensor, most: int, in_order: bool) -> Tensor:
+    """[B, A] bool: up to `take` [B] (`most` at most) allowed rows of lowest key.
+
+    in_order: of equal keys the earlier row, which takes a stable sort.
+    """
+    most = min(most, key.shape[1])
+    if most == 0:
         return torch.zeros_like(allowed)
-    order = key.masked_fill(~allowed, float("inf")).sort(dim=1, stable=True).indices[:, :most]
-    chosen = torch.arange(order.shape[1], device=key.device) < take[:, None]
-    return torch.zeros_like(allowed).scatter_(1, order, chosen)
+    key = key.masked_fill(~allowed, float("inf"))
+    if in_order:
+        order = key.sort(dim=1, stable=True).indices[:, :most]
+    else:
+        order = key.topk(most, dim=1, largest=False).indices
+    chosen = torch.arange(most, device=key.device) < take[:, None]
+    return torch.zeros_like(allowed).scatter_(1, order, chosen) & allowed
+
+
+def _write(index: Tensor, mask: Tensor, start: Tensor) -> None:
+    """Put each image's rows of `mask` [B, A], in order, into `index` [B, S] from `start` [B] on."""
+    image, row = mask.nonzero(as_tuple=True)
+    sizes = mask.sum(dim=1)
+    place = torch.arange(len(row), device=row.device) - (sizes.cumsum(0) - sizes)[image]
+    index[image, place + start[image]] = row

@@ -1,13 +1,13 @@
 """Reorg: a map of half the size whose cells hold four cells of the first. arXiv 1612.08242, 2.
 
-Public: reorg. Shape letters: B images, C channels, H x W cells, s stride.
+Public: reorg, Reorg. Shape letters: B images, C channels, H x W cells, s stride.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Order = Literal["darknet", "space_to_depth"]
 
@@ -29,3 +29,14 @@ def reorg(x: Tensor, stride: int = 2, order: Order = "darknet") -> Tensor:
     else:
         cells = x.reshape(b, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
     return cells.reshape(b, c * s * s, h // s, w // s)
+
+
+class Reorg(nn.Module):
+    """`reorg` as a layer."""
+
+    def __init__(self, stride: int = 2, order: Order = "darknet") -> None:
+        super().__init__()
+        self.stride, self.order = stride, order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reorg(x, self.stride, self.order)

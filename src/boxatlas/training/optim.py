@@ -92,19 +92,21 @@ def steps_in(value: float, recipe: Recipe, steps_per_epoch: int) -> int:
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     """Iteration (from 0) -> the base learning rate there.
 
-    warm-up: from `warmup_from` of the rate, linearly. step: times gamma at each milestone.
+    warm-up: from `warmup_from` of the rate up, by the `warmup_power` of its progress. step: times
+    gamma at each milestone.
     cosine: f + (1 - f) (1 + cos(pi t)) / 2; polynomial: f + (1 - f) (1 - t)^power, where f is
     `final_lr` and t goes from 0 at the end of the warm-up to 1 at the end of training.
     """
     total = max(steps_in(recipe.length, recipe, steps_per_epoch), 1)
     warmup = min(steps_in(recipe.warmup, recipe, steps_per_epoch), total)
     milestones = [steps_in(m, recipe, steps_per_epoch) for m in recipe.milestones]
+    gammas = recipe.gamma if isinstance(recipe.gamma, list) else [recipe.gamma] * len(milestones)
 
     def factor(step: int) -> float:
         if recipe.schedule == "constant":
             return 1.0
         if recipe.schedule == "step":
-            return recipe.gamma ** sum(step >= m for m in milestones)
+            return math.prod(g for g, m in zip(gammas, milestones, strict=True) if step >= m)
         t = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
         cosine = recipe.schedule == "cosine"
         fall = (1 + math.cos(math.pi * t)) / 2 if cosine else (1 - t) ** recipe.power
@@ -113,7 +115,8 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     def rate(step: int) -> float:
         ramp = 1.0
         if step < warmup:
-            ramp = recipe.warmup_from + (1 - recipe.warmup_from) * step / warmup
+            progress = (step / warmup) ** recipe.warmup_power
+            ramp = recipe.warmup_from + (1 - recipe.warmup_from) * progress
         return recipe.lr * ramp * factor(step)
 
     return rate

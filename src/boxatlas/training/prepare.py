@@ -151,6 +151,10 @@ def prepare(
     model, said = detector_of(first, images.train.classes)
     said = [] if begun else said
     model = model.to(device)
+    # A method may want its images in another proportion (YOLO9000) or at changing sizes (YOLOv2).
+    arrange, resize = (getattr(model, n, None) for n in ("training_table", "training_sizes"))
+    learned = arrange(images.train) if arrange is not None else images.train
+    sizes = resize() if resize is not None else None
     workers = workers_of(recipe, device, world)
     augment = augmentation(recipe.augment, **recipe.augment_options)
 
@@ -159,7 +163,8 @@ def prepare(
     ) -> Loader:
         here = world if learning else World()
         return make_loader(
-            images.train, model.preprocess, augment=augment if learning else None,
+            learned if learning else images.train, model.preprocess,
+            augment=augment if learning else None, sizes=sizes if learning else None,
             batch_size=batch_size, shuffle=learning, seed=recipe.seed, workers=workers,
             rank=here.rank, world=here.size, drop_last=learning, proposals=proposals,
         )  # fmt: skip

@@ -34,7 +34,7 @@ class Recipe(Options):
     format: str | None = Field(None, description="voc, coco, yolo; null = found by looking")
     train_split: str = Field("train", description="the split that is learned")
     val_split: str = Field("auto", description="auto: val, or else a tenth of train; none; a name")
-    augment: str = Field("none", description="none, flip, ssd")
+    augment: str = Field("none", description="none, flip, ssd, yolo")
     augment_options: dict[str, Any] = Field({}, description="its parameters")
     workers: int = Field(-1, ge=-1, description="processes that read images; -1 = by the machine")
 
@@ -60,10 +60,13 @@ class Recipe(Options):
     schedule: Literal["constant", "step", "cosine", "polynomial"] = Field(
         "cosine", description="constant, step, cosine, polynomial"
     )
-    warmup: float = Field(0.0, ge=0, description="linear, in epochs or iterations as the length")
+    warmup: float = Field(0.0, ge=0, description="in epochs or iterations as the length")
     warmup_from: float = Field(0.001, ge=0, le=1, description="the first rate, as a fraction")
+    warmup_power: float = Field(1.0, gt=0, description="1: linear; Darknet's burn-in: 4")
     milestones: list[float] = Field([], description="of step: where the rate falls")
-    gamma: float = Field(0.1, gt=0, description="of step: to what fraction")
+    gamma: float | list[float] = Field(
+        0.1, description="of step: to what fraction, or one for each milestone"
+    )
     power: float = Field(0.9, gt=0, description="of polynomial")
     final_lr: float = Field(0.0, ge=0, le=1, description="of cosine, polynomial: last, fraction")
 
@@ -85,6 +88,11 @@ class Recipe(Options):
             raise ValueError("give the length as epochs or as iterations, one of them")
         if self.schedule == "step" and list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones must rise")
+        gammas = self.gamma if isinstance(self.gamma, list) else [self.gamma]
+        if min(gammas, default=1.0) <= 0:
+            raise ValueError("gamma must be greater than 0")
+        if isinstance(self.gamma, list) and len(self.gamma) != len(self.milestones):
+            raise ValueError("gamma needs one value for each milestone")
         return self
 
     @property

@@ -34,7 +34,7 @@ __all__ = [
     "read_state",
 ]
 
-SOURCES = ("amdegroot", "caffe", "lufficc", "pytorchssd", "torchvision")
+SOURCES = ("amdegroot", "caffe", "darknet", "lufficc", "pytorchssd", "torchvision")
 _BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -107,6 +107,10 @@ def import_model(
     (`SOURCES`); as_: our model; classes: names, where the source's usual ones are wrong; overrides:
     options that differ from the source's profile. Raises InputError where the tensors do not fit.
     """
+    if source == "darknet":  # a file without names: the network tells its order
+        from boxatlas.weights.darknet import import_darknet
+
+        return import_darknet(weights, as_=as_, classes=classes, **overrides)
     recognise = _recogniser(source, as_)
     file = None if isinstance(weights, Mapping) else Path(weights)
     state = read_state(file) if file is not None else tensors_of(_as_tensors(weights))

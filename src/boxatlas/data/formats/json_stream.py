@@ -36,7 +36,8 @@ class _Reader:
     def __init__(self, file: Any, path: Path) -> None:
         self.file, self.path = file, path
         self.text, self.at, self.passed, self.ended = "", 0, 0, False
-        self.scan: Any = json.JSONDecoder().scan_once  # pyright: ignore[reportAttributeAccessIssue]
+        decoder: Any = json.JSONDecoder()
+        self.scan, self.loads = decoder.scan_once, decoder.decode
 
     def members(self) -> Iterator[tuple[str, int | None, Any]]:
         if self.next() != "{":
@@ -68,8 +69,29 @@ class _Reader:
         while True:
             yield key, i, self.value()
             i += 1
+            end = self.at
             if self.expect(",]") == "]":
                 return
+            if self.next() == "{":  # objects, most likely: take many at once
+                between = "}" + self.text[end : self.at + 1]
+                while end and (many := self.block(between)):
+                    for value in many:
+                        yield key, i, value
+                        i += 1
+
+    def block(self, between: str) -> list[Any]:
+        """The elements up to the last `between` that is at hand; none where that goes wrong."""
+        if len(self.text) - self.at < _CHUNK // 2 and not self.ended:
+            self.more(_CHUNK)
+        end = self.text.rfind(between, self.at)
+        if end < 0:
+            return []
+        try:
+            many = self.loads(f"[{self.text[self.at : end + 1]}]")
+        except json.JSONDecodeError:  # `between` stood in a text, or something is wrong there
+            return []
+        self.at = end + len(between) - 1
+        return many
 
     def value(self) -> Any:
         """The value that begins here; more of the file is taken in while it is cut off."""

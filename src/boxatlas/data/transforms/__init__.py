@@ -7,6 +7,7 @@ from typing import Any
 from boxatlas.data.transforms.flip import Flip, NoAugmentation
 from boxatlas.data.transforms.sample import Sample, View, rendered
 from boxatlas.data.transforms.ssd import SSDAugmentation
+from boxatlas.data.transforms.yolo import YoloAugmentation
 from boxatlas.errors import InputError, nearest
 from boxatlas.options import Options
 
@@ -14,6 +15,7 @@ KINDS: dict[str, type[Options]] = {
     "none": NoAugmentation,
     "flip": Flip,
     "ssd": SSDAugmentation,
+    "yolo": YoloAugmentation,
 }
 
 

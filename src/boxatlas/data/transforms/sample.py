@@ -6,8 +6,7 @@ as a View, and pixels are touched once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from boxatlas.data.masks import moved
 from boxatlas.data.table import Mask
+from boxatlas.data.transforms.colour import NO_DISTORTION, Distortion, painted
 from boxatlas.images import Preprocess
 from boxatlas.structures import Frame
 
@@ -58,7 +58,7 @@ class View:
     mirror: bool = False
     resample: Image.Resampling | None = None
     fill: tuple[float, float, float] = (123.0, 117.0, 104.0)  # RGB, what lies beyond the source
-    pixelwise: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False)
+    distortion: Distortion = NO_DISTORTION  # of the source's pixels, not of the fill
 
     @classmethod
     def whole(cls, sample: Sample, mirror: bool = False) -> View:
@@ -77,7 +77,7 @@ def rendered(sample: Sample, view: View, preprocess: Preprocess) -> tuple[Tensor
     frame = preprocess.frame(max(1, round(height)), max(1, round(width)))
     content_h, content_w = frame.content
     image = _pixels(sample, view, (content_h, content_w), preprocess)
-    tensor = preprocess.placed(preprocess.normalised(image), frame)
+    tensor = preprocess.placed(image, frame)
     scale = (content_w / width, content_h / height)
     return tensor, frame, _objects(sample, view, frame, scale, tensor.shape[-2:])
 
@@ -110,18 +110,15 @@ def _objects(
 
 
 def _pixels(sample: Sample, view: View, content: tuple[int, int], preprocess: Preprocess) -> Tensor:
-    """The view as float [3, *content] in the preprocess's channel order, values 0..255."""
+    """The view as normalised [3, *content]."""
     height, width = content
     x1, y1, x2, y2 = view.box
     source_h, source_w = sample.size
     whole = view.box == (0.0, 0.0, float(source_w), float(source_h))
-    if whole and view.resample is None:
-        made = sample.pixels
-        if view.pixelwise is not None:
-            made = np.asarray(view.pixelwise(Image.fromarray(made)))
-        image = _channels(made, preprocess).float()
-        image = preprocess.resized(image[None], content)[0]
-        return image.flip(-1) if view.mirror else image
+    if whole and view.resample is None and view.distortion == NO_DISTORTION:
+        # Nothing but what detection does: to the bit what detection sees.
+        image = preprocess.resized(_channels(sample.pixels, preprocess).float()[None], content)[0]
+        return preprocess.normalised(image.flip(-1) if view.mirror else image)
     # Whole pixels of the input that the source covers, and the part of the source under them.
     per_x, per_y = (x2 - x1) / width, (y2 - y1) / height
     left, right = _span(-x1 / per_x, (source_w - x1) / per_x, width)
@@ -135,16 +132,8 @@ def _pixels(sample: Sample, view: View, content: tuple[int, int], preprocess: Pr
     small = Image.fromarray(sample.pixels).resize(
         (right - left, bottom - top), resample, part, reducing_gap=2.0
     )
-    if view.pixelwise is not None:
-        small = view.pixelwise(small)
-    made = np.asarray(small)
-    if made.shape[:2] != (height, width):
-        canvas = np.empty((height, width, 3), np.uint8)
-        canvas[:] = np.array(view.fill) + 0.5
-        canvas[top:bottom, left:right] = made
-        made = canvas
-    image = _channels(made[:, ::-1] if view.mirror else made, preprocess)
-    return image.float()
+    return painted(np.asarray(small), (top, left), content, view.fill, view.mirror,
+                   view.distortion, preprocess)  # fmt: skip
 
 
 def _span(low: float, high: float, size: int) -> tuple[int, int]:

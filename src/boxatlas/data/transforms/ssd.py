@@ -7,7 +7,6 @@ warp, to the source's pixels alone: the same distribution at a fraction of the c
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from boxatlas.data.transforms.colour import Distortion
 from boxatlas.data.transforms.sample import Sample, View, rendered
 from boxatlas.images import Preprocess
 from boxatlas.options import Options
@@ -64,14 +64,13 @@ class SSDAugmentation(Options):
     def distortion(self, rng: np.random.Generator) -> Distortion:
         """What is drawn for one image: each change with its own chance, contrast first or last."""
         chance = rng.random(4) < self.distort
-        low, high = self.contrast
-        return Distortion(
-            rng.uniform(-self.brightness, self.brightness) if chance[0] else 0.0,
-            rng.uniform(low, high) if chance[1] else 1.0,
-            rng.uniform(*self.saturation) if chance[2] else 1.0,
-            rng.uniform(-self.hue, self.hue) if chance[3] else 0.0,
-            bool(rng.random() < 0.5),
-        )
+        add = rng.uniform(-self.brightness, self.brightness) if chance[0] else 0.0
+        contrast = rng.uniform(*self.contrast) if chance[1] else 1.0
+        saturation = rng.uniform(*self.saturation) if chance[2] else 1.0
+        hue = rng.uniform(-self.hue, self.hue) / 180 if chance[3] else 0.0
+        if rng.random() < 0.5:
+            return Distortion(add, contrast, saturation, hue)
+        return Distortion(add, 1.0, saturation, hue, contrast)
 
     def expanded(self, sample: Sample, rng: np.random.Generator) -> Box:
         """Zoom-out: the source placed at random in a canvas of up to `zoom_ratio` its sides."""
@@ -118,34 +117,6 @@ class SSDAugmentation(Options):
         width, height = scale * np.sqrt(ratio), scale / np.sqrt(ratio)
         x, y = rng.random(count) * (1 - width), rng.random(count) * (1 - height)
         return np.stack([x, y, x + width, y + height], -1)
-
-
-class Distortion:
-    """Brightness, contrast, saturation and hue on 8-bit pixels, each step clipped to 0..255."""
-
-    def __init__(
-        self, brightness: float, contrast: float, saturation: float, hue: float, first: bool
-    ) -> None:
-        self.brightness, self.contrast = brightness, contrast
-        self.saturation, self.hue, self.contrast_first = saturation, hue, first
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        if self.brightness:
-            image = image.point(_table(1.0, self.brightness) * 3)
-        if self.contrast_first and self.contrast != 1:
-            image = image.point(_table(self.contrast, 0.0) * 3)
-        if self.saturation != 1 or self.hue:
-            turn = round(self.hue * 256 / 180)
-            hue = [(value + turn) % 256 for value in range(256)]
-            image = image.convert("HSV")
-            image = image.point([*hue, *_table(self.saturation, 0.0), *range(256)]).convert("RGB")
-        if not self.contrast_first and self.contrast != 1:
-            image = image.point(_table(self.contrast, 0.0) * 3)
-        return image
-
-
-def _table(factor: float, add: float) -> list[int]:
-    return [min(255, max(0, math.floor(value * factor + add + 0.5))) for value in range(256)]
 
 
 def centres_inside(boxes: NDArray[np.float32], view: Box) -> NDArray[np.bool_]:

@@ -1,0 +1,233 @@
+"""Darknet's .weights files, in and out, of every version of the header.
+
+Public: import_darknet (a file, or arrays by layer, as a detector), export_darknet, load_state,
+load_file, state_of. The order of a file is that of the layers (`darknet_layers`); as named arrays
+they are "layer3.bias", ".scales", ".running_mean", ".running_var", ".weight", by the layer's number.
+The GPU code, with which the public weights were made, has batch norm's epsilon (1e-5) inside the
+root, as our default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, written
+from boxatlas.detectors.base import Detector
+from boxatlas.errors import InputError, nearest
+from boxatlas.registry import create_model
+from boxatlas.weights.darknet_cfg import Recognised, parse_cfg, read_cfg, recognised, write_cfg
+from boxatlas.weights.darknet_layers import layers_of, sections_of
+from boxatlas.weights.source import Published, class_names
+
+_SITE = "pjreddie.com/media/files"
+CHECKPOINTS = tuple(
+    Published(file, model, data, _SITE)
+    for file, model, data in (
+        ("yolov1.weights", "yolov1", "VOC 07+12"), ("yolov1-tiny.weights", "yolov1_tiny", "VOC 07+12"),
+        ("yolov2.weights", "yolov2", "COCO"), ("yolov2-voc.weights", "yolov2", "VOC 07+12"),
+        ("yolo-voc.weights", "yolov2", "VOC 07+12"), ("yolov2-tiny.weights", "yolov2_tiny", "COCO"),
+        ("yolov2-tiny-voc.weights", "yolov2_tiny", "VOC 07+12"),
+        ("yolo9000.weights", "yolo9000", "COCO + ImageNet"), ("yolov3.weights", "yolov3", "COCO"),
+        ("yolov3-spp.weights", "yolov3_spp", "COCO"), ("yolov3-tiny.weights", "yolov3_tiny", "COCO"),
+    )
+)  # fmt: skip
+
+# What the program does that a file does not say, by model: as its code of 2018 and its cfg files.
+_REGION = {"resize": "letterbox", "small_boxes": True}
+PROFILES: dict[str, tuple[dict[str, Any], ...]] = {  # the first whose size is the file's
+    "yolov1": ({"variant": "released"}, {"variant": "paper"}),
+    "yolov1_tiny": ({},),
+    "yolov2": ({**_REGION, "release": "later"}, {**_REGION, "release": "paper"}),
+    "yolov2_tiny": (_REGION,),
+    "yolo9000": (_REGION,),
+    "yolov3": ({"ignore_iou": 0.7},),
+    "yolov3_spp": ({"ignore_iou": 0.7},),
+    "yolov3_tiny": ({"ignore_iou": 0.7},),
+}
+MODELS = tuple(PROFILES)
+
+
+def import_darknet(
+    weights: str | Path | Mapping[str, Any],
+    *,
+    as_: str | None = None,
+    cfg: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    **overrides: Any,
+) -> Detector:
+    """A detector from a .weights file, or from arrays named by layer.
+
+    cfg: the network's own file (or its text), which says model, classes and options. Without it
+    `as_` names the model and the file's length the number of classes. classes: their names.
+    Raises InputError where the cfg is no network of ours, or the file is truncated, too long or of
+    another network, naming the byte.
+    """
+    if cfg is None:
+        if as_ is None:
+            raise InputError("which network is it?", field="--as", hint="give --as or --cfg")
+        found = _guessed(weights, as_, classes, overrides)
+    else:
+        text = isinstance(cfg, str) and "\n" in cfg
+        sections = parse_cfg(str(cfg)) if text else read_cfg(cfg)
+        found = recognised(sections, None if text else cfg)
+        if (
+            as_ is not None
+            and as_ != found.model
+            and as_.split("_")[0] != found.model.split("_")[0]
+        ):
+            raise InputError(f"is a {found.model}, not a {as_}", file=None if text else cfg)
+    names = tuple(classes) if classes is not None else class_names(found.classes)
+    if len(names) != found.classes:
+        raise InputError(f"{len(names)} class names for {found.classes} classes", field="classes")
+    options = {**found.options, **overrides}
+    model = create_model(found.model, classes=names, **options)
+    if isinstance(weights, Mapping):
+        load_state(model, weights)
+    else:
+        header = load_file(model, weights)
+        model.images_seen.fill_(min(header.seen, 2**62))
+    return model
+
+
+def _guessed(
+    weights: str | Path | Mapping[str, Any], model: str, classes: Sequence[str] | None,
+    overrides: Mapping[str, Any],
+) -> Recognised:  # fmt: skip
+    """Profile and number of classes from how many numbers there are."""
+    if model not in PROFILES:
+        raise InputError("Darknet has no such model", field="as", value=model,
+                         hint=nearest(model, PROFILES))  # fmt: skip
+    file = None if isinstance(weights, Mapping) else Path(weights)
+    if file is None:
+        assert isinstance(weights, Mapping)
+        have = sum(torch.as_tensor(v).numel() for v in weights.values())
+    else:
+        have = read_numbers(file).left
+    for profile in PROFILES[model]:
+        options = {**profile, **overrides}
+        given = len(classes) if classes is not None else None
+        for start in (20, 80) if given is None else (given,):
+            count = given or _count(model, options, have, start)
+            if count and _size(model, count, options) == have:
+                return Recognised(model, count, options)
+    wanted = _size(model, len(classes) if classes is not None else 80, PROFILES[model][0])
+    raise InputError(
+        f"holds {have} numbers, which no {model} does (with "
+        f"{len(classes) if classes is not None else 80} classes {wanted}, to byte "
+        f"{20 + 4 * wanted})", file=file, hint="truncated, or of another network; --cfg names it",
+    )  # fmt: skip
+
+
+def _size(model: str, classes: int, options: Mapping[str, Any]) -> int:
+    """How many numbers a file of this model holds."""
+    with torch.device("meta"):
+        made = create_model(model, num_classes=classes, **options)
+        return sum(part.numel() for layer in layers_of(made) for _, part in layer.parts)
+
+
+def _count(model: str, options: Mapping[str, Any], have: int, start: int) -> int | None:
+    """The number of classes whose file holds `have` numbers: it grows evenly with them."""
+    base, step = _size(model, start, options), _size(model, start + 1, options)
+    extra, over = divmod(have - base, step - base) if step > base else (0, 1)
+    return start + extra if over == 0 and start + extra > 0 else None
+
+
+def load_file(network: nn.Module, path: str | Path, *, prefix: bool = False) -> Header:
+    """Fill a network from a file, which must hold it exactly.
+
+    prefix: the file may end between two layers (`darknet53.conv.74`); the rest stays as it is.
+    """
+    numbers = read_numbers(path)
+    for layer in layers_of(network):
+        if prefix and not numbers.left and layer.parts:
+            return numbers.header
+        for name, target in layer.parts:
+            numbers.fill(name, target)
+    numbers.end()
+    return numbers.header
+
+
+def load_prefix(network: nn.Module, path: str | Path) -> list[str]:
+    """Fill the layers that a file holds from the start: (names of our tensors that were filled).
+
+    For `darknet19_448.conv.23` and whole files of another number of classes: the first layer that
+    does not fit ends it, at a layer's border.
+    """
+    numbers, filled = read_numbers(path), set[int]()
+    for layer in layers_of(network):
+        if numbers.left < sum(part.numel() for _, part in layer.parts):
+            break
+        for name, target in layer.parts:
+            numbers.fill(name, target)
+            filled.add(target.data_ptr())
+    return [name for name, value in network.state_dict().items() if value.data_ptr() in filled]
+
+
+@torch.no_grad()
+def load_state(network: nn.Module, state: Mapping[str, Any]) -> None:
+    """Fill a network from arrays named by layer; each must be there and none be over."""
+    used: set[str] = set()
+    for layer in layers_of(network):
+        for name, target in layer.parts:
+            key = name.removesuffix(" matrix")
+            if key not in state:
+                raise InputError("no such tensor: not the weights of this network", field=key)
+            value = torch.as_tensor(state[key])
+            if value.numel() != target.numel():
+                raise InputError(f"has shape {list(value.shape)}, not {list(target.shape)}",
+                                 field=key)  # fmt: skip
+            target.copy_(value.reshape(target.shape))
+            used.add(key)
+    left = sorted(set(state) - used)
+    if left:
+        raise InputError(f"{len(left)} tensors have no place in this network", field=left[0])
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """A network's arrays, named by layer, in the order of a file."""
+    return {
+        name.removesuffix(" matrix"): part
+        for layer in layers_of(network)
+        for name, part in layer.parts
+    }
+
+
+def export_darknet(model: Detector, path: str | Path) -> list[Path]:
+    """Write what Darknet loads: PATH.weights, and .cfg, .names (and .tree) beside it.
+
+    Returns the files. Raises InputError for a network that Darknet cannot have.
+    """
+    from boxatlas.detectors.yolo9000 import YOLO9000
+    from boxatlas.files import write_text
+
+    path = Path(path)
+    if path.suffix != ".weights":
+        raise InputError("must end in .weights", field="--out", value=str(path))
+    config = getattr(model, "config", None)
+    if getattr(config, "reorg_order", "darknet") != "darknet":
+        raise InputError("Darknet's own order is needed", field="reorg_order",
+                         value=config.reorg_order)  # fmt: skip
+    if getattr(getattr(model, "coder", None), "location", "cell") != "cell":
+        raise InputError("Darknet has sigmoid centres alone", field="location_prediction")
+    sections = sections_of(model, model.preprocess.size)
+    made = [path, path.with_suffix(".cfg"), path.with_suffix(".names")]
+    if isinstance(model, YOLO9000):
+        made.append(path.with_suffix(".tree"))
+        sections[-1][1]["tree"] = made[-1].name
+        model.tree.write(made[-1])
+    parts = (part for layer in layers_of(model) for _, part in layer.parts)
+    written(path, parts, Header(0, 2, 0, int(model.images_seen)))
+    write_text(made[1], write_cfg(sections))
+    write_text(made[2], "".join(f"{name}\n" for name in model.classes))
+    return made
+
+
+__all__ = [
+    "CHECKPOINTS", "MODELS", "Numbers", "export_darknet", "import_darknet", "load_file",
+    "load_prefix", "load_state", "state_of",
+]  # fmt: skip
