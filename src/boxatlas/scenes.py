@@ -10,7 +10,7 @@ one another and cut by the border. Nothing here is a photo. A scene depends on i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +43,7 @@ class Scene:
     masks: NDArray[np.bool_]
 
 
-def make(seed: int | Iterable[int], size: tuple[int, int] = (240, 320)) -> Scene:
+def make(seed: int | Sequence[int], size: tuple[int, int] = (240, 320)) -> Scene:
     """One scene of `size` (height, width)."""
     rng = np.random.default_rng(seed)
     height, width = size
