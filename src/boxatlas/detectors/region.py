@@ -22,6 +22,7 @@ from boxatlas.boxes.nms import batched_nms
 from boxatlas.boxes.sampling import sample
 from boxatlas.detectors.base import ClassRows, Detector, Raw
 from boxatlas.detectors.rpn import RPN, RPNSelection
+from boxatlas.detectors.searched import searched
 from boxatlas.images import Preprocess
 from boxatlas.ops.roi import RoiOp, pyramid_pool
 from boxatlas.options import Options
@@ -219,6 +220,8 @@ class RegionDetector(Detector):
     ) -> Raw:
         """-> logits [B, P, K + 1], deltas [B, P, D, 4], proposals [B, P, 4], valid [B, P]."""
         features = self.features(images)
+        if proposals is None and self.rpn is None:
+            proposals = searched(images, frames, self.preprocess)
         if proposals is None:
             size = (images.shape[-2], images.shape[-1])
             proposals, _, valid = self.propose(features, frames, size)

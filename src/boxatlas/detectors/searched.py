@@ -1,0 +1,47 @@
+"""Proposals for a method that takes them from outside and was given none: selective search.
+
+Shape letters: B images, P proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from boxatlas.images import Preprocess
+from boxatlas.ops import selective_search_many
+from boxatlas.structures import Frame
+
+
+def searched(
+    images: Tensor,
+    frames: Sequence[Frame] | None,
+    preprocess: Preprocess,
+    *,
+    most: int | None = 2000,
+    min_side: float = 0.0,
+) -> Tensor:
+    """Boxes [B, P, 4] in input pixels, best first; rows of zeros fill up where an image has fewer.
+
+    Looks at each network input's content as pixels. most: of each image; min_side: boxes that are
+    narrower or lower, in pixels of the source, are left out.
+    """
+    found: list[Tensor] = []
+    views = []
+    for i, image in enumerate(images.detach()):
+        if frames is None:
+            views.append(preprocess.pixels(image))
+            continue
+        (height, width), (x, y) = frames[i].content, (int(v) for v in frames[i].offset)
+        views.append(preprocess.pixels(image[:, y : y + height, x : x + width]))
+    for i, boxes in enumerate(selective_search_many(views, mode="fast")):
+        moved = torch.from_numpy(boxes)
+        scale = 1.0
+        if frames is not None:
+            moved = moved + torch.tensor(frames[i].offset).repeat(2)
+            scale = min(frames[i].scale)
+        sides = moved[:, 2:] - moved[:, :2]
+        found.append(moved[(sides >= min_side * scale).all(1)][:most])
+    return torch.nn.utils.rnn.pad_sequence(found, batch_first=True).to(images)
