@@ -36,8 +36,9 @@ class _Reader:
     def __init__(self, file: Any, path: Path) -> None:
         self.file, self.path = file, path
         self.text, self.at, self.passed, self.ended = "", 0, 0, False
+        self.reach = _CHUNK
         decoder: Any = json.JSONDecoder()
-        self.scan, self.loads = decoder.scan_once, decoder.decode
+        self.scan = decoder.scan_once
 
     def members(self) -> Iterator[tuple[str, int | None, Any]]:
         if self.next() != "{":
@@ -78,19 +79,27 @@ class _Reader:
                     for value in many:
                         yield key, i, value
                         i += 1
+                if self.next() == "]":
+                    self.at += 1
+                    return
 
     def block(self, between: str) -> list[Any]:
-        """The elements up to the last `between` that is at hand; none where that goes wrong."""
+        """The elements up to the last `between` within reach, or up to the list's end if that comes
+        first; none where neither is there. What follows them is next."""
         if len(self.text) - self.at < _CHUNK // 2 and not self.ended:
             self.more(_CHUNK)
-        end = self.text.rfind(between, self.at)
+        end = self.text.rfind(between, self.at, self.at + self.reach)
         if end < 0:
             return []
         try:
-            many = self.loads(f"[{self.text[self.at : end + 1]}]")
-        except json.JSONDecodeError:  # `between` stood in a text, or something is wrong there
+            many, stop = self.scan(f"[{self.text[self.at : end + 1]}]", 0)
+        except (json.JSONDecodeError, StopIteration):
+            # `between` stood in a text, or something is wrong there: it costs ever less to look.
+            self.reach //= 4
             return []
-        self.at = end + len(between) - 1
+        self.reach = min(2 * self.reach + 1024, _CHUNK)
+        whole = stop == end + 3 - self.at
+        self.at = end + len(between) - 1 if whole else self.at + stop - 2
         return many
 
     def value(self) -> Any:
