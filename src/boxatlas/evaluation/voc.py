@@ -1,0 +1,204 @@
+"""PASCAL VOC's metric: recall and precision curves and average precision, for all classes at once.
+
+As the development kit has it: the detections of a class in falling order of score each look at the
+object of that class that they overlap most, even if another has it already; above the threshold the
+first one is right and every later one wrong; who overlaps a difficult object most is passed over.
+Detections of equal score keep the order in which they were given.
+Shape letters: D detections, T objects, K classes, N images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from boxatlas.evaluation.found import Bools, Floats, Found, Ints, Truth
+
+_PAIRS = 4_000_000  # most overlaps held at once
+ELEVEN = np.arange(0.0, 1.1, 0.1)  # the recall levels of VOC2007, in the kit's own rounding
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The detections sorted by class and then best first, and what became of each.
+
+    order [D] rows of Found; label, score, right, passed [D] (passed over: neither right nor wrong);
+    start [K + 1]: class k has the rows start[k] to start[k + 1]; positives [K]: objects that count;
+    recall, precision [D]: after each detection of its class, NaN where a class has no object.
+    """
+
+    order: Ints
+    label: Ints
+    score: Floats
+    right: Bools
+    passed: Bools
+    start: Ints
+    positives: Ints
+    recall: Floats
+    precision: Floats
+
+    def of(self, k: int) -> tuple[Floats, Floats, Floats]:
+        """(recall, precision, score) of class k after each of its detections."""
+        part = slice(int(self.start[k]), int(self.start[k + 1]))
+        return self.recall[part], self.precision[part], self.score[part]
+
+
+def overlaps(a: Floats, b: Floats, width_offset: float = 0.0) -> Floats:
+    """IoU of rows of boxes [..., 4] xyxy, pair by pair.
+
+    width_offset 1: corners are inclusive pixels. Boxes that have no area together overlap by 0.
+    """
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    shared = np.maximum(high - low + width_offset, 0.0).prod(-1)
+    area_a = (a[..., 2:] - a[..., :2] + width_offset).prod(-1)
+    area_b = (b[..., 2:] - b[..., :2] + width_offset).prod(-1)
+    union = area_a + area_b - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def best_overlaps(
+    found: Found, truth: Truth, width_offset: float = 0.0, *, any_class: bool = False
+) -> tuple[Floats, Ints]:
+    """Of each detection: its largest IoU with an object of its image and class, and which [D].
+
+    The first object where several are equal; -1 and IoU 0 where there is none. any_class: objects
+    of all classes.
+    """
+    kinds = 0 if any_class else int(max(found.label.max(initial=0), truth.label.max(initial=0))) + 1
+    key = found.image * kinds + found.label if kinds else found.image
+    truth_key = truth.image * kinds + truth.label if kinds else truth.image
+    by_key = np.argsort(truth_key, kind="stable")
+    first = np.searchsorted(truth_key[by_key], key, "left")
+    count = np.searchsorted(truth_key[by_key], key, "right") - first
+    best, which = np.zeros(len(found)), np.full(len(found), -1, np.int64)
+    rows = np.flatnonzero(count)
+    total = np.cumsum(count[rows])
+    begin = 0
+    while begin < len(rows):
+        before = total[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(total, before + _PAIRS, "right")))
+        part = rows[begin:end]
+        sizes = count[part]
+        starts = np.cumsum(sizes) - sizes
+        inner = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
+        objects = by_key[np.repeat(first[part], sizes) + inner]
+        iou = overlaps(np.repeat(found.boxes[part], sizes, 0), truth.boxes[objects], width_offset)
+        best[part] = np.maximum.reduceat(iou, starts)
+        at_best = np.where(iou == np.repeat(best[part], sizes), inner, len(iou))
+        which[part] = objects[starts + np.minimum.reduceat(at_best, starts)]
+        begin = end
+    return best, which
+
+
+def curves(
+    found: Found,
+    truth: Truth,
+    classes: int,
+    iou: float = 0.5,
+    *,
+    width_offset: float = 0.0,
+    inclusive: bool = False,
+    best: tuple[Floats, Ints] | None = None,
+) -> Curves:
+    """Recall and precision of each of `classes` classes.
+
+    iou: an overlap above this (inclusive: or equal to it) is a match. best: what `best_overlaps`
+    gave, where several thresholds are tried.
+    """
+    overlap, which = best_overlaps(found, truth, width_offset) if best is None else best
+    order = np.lexsort((-found.scores, found.label))  # stable: ties keep their order
+    label, overlap, which = found.label[order], overlap[order], which[order]
+    hit = (overlap >= iou if inclusive else overlap > iou) & (which >= 0)
+    ignored = np.append(truth.ignore, False)[which]
+    passed = hit & ignored
+    claim = np.flatnonzero(hit & ~ignored)
+    _, first = np.unique(which[claim], return_index=True)
+    right = np.zeros(len(order), bool)
+    right[claim[first]] = True
+    positives = np.bincount(truth.label[~truth.ignore], minlength=classes).astype(np.int64)
+    start = np.searchsorted(label, np.arange(classes + 1)).astype(np.int64)
+    wrong = ~right & ~passed
+    true, false = _running(right, start, label), _running(wrong, start, label)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = true / np.where(positives, positives, np.nan)[label]
+    precision = true / np.maximum(true + false, np.finfo(np.float64).eps)
+    return Curves(order, label, found.scores[order], right, passed, start, positives, recall,
+                  precision)  # fmt: skip
+
+
+def _running(flags: Bools, start: Ints, label: Ints) -> Floats:
+    """How many flags are set so far within the class, [D]."""
+    total = np.concatenate([[0], np.cumsum(flags)])
+    return (total[1:] - total[start[label]]).astype(np.float64)
+
+
+def _envelope(values: Floats, label: Ints) -> Floats:
+    """The largest value from each place to the end of its class: precision made monotonic."""
+    levels, rank = np.unique(values, return_inverse=True)
+    # Whole numbers keep the classes apart exactly: a later class stands below the one before.
+    size = len(levels)
+    lifted = rank.reshape(-1) + size * (int(label.max(initial=0)) - label)
+    running = np.maximum.accumulate(lifted[::-1])[::-1]
+    return levels[running % size] if size else values
+
+
+def average_precision(curve: Curves, points: int | None = None) -> Floats:
+    """AP of each class [K], NaN where it has no object.
+
+    points None: the area under the monotonic curve (VOC2010 on); 11: the mean of its values at
+    eleven recalls (VOC2007).
+    """
+    if points not in (None, 11):
+        raise ValueError(f"points is None or 11, not {points}")
+    classes = len(curve.positives)
+    top = _envelope(curve.precision, curve.label)
+    out = np.zeros(classes)
+    if points is None:
+        before = np.concatenate([[0.0], curve.recall[:-1]])
+        filled = curve.start[:-1][np.diff(curve.start) > 0]
+        before[filled] = 0.0
+        gain = np.nan_to_num(curve.recall) - np.nan_to_num(before)
+        np.add.at(out, curve.label, gain * top)
+    else:
+        padded = np.append(top, 0.0)
+        for level in ELEVEN:
+            short = np.zeros(classes, np.int64)
+            np.add.at(short, curve.label, np.nan_to_num(curve.recall) < level)
+            place = curve.start[:-1] + short
+            out += np.where(place < curve.start[1:], padded[place], 0.0) / 11.0
+    out[curve.positives == 0] = np.nan
+    return out
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a class's curve: at this score and above."""
+
+    score: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+def operating_points(curve: Curves, score: float | None = None) -> list[Point]:
+    """Of each class: where F1 is best, or what holds at `score`. None where nothing is defined."""
+    return [
+        _point(*curve.of(k), score) if objects else Point(score, None, None, None)
+        for k, objects in enumerate(curve.positives.tolist())
+    ]
+
+
+def _point(recall: Floats, precision: Floats, scores: Floats, at: float | None) -> Point:
+    if len(recall) == 0:
+        return Point(at, None, 0.0, 0.0)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
+    if at is None:
+        last_of_tie = np.append(scores[1:] != scores[:-1], True)
+        place = int(np.argmax(np.where(last_of_tie, f1, -1.0)))
+    else:
+        place = int(np.searchsorted(-scores, -at, "right")) - 1
+        if place < 0:
+            return Point(at, None, 0.0, 0.0)
+    chosen = float(scores[place]) if at is None else at
+    return Point(chosen, float(precision[place]), float(recall[place]), float(f1[place]))
