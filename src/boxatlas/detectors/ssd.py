@@ -13,42 +13,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.backbones.vgg import VGG16
-from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
-from boxatlas.boxes.coders import CLAMP, DeltaCoder
-from boxatlas.boxes.matching import Matches, match_argmax_per_object, match_bipartite
-from boxatlas.detectors.dense import (
-    DenseConfig,
-    DenseDetector,
-    DenseHead,
-    Grid,
-    LitePredictor,
-    Predictor,
-    grids_of,
+from boxatlas.detectors.dense import DenseHead, LitePredictor, Predictor, grids_of
+from boxatlas.detectors.single_shot import (
+    NormPlace,
+    SingleShot,
+    SingleShotConfig,
+    Tables,
+    backbone_of,
+    even_steps,
+    given,
+    per_cell,
+    percents,
+    ssd_ratios,
+    ssd_sizes,
+    ssd_steps,
 )
 from boxatlas.errors import InputError
-from boxatlas.images import Preprocess
-from boxatlas.losses.multibox import multibox_loss
 from boxatlas.necks.extra_maps import ExtraMaps, plan
 from boxatlas.ops.norm import L2Norm
 from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
-from boxatlas.structures import Batch
 
 
-class SSDConfig(DenseConfig):
+class SSDConfig(SingleShotConfig):
     """Every choice of SSD. Sizes and steps are pixels of the input."""
 
-    size: int | tuple[int, int] = convention(300, "input (height, width)")
     backbone: str = convention("vgg16", 'vgg16, mobilenet_v3_large or "timm/NAME"')
-    pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
-    fold_norms: bool = convention(
-        False, "a timm backbone's norms are folded into its convolutions before it learns"
-    )
     lite: bool = convention(False, "depthwise-separable extra layers and predictors (SSDlite)")
     stride8: bool = convention(True, "the first map has stride 8, not 16 (for small objects)")
     reduced_tail: bool = convention(True, "MobileNetV3 with half as many last channels")
@@ -59,44 +50,22 @@ class SSDConfig(DenseConfig):
     ratio_3: bool = switch(True, "table 2: default boxes of 3:1 and 1:3")
     boxes_on_first_map: Literal[4, 6] = switch(4, "section 3.1: boxes in a cell of the first map")
     l2norm: bool = switch(True, "section 3.1: conv4_3 is scaled to a learned norm, 20 at first")
-    negatives: float = switch(3.0, "section 2.2: hard negatives for each positive", ge=0)
-    match_iou: float = switch(0.5, "section 2.2: a default box above this overlap is positive")
-    loc_weight: float = switch(1.0, "equation 1: alpha, the weight of the localisation loss", ge=0)
 
     # How programs differ.
-    boxes: Literal["voc", "coco", "lite"] = convention("voc", "which published table of sizes")
-    min_sizes: tuple[float, ...] | None = convention(None, "of each map; None: the table's")
-    max_sizes: tuple[float, ...] | None = convention(None, "of each map; None: the next min size")
-    ratios: tuple[tuple[float, ...], ...] | None = convention(
-        None, "of each map; None: the table's"
-    )
-    steps: tuple[float, ...] | None = convention(None, "between centres; None: input / map")
-    offset: float = convention(0.5, "of the first centre, in steps")
-    clip_boxes: Literal["none", "each", "size"] = convention("none", "cut default boxes: see boxes")
-    truncate_sizes: bool = convention(False, "sizes lose their fractions, as in Caffe")
+    boxes: Literal["voc", "coco", "lite"] = convention("voc", "which published table of sizes")  # pyright: ignore[reportIncompatibleVariableOverride]
     ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")
     norm_eps: float = convention(1e-10, "of the L2 norm")
-    norm_place: Literal[
-        "inside_root", "added_to_root", "norm_clamped_below", "clamp_sum_of_squares"
-    ] = convention("inside_root", "where that epsilon goes")
+    norm_place: NormPlace = convention("inside_root", "where that epsilon goes")
     unit_trunk: bool = convention(False, "conv4_3 at unit length also goes on to conv5_1")
-    match: Literal["bipartite", "argmax"] = convention("bipartite", "argmax: as the ports do")
-    difficult: Literal["keep", "drop"] = convention("keep", "difficult objects in training")
-    variances: tuple[float, float, float, float] = convention((0.1, 0.1, 0.2, 0.2), "of the code")
-    clamp_deltas: bool = convention(False, "decoded boxes grow at most 62.5 times")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-class SSD(DenseDetector):
+class SSD(SingleShot):
     """Backbone -> two or three maps -> extra, coarser maps -> a predictor on each."""
 
     config: SSDConfig
 
     def __init__(self, classes: Sequence[str], config: SSDConfig) -> None:
-        backbone, preprocess = backbone_of(config)
+        backbone, preprocess = ssd_backbone(config)
         neck = ExtraMaps(
             backbone.channels,
             plan(grids_of(backbone, config.shape)[-1], config.lite),
@@ -108,146 +77,58 @@ class SSD(DenseDetector):
         )
         levels = len(neck.channels)
         ratios = default_ratios(config, levels)
-        # A cell holds two squares and two boxes for each ratio.
         head = DenseHead(
-            neck.channels,
-            [2 + 2 * len(r) for r in ratios],
-            len(classes) + 1,
+            neck.channels, per_cell(ratios), len(classes) + 1,
             LitePredictor if config.lite else Predictor,
-        )
+        )  # fmt: skip
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck, head=head,
-            coder=DeltaCoder.from_variances(
-                config.variances, clamp=CLAMP if config.clamp_deltas else None
-            ),
+            classes, preprocess, config, backbone=backbone, neck=neck, head=head, ratios=ratios,
+            sizes=default_sizes(config, levels),
+            steps=even_steps if config.boxes == "lite" else ssd_steps,
         )  # fmt: skip
-        self.ratios = ratios
-        self.min_sizes, self.max_sizes = default_sizes(config, levels)
-
-    def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
-        """The default boxes of section 2.2, [A, 4] xyxy in pixels."""
-        steps = self.config.steps or default_steps(self.config, grids, image)
-        parts = zip(grids, steps, self.min_sizes, self.max_sizes, self.ratios, strict=True)
-        levels = [
-            DefaultBoxLevel(grid, step, low, high, ratios, self.config.offset)
-            for grid, step, low, high, ratios in parts
-        ]
-        return default_boxes(
-            levels, image, clip=self.config.clip_boxes, truncate_sizes=self.config.truncate_sizes
-        )
-
-    def matches(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Matches:
-        """Which object each default box answers for (section 2.2, matching strategy)."""
-        if self.config.match == "argmax":
-            return match_argmax_per_object(anchors, boxes, valid, self.config.match_iou)
-        return match_bipartite(anchors, boxes, valid, self.config.match_iou)
-
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Equation 1: confidence over positives and hard negatives, localisation over positives."""
-        raw, targets = self(batch.images), batch.targets
-        valid = targets.valid
-        if self.config.difficult == "drop":
-            valid = valid & ~targets.ignore
-        matches = self.matches(raw["anchors"], targets.boxes, valid)
-        found = multibox_loss(
-            raw["logits"], raw["deltas"], matches, raw["anchors"], targets.boxes, targets.labels,
-            self.coder, ratio=self.config.negatives, neg_overlap=self.config.match_iou,
-        )  # fmt: skip
-        box = self.config.loc_weight * found.box
-        return {"classification": found.classes, "localisation": box}
 
 
 # -- the tables of section 3 ----------------------------------------------------------------------
 
 
-def default_sizes(config: SSDConfig, levels: int) -> tuple[list[float], list[float]]:
-    """(min sizes, max sizes) of each map in pixels: equation 4 as the authors' scripts round it.
-
-    The first map has a size of its own; the others run from `low` to 90 % of the input in whole
-    percents, and each map's max size is the next one's min. "lite": 20 % to 95 %, then 100 %.
-    """
-    side = min(config.shape)
-    if config.boxes == "lite":
-        low, high = [20 + 75 * i / max(1, levels - 1) for i in range(levels)], 100.0
-    else:
-        large = side >= 512
-        table = {"voc": (7, 15) if large else (10, 20), "coco": (4, 10) if large else (7, 15)}
-        first, start = table[config.boxes]
-        step = (90 - start) // max(1, levels - 2)
-        low, high = (
-            [first, *(start + step * i for i in range(levels - 1))],
-            start + step * (levels - 1),
-        )
-    edges = [percent * side / 100 for percent in (*low, high)]
-    mins = _given(config.min_sizes, edges[:-1], "min_sizes")
-    return mins, _given(config.max_sizes, [*mins[1:], edges[-1]], "max_sizes")
+def default_sizes(config: SSDConfig, levels: int) -> Tables:
+    """(min sizes, max sizes) of each map in pixels; "lite": 20 % to 95 %, then 100 %."""
+    if config.boxes != "lite":
+        return ssd_sizes(config, levels)
+    lows = [20 + 75 * i / max(1, levels - 1) for i in range(levels)]
+    return percents([*lows, 100.0], min(config.shape))
 
 
 def default_ratios(config: SSDConfig, levels: int) -> list[tuple[float, ...]]:
-    """The aspect ratios of each map: 2 and 3, but 2 alone on the finest and the two coarsest."""
-    whole = config.boxes == "lite"
-    rows = [(2.0, 3.0) if whole or i < levels - 2 else (2.0,) for i in range(levels)]
-    rows[0] = (2.0,) if config.boxes_on_first_map == 4 else (2.0, 3.0)
-    rows = _given(config.ratios, rows, "ratios")
+    """The aspect ratios of each map; SSDlite has both on every map but perhaps the first."""
+    rows = ssd_ratios(config, levels, config.boxes_on_first_map)
+    if config.boxes == "lite":
+        rows = given(config.ratios, [rows[0], *[(2.0, 3.0)] * (levels - 1)], "ratios")
     kept = {2.0: config.ratio_2, 3.0: config.ratio_3}
     return [tuple(r for r in row if kept.get(r, True)) for row in rows]
 
 
-def default_steps(
-    config: SSDConfig, grids: Sequence[Grid], image: tuple[int, int]
-) -> list[float | tuple[float, float]]:
-    """Pixels between centres: input / map, except SSD300's, which the scripts give by hand."""
-    if config.steps is not None:
-        return _given(config.steps, list(grids), "steps")
-    if config.boxes != "lite" and image == (300, 300) and [g[0] for g in grids] == _GRIDS_300:
-        return [8, 16, 32, 64, 100, 300]
-    return [(image[0] / rows, image[1] / columns) for rows, columns in grids]
+def ssd_backbone(config: SSDConfig) -> Any:
+    """(the backbone at the strides SSD reads, its preprocess)."""
 
-
-_GRIDS_300 = [38, 19, 10, 5, 3, 1]
-
-
-def _given(given: Sequence[Any] | None, table: Sequence[Any], field: str) -> list[Any]:
-    if given is None:
-        return list(table)
-    if len(given) != len(table):
-        raise InputError(f"needs one for each of the {len(table)} maps", field=field, value=given)
-    return list(given)
-
-
-def backbone_of(config: SSDConfig) -> tuple[Any, Preprocess]:
-    """The backbone at the strides SSD reads, and what its weights expect of an image."""
-    half = (0.5, 0.5, 0.5)
-    if config.backbone == "vgg16":
+    def vgg16() -> VGG16:
         maps = ["conv4_3", "fc7"] if config.atrous else ["conv4_3", "conv5_3", "fc7"]
-        backbone = VGG16(
+        return VGG16(
             maps[not config.stride8 :],
             fc="atrous" if config.atrous else "full",
             ceil_pools=config.ceil_pools,
             unit_conv4_3=config.unit_trunk,
         )
-        mean, std, scale = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 1.0
-    elif config.backbone == "mobilenet_v3_large":
+
+    def mobilenet_v3_large() -> Any:
         from boxatlas.backbones.mobilenet_v3 import MobileNetV3Large
 
         if config.stride8:
             raise InputError("this backbone starts at stride 16", field="stride8", value=True)
-        backbone = MobileNetV3Large(reduced_tail=config.reduced_tail)
-        mean, std, scale = half, half, 1 / 255
-    elif config.backbone.startswith(PREFIX):
-        strides = (8, 16, 32) if config.stride8 else (16, 32)
-        backbone = TimmFeatures(
-            config.backbone, strides, pretrained=config.pretrained, fold=config.fold_norms
-        )
-        (mean, std), scale = normalisation(config.backbone), 1 / 255
-    else:
-        raise InputError(
-            "no such backbone", field="backbone", value=config.backbone,
-            hint="vgg16, mobilenet_v3_large or timm/NAME",
-        )  # fmt: skip
-    if config.pretrained and not isinstance(backbone, TimmFeatures):
-        backbone.load_pretrained()
-    return backbone, Preprocess(size=config.shape, mean=mean, std=std, scale=scale)
+        return MobileNetV3Large(reduced_tail=config.reduced_tail)
+
+    strides = (8, 16, 32) if config.stride8 else (16, 32)
+    return backbone_of(config, strides, vgg16=vgg16, mobilenet_v3_large=mobilenet_v3_large)
 
 
 # -- the models -----------------------------------------------------------------------------------
