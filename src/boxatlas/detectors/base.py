@@ -63,6 +63,7 @@ class Detector(nn.Module):
     """
 
     images_seen: Tensor
+    takes_proposals = 0  # of an image from outside, at most; 0: the method makes its own
 
     def __init__(self, classes: Sequence[str], preprocess: Preprocess, config: Options) -> None:
         super().__init__()

@@ -185,6 +185,7 @@ class RegionDetector(Detector):
     ) -> None:
         super().__init__(classes, preprocess, config)
         self.trunk, self.rpn, self.head, self.predictor = trunk, rpn, head, predictor
+        self.takes_proposals = 0 if rpn is not None else 2000
         self.roi, self.coder = roi, coder
         self.roi_targets, self.detect_rule = roi_targets, detect_rule
         self.select_in_loss = select_in_loss or RPNSelection(2000, 2000)
@@ -221,7 +222,7 @@ class RegionDetector(Detector):
         """-> logits [B, P, K + 1], deltas [B, P, D, 4], proposals [B, P, 4], valid [B, P]."""
         features = self.features(images)
         if proposals is None and self.rpn is None:
-            proposals = searched(images, frames, self.preprocess)
+            proposals = searched(images, frames, self.preprocess, most=self.takes_proposals)
         if proposals is None:
             size = (images.shape[-2], images.shape[-1])
             proposals, _, valid = self.propose(features, frames, size)

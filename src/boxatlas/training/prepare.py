@@ -19,6 +19,7 @@ from boxatlas.registry import create_model
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
 from boxatlas.training.phases import Job, Loader
+from boxatlas.training.proposals import given
 from boxatlas.training.recipe import Recipe
 
 _HELD_OUT = 0.1  # of the training images, where the data has no validation split
@@ -157,6 +158,12 @@ def prepare(
     sizes = resize() if resize is not None else None
     workers = workers_of(recipe, device, world)
     augment = augmentation(recipe.augment, **recipe.augment_options)
+    tables = [images.train] if images.val is None else [images.train, images.val]
+    boxes, told = given(
+        recipe, model.takes_proposals, tables, folder / "proposals", world,
+        try_out=judged is not None,
+    )  # fmt: skip
+    said = [*told, *said]
 
     def loader(
         recipe: Recipe, batch_size: int, proposals: Any = None, learning: bool = True
@@ -166,7 +173,8 @@ def prepare(
             learned if learning else images.train, model.preprocess,
             augment=augment if learning else None, sizes=sizes if learning else None,
             batch_size=batch_size, shuffle=learning, seed=recipe.seed, workers=workers,
-            rank=here.rank, world=here.size, drop_last=learning, proposals=proposals,
+            rank=here.rank, world=here.size, drop_last=learning,
+            proposals=boxes if proposals is None else proposals,
         )  # fmt: skip
 
     val = images.val
@@ -178,7 +186,7 @@ def prepare(
         assert val is not None
         mine = list(range(world.rank, len(val), world.size))
         found = evaluation.predict(
-            detector, val.select(mine), workers=workers, progress=world.first
+            detector, val.select(mine), workers=workers, progress=world.first, proposals=boxes
         )
         parts = gathered(found, world)
         if not world.first:

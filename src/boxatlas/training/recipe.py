@@ -34,6 +34,9 @@ class Recipe(Options):
     format: str | None = Field(None, description="voc, coco, yolo; null = found by looking")
     train_split: str = Field("train", description="the split that is learned")
     val_split: str = Field("auto", description="auto: val, or else a tenth of train; none; a name")
+    proposals: str | None = Field(
+        None, description="a proposal file; null = beside the data, or selective search"
+    )
     augment: str = Field("none", description="none, flip, ssd, yolo")
     augment_options: dict[str, Any] = Field({}, description="its parameters")
     workers: int = Field(-1, ge=-1, description="processes that read images; -1 = by the machine")
