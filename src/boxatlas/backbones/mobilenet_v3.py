@@ -1,17 +1,19 @@
-"""MobileNetV3-Large as SSDlite uses it. Howard et al. 2019, arXiv 1905.02244, section 6.3.
+"""MobileNetV3-Large as SSDlite and as a feature pyramid use it. Howard et al. 2019, arXiv 1905.02244,
+section 6.3.
 
 Shape letters: B images; a map is [B, C, H / stride, W / stride].
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-import torch
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
+from torchvision.models import mobilenet_v3_large
 
+from boxatlas.backbones.download import imagenet_state
 from boxatlas.errors import InputError
 
 
@@ -55,18 +57,39 @@ class MobileNetV3Large(nn.Module):
                 "the ImageNet weights are of the full tail", field="pretrained", value=True,
                 hint="add reduced_tail=false",
             )  # fmt: skip
-        url = MobileNet_V3_Large_Weights.IMAGENET1K_V1.url
-        try:
-            state = torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
-        except OSError as error:
-            raise InputError(
-                f"the ImageNet weights cannot be downloaded: {error}", field="pretrained",
-                hint="connect, or use pretrained=false",
-            ) from None  # fmt: skip
+        state = imagenet_state("mobilenet_v3_large")
         # Both walk the same layers in the same order, so that names need no table.
         found = [v for k, v in state.items() if k.startswith("features.")]
         own = self.features.state_dict()
         self.features.load_state_dict(dict(zip(own, found, strict=True)))
+
+
+class MobileNetV3Features(nn.Module):
+    """Images -> the last strided block's map and the last layer's, both of stride 32.
+
+    What torchvision's Faster R-CNN builds its pyramid on. norm makes a norm of so many channels.
+    """
+
+    _MAPS = (13, 16)  # the layers, in torchvision's numbering
+
+    def __init__(self, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.features = mobilenet_v3_large(weights=None, norm_layer=norm).features
+        self.channels, self.strides = [160, 960], [32, 32]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = images, []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in self._MAPS:
+                maps.append(x)
+        return maps
+
+    def load_pretrained(self) -> None:
+        """torchvision's ImageNet weights. Raises InputError offline."""
+        state = imagenet_state("mobilenet_v3_large")
+        own = self.features.state_dict()
+        self.features.load_state_dict({key: state[f"features.{key}"] for key in own})
 
 
 def _last_strided(blocks: nn.Sequential) -> int:

@@ -13,6 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from boxatlas.backbones.download import imagenet_state
+from boxatlas.errors import InputError, nearest
+
 Norm = Callable[[int], nn.Module]
 
 DEPTHS: dict[str, tuple[int, int, int, int]] = {
@@ -163,7 +166,10 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         norm = norm or norm_layer()
-        depths = DEPTHS[name]
+        if name not in DEPTHS:
+            raise InputError("no such backbone", field="backbone", value=name,
+                             hint=f"{nearest(name, DEPTHS)}; or timm/NAME")  # fmt: skip
+        self.name, depths = name, DEPTHS[name]
         basic = name in ("resnet18", "resnet34")
         groups, base = 1, 64
         if name.startswith("resnext"):
@@ -212,3 +218,8 @@ class ResNet(nn.Module):
             if stage in self._stages:
                 maps.append(x)
         return maps
+
+    def load_pretrained(self) -> None:
+        """torchvision's ImageNet weights, which stride the 3x3. Raises InputError offline."""
+        state = imagenet_state(self.name)
+        self.load_state_dict({key: state[key] for key in self.state_dict()})

@@ -1,7 +1,8 @@
 """Non-maximum suppression, for many images and classes in one call.
 
 Public: nms, batched_nms, soft_nms; and the forms detectors end with: Candidates, above, best_above,
-class_nms (per image a Found), top_per_level, proposal_nms (a fixed number of Proposals).
+best_sigmoid_above, class_nms (per image a Found), top_per_level, proposal_nms (a fixed number of
+Proposals).
 
 A box goes when its IoU with a better box of its own group that stays is above the threshold
 (`suppress="gt"`, the rule of torchvision and of the GPU kernels) or reaches it ("ge", the first CPU
@@ -61,17 +62,8 @@ def batched_nms(
     """
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    by_score = scores.sort(descending=True, stable=True).indices
-    order = groups[by_score].sort(stable=True).indices  # ranks by score, group after group
-    rows = by_score[order]
-    _, sizes = torch.unique_consecutive(groups[rows], return_counts=True)
-    ends = sizes.cumsum(0)
-    if group_candidates is not None:
-        place = torch.arange(len(rows), device=rows.device)
-        place = place - (ends - sizes).repeat_interleave(sizes)
-        order = order[place < group_candidates]
-        rows, sizes = by_score[order], sizes.clamp(max=group_candidates)
-        ends = sizes.cumsum(0)
+    by_score, order, sizes = _ranked(scores, groups, group_candidates)
+    rows, ends = by_score[order], sizes.cumsum(0)
     own = boxes[rows].detach()
     if inclusive:
         own = own + own.new_tensor([0.0, 0.0, 1.0, 1.0])
@@ -80,6 +72,21 @@ def batched_nms(
     else:
         stays = _by_offset(own, sizes, threshold, suppress, limit)
     return by_score[order[stays].sort().values]
+
+
+def _ranked(scores: Tensor, groups: Tensor, most: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows by falling score, ranks in it group after group, sizes of the groups).
+
+    most: so many of each group's best alone are ranked.
+    """
+    by_score = scores.sort(descending=True, stable=True).indices
+    order = groups[by_score].sort(stable=True).indices
+    _, sizes = torch.unique_consecutive(groups[by_score[order]], return_counts=True)
+    if most is not None:
+        place = torch.arange(len(order), device=order.device)
+        place = place - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        order, sizes = order[place < most], sizes.clamp(max=most)
+    return by_score, order, sizes
 
 
 def _compiled(
@@ -205,17 +212,43 @@ def best_above(
 
     splits: how many of the A rows each level has (RetinaNet, section 4.1: 1,000 per level).
     """
-    images, rows, classes = scores.shape
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    start = 0
-    for count in [rows] if splits is None else splits:
-        level = scores[:, start : start + count].reshape(images, -1)
-        value, place = level.topk(min(top, level.shape[1]), dim=1)
-        parts.append((value, place // classes + start, place % classes))
-        start += count
-    value, row, label = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-    image, column = (value > threshold).nonzero(as_tuple=True)
-    return Candidates(image, row[image, column], label[image, column], value[image, column])
+    return _best_of_levels(above(scores, threshold), top, scores.shape[1], splits)
+
+
+def best_sigmoid_above(
+    logits: Tensor,
+    threshold: float,
+    top: int,
+    splits: Sequence[int] | None = None,
+    or_equal: bool = False,
+) -> Candidates:
+    """`best_above` of sigmoid(logits [B, A, K]), which is computed only where it may pass."""
+    cut = -torch.inf
+    if 0 < threshold < 1:
+        cut = math.log(threshold / (1 - threshold))
+        cut -= 1e-3 * max(1.0, abs(cut))  # rounding is left to the comparison of the sigmoids
+    _, rows, classes = logits.shape
+    where = (logits > cut).flatten().nonzero().squeeze(1)
+    score = logits.flatten()[where].sigmoid()
+    hit = score >= threshold if or_equal else score > threshold
+    where, score = where[hit], score[hit]
+    row = where.div(classes, rounding_mode="floor")
+    image = row.div(rows, rounding_mode="floor")
+    found = Candidates(image, row - image * rows, where - row * classes, score)
+    return _best_of_levels(found, top, rows, splits)
+
+
+def _best_of_levels(
+    found: Candidates, top: int, rows: int, splits: Sequence[int] | None
+) -> Candidates:
+    """The `top` best of each image and level, image by image, level by level, best first."""
+    if len(found.score) == 0:
+        return found
+    ends = torch.tensor([rows] if splits is None else list(splits), device=found.row.device)
+    level = torch.bucketize(found.row, ends.cumsum(0), right=True)
+    by_score, order, _ = _ranked(found.score, found.image * len(ends) + level, top)
+    chosen = by_score[order]
+    return Candidates(*(part[chosen] for part in found))
 
 
 def class_nms(

@@ -29,7 +29,9 @@ class DenseConfig(Options):
 
     score: float = convention(0.01, "a class must score more than this", ge=0, le=1)
     nms_iou: float = convention(0.45, "of two boxes of a class that overlap more, one stays", ge=0)
-    candidates: int = convention(400, "boxes of a class that enter suppression, per image", ge=1)
+    candidates: int | None = convention(
+        400, "boxes of a class that enter suppression, per image", ge=1
+    )
     max_detections: int = convention(200, "boxes that stay, per image, over all classes", ge=1)
     clip_before_nms: bool = convention(False, "boxes are cut to the input before suppression")
 
@@ -201,7 +203,8 @@ class DenseDetector(Detector):
         return Candidates(image, row - image * anchors, label, scores.flatten()[where])
 
     def class_rows(self) -> dict[str, ClassRows]:
-        return self.head.class_rows() if isinstance(self.head, DenseHead) else {}
+        own = getattr(self.head, "class_rows", None)
+        return own() if callable(own) else {}
 
 
 def _clipped(boxes: Tensor, frames: Sequence[Frame], image: Tensor) -> Tensor:

@@ -16,20 +16,27 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
+from pydantic import field_validator
 from torch import Tensor, nn
 
-from boxatlas.backbones.resnet import ResNet, norm_layer
+from boxatlas.backbones.choice import (
+    Backbone,
+    pyramid_backbone,
+    pyramid_preprocess,
+    side_limits,
+)
+from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.detectors.region import (
     BoxPredictor,
     DetectRule,
+    LevelRule,
     RegionDetector,
     RoIRule,
     RoITargets,
     TwoFC,
 )
-from boxatlas.detectors.rpn import RPN, AnchorRule, RPNSelection, RPNTargets
-from boxatlas.images import Preprocess
+from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
 from boxatlas.necks.fpn import FPN
 from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
@@ -38,9 +45,11 @@ from boxatlas.registry import Published, register_model
 class RegionConfig(Options):
     """The choices that Faster R-CNN shares with the region methods after it."""
 
-    backbone: str = convention("resnet50", 'resnet50, resnet101, ... or "timm/NAME"')
-    pretrained: bool = convention(False, "start the backbone from ImageNet weights")
-    size: tuple[int, int] = convention((800, 1333), "shorter side, and the longer one's limit")
+    backbone: str = convention("resnet50", 'resnet50, mobilenet_v3_large, ... or "timm/NAME"')
+    pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
+    size: tuple[int, int] = convention(
+        (800, 1333), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
+    )
 
     # ideas
     top_down: bool = switch(True, "FPN table 1 (d): the top-down pathway")
@@ -61,16 +70,22 @@ class RegionConfig(Options):
     anchor_ratios: tuple[float, ...] = switch(
         (0.5, 1.0, 2.0), "Faster R-CNN table 8: heights over widths"
     )
+    p6: Literal["maxpool", "conv"] = switch(
+        "maxpool", "FPN section 4.1, footnote 2: P5 subsampled; a strided 3x3 as in RetinaNet"
+    )
 
     # conventions
-    norm: Literal["frozen", "batch"] = convention("frozen", "the backbone's batch norms")
+    norm: Literal["frozen", "batch"] = convention("frozen", "batch norms of ResNet and MobileNet")
     norm_eps: float = convention(1e-5, "their epsilon")
     stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
+    width: int = convention(256, "channels of the pyramid and of the RPN", ge=1)
     fpn_norm: Literal["none", "batch"] = convention("none", "norms in pyramid and box head")
     rpn_convs: int = convention(1, "3x3 convolutions before the RPN's outputs", ge=1)
     box_head: Literal["2fc", "4conv1fc"] = convention("2fc", "the head of a RoI")
     box_width: int = convention(1024, "width of the fully connected layers")
-    anchor_sizes: tuple[float, ...] = convention((32, 64, 128, 256, 512), "one size a level")
+    anchor_sizes: tuple[float | tuple[float, ...], ...] = convention(
+        (32, 64, 128, 256, 512), "of each level, in pixels"
+    )
     anchor_scales: tuple[float, ...] = convention((1.0,), "further sizes of a level, as factors")
     anchor_rounded: bool = convention(False, "corners rounded to whole pixels")
     anchor_stride: Literal["fixed", "image // grid"] = convention("fixed", "stride of the anchors")
@@ -88,12 +103,15 @@ class RegionConfig(Options):
         (2000, 2000), "per level, per image, when learning"
     )
     proposals_detect: tuple[int, int] = convention((1000, 1000), "the same when detecting")
+    rpn_score: float = convention(0.0, "least probability of a proposal")
     rpn_nms: float = convention(0.7, "suppression among proposals")
     min_size: float = convention(0.0, "smallest side of a proposal, in pixels")
     score: float = convention(0.05, "least score of a detection")
     nms: float = convention(0.5, "suppression among detections of a class")
     max_detections: int = convention(100, "detections an image")
     min_detection: float = convention(0.0, "smallest side of a detection, in pixels")
+
+    _one_number = field_validator("size", mode="before")(side_limits)
 
 
 class Pyramid(nn.Module):
@@ -102,13 +120,15 @@ class Pyramid(nn.Module):
     def __init__(self, config: RegionConfig) -> None:
         super().__init__()
         self.backbone = backbone_of(config)
-        norm = nn.BatchNorm2d if config.fpn_norm == "batch" else None
         self.neck = FPN(
-            self.backbone.channels, extra="maxpool", top_down=config.top_down,
-            lateral=config.lateral, norm=norm,
+            self.backbone.channels, config.width, extra=config.p6, top_down=config.top_down,
+            lateral=config.lateral, norm=nn.BatchNorm2d if config.fpn_norm == "batch" else None,
         )  # fmt: skip
-        self.one_level = config.one_level
-        self.strides = [*self.backbone.strides, 2 * self.backbone.strides[-1]]
+        self.width, self.one_level = config.width, config.one_level
+        strides = self.backbone.strides
+        # P6 serves the RPN alone.
+        self.strides = strides[:1] if self.one_level else [*strides, 2 * strides[-1]]
+        self.roi_strides = tuple(strides[:1] if self.one_level else strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         levels = self.neck(self.backbone(images))
@@ -135,30 +155,20 @@ class ConvFC(nn.Module):
         return F.relu(self.fc(rois.flatten(1)), inplace=True)
 
 
-def backbone_of(config: RegionConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Any:
+def backbone_of(config: RegionConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Backbone:
     """The trunk that the config names, with `channels` and `strides`."""
-    if config.backbone.startswith("timm/"):
-        from boxatlas.backbones.timm_features import TimmFeatures
-
-        strides = [2**s for s in stages]
-        return TimmFeatures(config.backbone, strides, pretrained=config.pretrained)
-    if config.backbone == "mobilenet_v3_large":
-        from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
-
-        return MobileNetV3Features(norm=norm_layer(config.norm, config.norm_eps))
-    return ResNet(
-        config.backbone, stages=stages, norm=norm_layer(config.norm, config.norm_eps),
-        stride_in_1x1=config.stride_in_1x1,
+    return pyramid_backbone(
+        config.backbone, stages, pretrained=config.pretrained, norm=config.norm,
+        norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1,
     )  # fmt: skip
 
 
 def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
     """One size a level (times `anchor_scales`); every size on the one level where there is one."""
+    rows = [s if isinstance(s, tuple) else (s,) for s in config.anchor_sizes]
+    sizes = tuple(tuple(s * f for s in row for f in config.anchor_scales) for row in rows)
     if config.one_level:
-        sizes: tuple[tuple[float, ...], ...] = (tuple(config.anchor_sizes),)
-        strides = strides[:1]
-    else:
-        sizes = tuple(tuple(s * f for f in config.anchor_scales) for s in config.anchor_sizes)
+        sizes = (tuple(s for row in sizes for s in row),)
     return AnchorRule(
         sizes, config.anchor_ratios, tuple(strides), rounded=config.anchor_rounded,
         stride=config.anchor_stride, order=config.anchor_order,
@@ -167,6 +177,7 @@ def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
 
 def region_parts(config: RegionConfig) -> dict[str, Any]:
     """The rules that a config spells, as RegionDetector takes them."""
+    chosen = {"nms": config.rpn_nms, "min_size": config.min_size, "min_score": config.rpn_score}
     return {
         "coder": DeltaCoder(config.roi_weights, clamp=math.log(1000 / 16)),
         "roi_targets": RoITargets(
@@ -175,8 +186,8 @@ def region_parts(config: RegionConfig) -> dict[str, Any]:
         "detect_rule": DetectRule(
             config.score, config.nms, config.max_detections, config.min_detection
         ),
-        "select_in_loss": RPNSelection(*config.proposals_loss, config.rpn_nms, config.min_size),
-        "select_in_detect": RPNSelection(*config.proposals_detect, config.rpn_nms, config.min_size),
+        "select_in_loss": RPNSelection(*config.proposals_loss, **chosen),
+        "select_in_detect": RPNSelection(*config.proposals_detect, **chosen),
     }
 
 
@@ -189,6 +200,11 @@ def rpn_of(config: RegionConfig, strides: Sequence[int], channels: int = 256) ->
     )  # fmt: skip
 
 
+def level_rule(strides: Sequence[int]) -> LevelRule:
+    """RoIs go to the maps of these strides (FPN, equation 1)."""
+    return LevelRule(k_min=int(math.log2(strides[0])), k_max=int(math.log2(strides[-1])))
+
+
 class FasterRCNN(RegionDetector):
     """Pyramid, RPN, RoI features of 7 x 7, two fully connected layers, classes and boxes."""
 
@@ -196,45 +212,101 @@ class FasterRCNN(RegionDetector):
 
     def __init__(self, classes: Sequence[str], config: RegionConfig) -> None:
         trunk = Pyramid(config)
-        strides = trunk.strides[:1] if config.one_level else trunk.strides[:-1]
         head = TwoFC if config.box_head == "2fc" else ConvFC
         super().__init__(
             classes,
-            Preprocess(size=config.size, resize="shorter"),
+            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
-            rpn=rpn_of(config, trunk.strides),
-            head=head(256, 7, config.box_width),
+            rpn=rpn_of(config, trunk.strides, trunk.width),
+            head=head(trunk.width, 7, config.box_width),
             predictor=BoxPredictor(
                 config.box_width, len(classes), config.class_agnostic, config.background_box
             ),
-            roi=RoIRule(config.roi_op, 7, config.roi_sampling, config.roi_aligned, tuple(strides)),
+            roi=RoIRule(
+                config.roi_op, 7, config.roi_sampling, config.roi_aligned, trunk.roi_strides,
+                level_rule(trunk.roi_strides),
+            ),
             **region_parts(config),
-        )
+        )  # fmt: skip
 
 
-_PAPER = {
-    "method": "Faster R-CNN with FPN",
-    "title": "Feature Pyramid Networks for Object Detection",
-    "arxiv": "1612.03144",
-    "year": 2016,
-    "family": "two-stage",
-}
+# -- the models -----------------------------------------------------------------------------------
 
 
-@register_model(
-    **_PAPER, backbone="ResNet-50", size="shorter side 800",
-    published=[Published("COCO minival", "AP", 33.9, 6.8, "M40", "table 3; 0.148 s")],
+def _register(backbone: str, size: str, *published: Published) -> Any:
+    return register_model(
+        method="Faster R-CNN with FPN", title="Feature Pyramid Networks for Object Detection",
+        arxiv="1612.03144", year=2016, family="two-stage", backbone=backbone, size=size,
+        published=published,
+    )  # fmt: skip
+
+
+def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> FasterRCNN:
+    return FasterRCNN(classes, RegionConfig.of(**{**defaults, **options}))
+
+
+@_register(
+    "ResNet-50", "shorter side 800",
+    Published("COCO minival", "AP", 33.9, 6.8, "M40", "table 3; 0.148 s"),
 )  # fmt: skip
 def faster_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-50 with a feature pyramid."""
-    return FasterRCNN(classes, RegionConfig.of(**{"backbone": "resnet50", **options}))
+    return _build(classes, {}, options)
 
 
-@register_model(
-    **_PAPER, backbone="ResNet-101", size="shorter side 800",
-    published=[Published("COCO test-dev", "AP", 36.2, 5.8, "M40", "table 4; 0.172 s")],
+@_register(
+    "ResNet-101", "shorter side 800",
+    Published("COCO test-dev", "AP", 36.2, 5.8, "M40", "table 4; 0.172 s"),
 )  # fmt: skip
 def faster_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-101 with a feature pyramid."""
-    return FasterRCNN(classes, RegionConfig.of(**{"backbone": "resnet101", **options}))
+    return _build(classes, {"backbone": "resnet101"}, options)
+
+
+@_register(
+    "ResNet-50", "shorter side 800", Published("COCO val2017", "AP", 46.7, source="torchvision")
+)
+def faster_rcnn_r50_fpn_v2(classes: Sequence[str], **options: Any) -> FasterRCNN:
+    """Batch norm in pyramid and head, two RPN convolutions, four in the head (2111.11429)."""
+    own = {
+        "norm": "batch", "fpn_norm": "batch", "rpn_convs": 2, "box_head": "4conv1fc",
+        "roi_op": "align",
+    }  # fmt: skip
+    return _build(classes, own, options)
+
+
+_MOBILE: dict[str, Any] = {
+    "backbone": "mobilenet_v3_large", "anchor_sizes": (32, 32, 32),
+    "anchor_scales": (1, 2, 4, 8, 16), "roi_op": "align", "rpn_score": 0.05,
+}  # fmt: skip
+
+
+@_register(
+    "MobileNetV3-Large", "shorter side 800",
+    Published("COCO val2017", "AP", 32.8, source="torchvision"),
+)  # fmt: skip
+def faster_rcnn_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
+    """Faster R-CNN on two maps of MobileNetV3, each with anchors of all sizes."""
+    return _build(classes, _MOBILE, options)
+
+
+@_register(
+    "MobileNetV3-Large", "shorter side 320",
+    Published("COCO val2017", "AP", 22.8, source="torchvision"),
+)  # fmt: skip
+def faster_rcnn320_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
+    """The same at 320 pixels, with 150 proposals."""
+    own = {**_MOBILE, "size": (320, 640), "proposals_detect": (150, 150)}
+    return _build(classes, own, options)
+
+
+@_register("EfficientNet-Lite0", "shorter side 320")
+def faster_rcnn320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
+    """A light pyramid of 128 channels for small machines; anchors from 16 pixels on."""
+    own = {
+        "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 128, "box_width": 512,
+        "anchor_sizes": (16, 32, 64, 128, 256), "roi_op": "align", "proposals_loss": (500, 500),
+        "proposals_detect": (300, 300), "roi_count": 128,
+    }  # fmt: skip
+    return _build(classes, own, options)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.boxes.anchors import cell_anchors, pyramid_anchors
+from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import large_enough
 from boxatlas.boxes.matching import match_thresholds
@@ -23,54 +23,22 @@ from boxatlas.boxes.sampling import sample
 from boxatlas.structures import Targets
 
 
-@dataclass(frozen=True)
-class AnchorRule:
-    """Where anchors lie and of which shapes; the fields are those of `boxes.anchors`.
-
-    sizes: one tuple per level. base: the inclusive base box's side per level, or None.
-    stride "fixed" takes the level's own; "image // grid" divides (torchvision).
-    """
-
-    sizes: tuple[tuple[float, ...], ...]
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    strides: tuple[int, ...] = (16,)
-    rounded: bool = False
-    base: tuple[int, ...] | None = None
-    order: Literal["ratio,size", "size,ratio"] = "ratio,size"
-    stride: Literal["fixed", "image // grid"] = "fixed"
-
-    @property
-    def per_cell(self) -> int:
-        return len(self.sizes[0]) * len(self.ratios)
-
-
-class Anchors(nn.Module):
-    """The anchors of every level for an input's size, made once per size."""
+class Anchors:
+    """The anchors that a rule spells, made once for each size of input and device."""
 
     def __init__(self, rule: AnchorRule) -> None:
-        super().__init__()
         self.rule = rule
-        bases: Sequence[int | None] = rule.base or [None] * len(rule.sizes)
-        for i, (sizes, base) in enumerate(zip(rule.sizes, bases, strict=True)):
-            cell = cell_anchors(
-                sizes, rule.ratios, rounded=rule.rounded, base_size=base, order=rule.order
-            )
-            self.register_buffer(f"cell{i}", cell, persistent=False)
         self._made: dict[object, Tensor] = {}
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def __call__(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """[A, 4] for maps [B, C, h, w] of an input of `size` (height, width)."""
-        grids = [(m.shape[-2], m.shape[-1]) for m in maps]
-        device = maps[0].device
-        key = (tuple(grids), size, device)
+        grids = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
+        key = (grids, size, maps[0].device)
         if key not in self._made:
-            if len(self._made) > 64:  # inputs of ever new sizes must not fill the memory
+            if len(self._made) >= 16:  # training at many scales must not fill the memory
                 self._made.clear()
-            strides: list[float | tuple[float, float]] = list(self.rule.strides)
-            if self.rule.stride == "image // grid":
-                strides = [(float(size[0] // h), float(size[1] // w)) for h, w in grids]
-            cells = [getattr(self, f"cell{i}").to(device) for i in range(len(grids))]
-            self._made[key] = pyramid_anchors(cells, grids, strides)
+            with torch.inference_mode(False), torch.no_grad():
+                self._made[key] = self.rule.make(grids, size).to(maps[0].device)
         return self._made[key]
 
 
@@ -143,13 +111,17 @@ class RPNTargets:
 
 @dataclass(frozen=True)
 class RPNSelection:
-    """Which anchors become proposals: the best `before` of each level, NMS, the best `after`."""
+    """Which anchors become proposals: the best `before` of each level, NMS, the best `after`.
+
+    min_score: the least probability of an object (0: any).
+    """
 
     before: int = 1000
     after: int = 1000
     nms: float = 0.7
     min_size: float = 0.0
     inclusive: bool = False
+    min_score: float = 0.0
 
 
 class RPN(nn.Module):
@@ -204,6 +176,8 @@ class RPN(nn.Module):
         box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
         box = torch.minimum(box.clamp(min=0), limits.repeat(1, 2)[:, None] - int(rule.inclusive))
         fit = large_enough(box, rule.min_size, rule.inclusive) & score.isfinite()
+        if rule.min_score > 0:
+            fit &= score.sigmoid() >= rule.min_score
         image, row = fit.nonzero(as_tuple=True)
         groups = image * len(counts) + level[image, row]
         keep = batched_nms(

@@ -1,6 +1,6 @@
 """The focal loss with its gradient written out, in one pass over the logits.
 
-Public: focal_loss. Lin et al. 2017, equation 5 and appendix B.
+Public: focal_loss, focal_star_loss. Lin et al. 2017, equation 5, appendices A and B.
 Shape letters: B images, A anchors, K classes, P positive (anchor, class) pairs.
 """
 
@@ -45,6 +45,33 @@ def focal_loss(
         return _elementwise(logits, positive, near, far, gamma, weight, ignore)
     total: Any = _Focal.apply(logits, positive, near, far, gamma, weight, ignore)
     return total / max(1, logits.numel()) if reduction == "mean" else total
+
+
+def focal_star_loss(
+    logits: Tensor,
+    positive: tuple[Tensor, ...],
+    *,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    beta: float = 1.0,
+    weight: Tensor | None = None,
+    ignore: Tensor | None = None,
+) -> Tensor:
+    """FL* of appendix A: -alpha_t log sigmoid(gamma x_t + beta) / gamma, summed.
+
+    The arguments are those of `focal_loss`; gamma > 0 steepens, beta shifts.
+    """
+    if gamma <= 0:
+        raise ValueError(f"gamma must be positive, it is {gamma}")
+    is_positive = torch.zeros_like(logits, dtype=torch.bool)
+    is_positive[positive] = True
+    signed = torch.where(is_positive, logits, -logits).float()
+    loss = -F.logsigmoid(gamma * signed + beta) / gamma
+    if alpha is not None and alpha >= 0:
+        loss = loss * torch.where(is_positive, alpha, 1.0 - alpha)
+    if weight is not None:
+        loss = loss * weight.view(-1, *[1] * (loss.dim() - 1))
+    return (loss if ignore is None else loss.masked_fill(ignore[..., None], 0.0)).sum()
 
 
 def _elementwise(

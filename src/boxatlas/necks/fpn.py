@@ -11,7 +11,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Extra = Literal["none", "maxpool", "c5", "p5"]
+Extra = Literal["none", "maxpool", "conv", "c5", "p5"]
 
 
 class FPN(nn.Module):
@@ -19,8 +19,9 @@ class FPN(nn.Module):
 
     Each level is the 1x1 lateral of its map plus the level above, doubled (nearest), then a 3x3
     that removes the aliasing; no activation. top_down, lateral: off, they are the ablation of the
-    paper's table 1 (d, e). extra: "maxpool" adds P6 = P5 subsampled (section 4.1, footnote);
-    "c5" and "p5" add P6 = 3x3 stride 2 on that map and P7 = 3x3 stride 2 on relu(P6) (RetinaNet).
+    paper's table 1 (d, e). extra: "maxpool" adds P6 = P5 subsampled (section 4.1, footnote),
+    "conv" P6 = 3x3 stride 2 on P5; "c5" and "p5" P6 = 3x3 stride 2 on that map and P7 = 3x3
+    stride 2 on relu(P6) (RetinaNet).
     norm: a maker of norms after each convolution, which then has no bias.
     """
 
@@ -49,10 +50,13 @@ class FPN(nn.Module):
             for i, c in enumerate(channels)
         )
         self.outer = nn.ModuleList(conv(width, 3) for _ in channels)
-        if extra in ("c5", "p5"):
+        if extra in ("conv", "c5", "p5"):
             self.p6 = nn.Conv2d(channels[-1] if extra == "c5" else width, width, 3, 2, 1)
+        if extra in ("c5", "p5"):
             self.p7 = nn.Conv2d(width, width, 3, 2, 1)
-        self.channels = [width] * (len(channels) + {"none": 0, "maxpool": 1}.get(extra, 2))
+        self.channels = [width] * (
+            len(channels) + {"none": 0, "maxpool": 1, "conv": 1}.get(extra, 2)
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
@@ -74,6 +78,8 @@ class FPN(nn.Module):
         levels = [conv(m) for conv, m in zip(self.outer, merged[::-1], strict=True)]
         if self.extra == "maxpool":
             levels.append(F.max_pool2d(levels[-1], 1, 2))
+        elif self.extra == "conv":
+            levels.append(self.p6(levels[-1]))
         elif self.extra in ("c5", "p5"):
             p6 = self.p6(maps[-1] if self.extra == "c5" else levels[-1])
             levels += [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]

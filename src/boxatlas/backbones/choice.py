@@ -1,0 +1,56 @@
+"""The backbone of a pyramid by name: ResNet, ResNeXt, MobileNetV3 or anything of timm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
+from boxatlas.backbones.resnet import ResNet, norm_layer
+from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
+from boxatlas.images import Preprocess
+
+Backbone = ResNet | MobileNetV3Features | TimmFeatures
+
+
+def pyramid_backbone(
+    name: str,
+    stages: Sequence[int] = (2, 3, 4, 5),
+    *,
+    pretrained: bool = False,
+    norm: Literal["frozen", "batch"] = "frozen",
+    norm_eps: float = 1e-5,
+    stride_in_1x1: bool = False,
+) -> Backbone:
+    """A module images -> maps of `stages` (C2 at stride 4 to C5 at 32), with `channels`, `strides`.
+
+    name: resnet50, resnext101_32x8d, mobilenet_v3_large (two maps of stride 32) or "timm/NAME",
+    whose norms are its own. pretrained: ImageNet weights. Raises InputError for an unknown name,
+    or weights out of reach.
+    """
+    if name.startswith(PREFIX):
+        return TimmFeatures(name, [2**s for s in stages], pretrained=pretrained)
+    made = norm_layer(norm, norm_eps)
+    backbone = (
+        MobileNetV3Features(made)
+        if name == "mobilenet_v3_large"
+        else ResNet(name, stages=stages, norm=made, stride_in_1x1=stride_in_1x1)
+    )
+    if pretrained:
+        backbone.load_pretrained()
+    return backbone
+
+
+def pyramid_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
+    """Shorter side to size[0], longer at most size[1], colours as the backbone's weights expect."""
+    if not name.startswith(PREFIX):
+        return Preprocess(size=size, resize="shorter")
+    mean, std = normalisation(name)
+    return Preprocess(size=size, resize="shorter", mean=mean, std=std)
+
+
+def side_limits(size: object) -> object:
+    """One number s as (s, 5/3 s): 800 pixels go with at most 1333, 600 with 1000."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return (size, round(size * 5 / 3))
+    return size

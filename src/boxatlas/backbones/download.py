@@ -1,0 +1,28 @@
+"""ImageNet weights of torchvision's classifiers, fetched once into torch's cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from boxatlas.errors import InputError
+
+
+def imagenet_state(architecture: str) -> dict[str, Tensor]:
+    """The first published ImageNet weights of a torchvision model. Raises InputError offline."""
+    from torchvision.models import get_model_weights
+
+    try:
+        url = get_model_weights(architecture)["IMAGENET1K_V1"].url
+    except (ValueError, KeyError):
+        raise InputError(
+            "no ImageNet weights are published for this backbone", field="pretrained", value=True,
+            hint="use pretrained=false, or a timm backbone",
+        ) from None  # fmt: skip
+    try:
+        return torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
+    except OSError as error:
+        raise InputError(
+            f"the ImageNet weights cannot be downloaded: {error}", field="pretrained",
+            hint="connect, or use pretrained=false",
+        ) from None  # fmt: skip
