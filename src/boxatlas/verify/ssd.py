@@ -1,7 +1,8 @@
-"""SSD networks: raw outputs and default boxes, through the importers of public checkpoints."""
+"""SSD and its family: raw outputs and default boxes, through the importers of checkpoints."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from boxatlas.detectors.base import Detector
 from boxatlas.detectors.dense import DenseDetector
-from boxatlas.verify.case import Case, UnsupportedError
+from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights import import_model, names_of
 
 
@@ -31,23 +32,30 @@ def network(case: Case) -> dict[str, Tensor]:
     for entry in case.outputs:
         if entry["name"].startswith("priors"):
             boxes = entry["switches"]["boxes"]
-            found[entry["name"]] = written(raw["anchors"], boxes)
+            own = boxes == case.switches["boxes"]
+            found[entry["name"]] = written(raw["anchors"] if own else _anchors(model, boxes), boxes)
+    return found
+
+
+def _anchors(model: DenseDetector, boxes: Mapping[str, Any]) -> Tensor:
+    """The default boxes of a block, made as the model makes its own."""
+    update = box_options(boxes)
+    update.pop("size")
+    config, model.config = model.config, model.config.model_copy(update=update)
+    grids = [tuple(level["grid"]) for level in boxes["levels"]]
+    found = model.make_anchors(grids, tuple(boxes["image"]))
+    model.config = config
     return found
 
 
 def options(case: Case) -> dict[str, Any]:
-    """The case's switches and parameters as options of SSD."""
+    """The case's switches and parameters as options of its method."""
     switches, params = dict(case.switches), case.params
     made = box_options(switches.pop("boxes"))
-    for name in ("boxes_on_first_map", "reduced_tail"):
-        if name in switches:
-            made[name] = switches.pop(name)
+    made |= _METHODS[case.run["model"].partition("_")[0].rstrip("0123456789")](switches, params)
     if switches:
         raise UnsupportedError(f"switches {sorted(switches)}")
     made["variances"] = tuple(params["variances"])
-    if "l2norm" in params:
-        made["norm_eps"] = params["l2norm"]["eps"]
-        made["norm_place"] = params["l2norm"]["place"]
     if "pool_rounding" in params:
         made["ceil_pools"] = (1, 2, 3, 4) if params["pool_rounding"] == "ceil" else ()
     elif "pool3_ceil" in params:
@@ -55,22 +63,63 @@ def options(case: Case) -> dict[str, Any]:
     return made
 
 
+def _ssd(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("boxes_on_first_map", "reduced_tail")
+    return {**_taken(switches, *names), **_l2norm(params)}
+
+
+def _fssd(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    made = _taken(switches, "fuse", "fuse_norm_affine", "boxes_on_first_map")
+    made["sources"] = tuple("conv7_2" if s == "extra" else s for s in switches.pop("sources"))
+    first = switches.pop("first_pyramid_conv", True)
+    made["generator"] = "simple" if first else "direct"
+    expect(params["upsample"], mode=["bilinear"])
+    made["align_corners"] = params["upsample"]["align_corners"]
+    if "extra_conv_padding" in params:
+        made["extra_padding"] = params["extra_conv_padding"]
+    return made
+
+
+def _taken(switches: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Switches that are options of the same name."""
+    return {name: switches.pop(name) for name in names if name in switches}
+
+
+def _l2norm(params: Mapping[str, Any]) -> dict[str, Any]:
+    if "l2norm" not in params:
+        return {}
+    return {"norm_eps": params["l2norm"]["eps"], "norm_place": params["l2norm"]["place"]}
+
+
+_METHODS = {"ssd": _ssd, "ssdlite": _ssd, "fssd": _fssd}
+
+
 def box_options(boxes: Mapping[str, Any]) -> dict[str, Any]:
     """Default boxes given whole -> the options that make them."""
     levels = boxes["levels"]
-    offsets = {level["offset"] for level in levels}
-    if len(offsets) > 1 or not boxes["centre"].startswith("(index"):
-        raise UnsupportedError("default boxes with offsets of each map")
     return {
         "size": tuple(boxes["image"]),
         "min_sizes": tuple(level["min_size"] for level in levels),
         "max_sizes": tuple(level["max_size"] for level in levels),
         "ratios": tuple(tuple(level["ratios"]) for level in levels),
         "steps": tuple(level["step"] for level in levels),
-        "offset": offsets.pop(),
+        "offset": tuple(level["offset"] for level in levels),
+        "offset_unit": "steps" if boxes["centre"].startswith("(index") else "pixels",
         "clip_boxes": boxes["clip"],
         "truncate_sizes": boxes["truncate_sizes"],
+        "cell_order": _order(boxes),
     }
+
+
+def _order(boxes: Mapping[str, Any]) -> str:
+    """Which of the two orders within a cell the case's shapes have."""
+    level = boxes["levels"][0]
+    if "shapes" not in level:
+        return "ssd"
+    whole = math.trunc if boxes["truncate_sizes"] else float
+    low = whole(level["min_size"])
+    first = all(abs(side - low) < 1e-3 for side in level["shapes"][0])
+    return "ssd" if first else "ratio"
 
 
 def written(anchors: Tensor, boxes: Mapping[str, Any]) -> Tensor:
@@ -103,5 +152,7 @@ _NAMES = (
     "ssd300_vgg16_caffe", "ssd512_vgg16_caffe", "ssd300_vgg16_amdegroot", "ssd300_vgg16_lufficc",
     "ssd512_vgg16_lufficc", "ssd300_6box_vgg16_pytorchssd", "ssd300_vgg16_torchvision",
     "ssdlite320_mobilenet_v3_large_torchvision",
+    "fssd300_vgg16_caffe", "fssd512_vgg16_caffe", "fssd300_vgg16_pytorchssd",
+    "fssd512_vgg16_pytorchssd",
 )  # fmt: skip
 CASES = dict.fromkeys(_NAMES, network)

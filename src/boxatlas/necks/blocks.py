@@ -1,0 +1,70 @@
+"""Convolution blocks that several necks are made of.
+
+Public: ConvNorm, ConvRelu. Shape letters: B images; maps are [B, C, H, W].
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeVar
+
+from torch import nn
+
+Size = int | tuple[int, int]
+C = TypeVar("C", nn.Conv2d, nn.ConvTranspose2d)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU (unless `relu` is off): conv, bn, relu.
+
+    Padding None keeps the size at stride 1. eps and momentum are the batch norm's.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        kernel: Size = 3,
+        stride: int = 1,
+        padding: Size | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        *,
+        relu: bool = True,
+        eps: float = 1e-5,
+        momentum: float = 0.01,
+    ) -> None:
+        down, across = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        same = (dilation * (down // 2), dilation * (across // 2))
+        conv = nn.Conv2d(
+            channels, width, (down, across), stride, same if padding is None else padding,
+            dilation, groups, bias=False,
+        )  # fmt: skip
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=conv, bn=nn.BatchNorm2d(width, eps, momentum)
+        )
+        if relu:
+            layers["relu"] = nn.ReLU(inplace=True)
+        super().__init__(layers)
+
+
+class ConvRelu(nn.Sequential):
+    """Convolution with bias, Xavier weights, and ReLU: the layers of the Caffe-born methods."""
+
+    def __init__(
+        self, channels: int, width: int, kernel: int = 3, stride: int = 1,
+        padding: int | None = None,
+    ) -> None:  # fmt: skip
+        conv = nn.Conv2d(
+            channels, width, kernel, stride, kernel // 2 if padding is None else padding
+        )
+        super().__init__(OrderedDict(conv=xavier(conv), relu=nn.ReLU(inplace=True)))
+
+
+def xavier(conv: C) -> C:
+    """Caffe's "xavier" weights and zero bias."""
+    nn.init.xavier_uniform_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
