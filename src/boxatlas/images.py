@@ -7,6 +7,7 @@ input and the Frame that undoes it. Training, detection, export and serving shar
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,8 +123,8 @@ class Preprocess(Options):
     resize "stretch" warps to `size` (height, width); "letterbox" keeps the aspect and centres the
     content on `pad_value`; "shorter" scales so that the shorter side is size[0] and the longer at
     most size[1], aligned top left, and pads a batch to its largest, rounded up to `multiple`.
-    align_corners: corner pixels fall on corner pixels; truncate: a letterboxed size loses its
-    fraction and the content's offset keeps it, as Darknet has both.
+    align_corners: corner pixels fall on corner pixels; truncate: sizes lose their fractions instead
+    of being rounded, and a letterboxed content's offset keeps it, as Darknet has both.
     Pixels are (value * scale - mean) / std in the order `channels`; mean, std and pad_value are in
     scaled units, in that order of channels.
     """
@@ -156,7 +157,8 @@ class Preprocess(Options):
         else:
             ratio = self.size[0] / min(height, width)
             ratio = min(ratio, self.size[1] / max(height, width))
-        h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
+        whole = math.floor if self.truncate else round
+        h, w = max(1, whole(height * ratio)), max(1, whole(width * ratio))
         offset = (0.0, 0.0)
         if self.resize == "letterbox":
             if self.truncate:
@@ -201,7 +203,7 @@ class Preprocess(Options):
         return out
 
     def resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Float images [B, 3, h, w] -> [B, 3, *size], bilinear, at half-pixel centres by default."""
+        """Float images [B, 3, h, w] -> [B, 3, *size], bilinear; half-pixel centres by default."""
         if images.shape[-2:] == size:
             return images
         if self.align_corners:

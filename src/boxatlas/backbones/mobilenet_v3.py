@@ -1,4 +1,4 @@
-"""MobileNetV3-Large as SSDlite and as a feature pyramid use it. Howard et al. 2019, arXiv 1905.02244,
+"""MobileNetV3-Large as SSDlite and as a pyramid use it. Howard et al. 2019, arXiv 1905.02244,
 section 6.3.
 
 Shape letters: B images; a map is [B, C, H / stride, W / stride].
