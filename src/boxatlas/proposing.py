@@ -1,0 +1,122 @@
+"""Proposals of many images: by selective search on all cores, or by a detector's RPN."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boxatlas.errors import InputError
+from boxatlas.images import IMAGE_SUFFIXES, read
+from boxatlas.ops.search import SelectiveSearch, cores, hierarchies, in_order, ranked
+
+if TYPE_CHECKING:
+    from boxatlas.detectors.base import Detector
+    from boxatlas.detectors.region import RegionDetector
+
+
+class Found(NamedTuple):
+    """One image's proposals, best first: pixels uint8 [H, W, 3], boxes [P, 4] in its pixels, and
+    scores [P] where the maker has some."""
+
+    pixels: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32] | None
+
+
+def images_under(sources: Sequence[Path]) -> dict[str, Path]:
+    """Name -> file of every image given or in a folder given, subfolders too, sorted.
+
+    A name is the path under the folder, with the folder's own name where several are given. Raises
+    InputError where a source is missing, where there is no image and where two share a name.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        if source.is_dir():
+            files = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            prefix = f"{source.resolve().name}/" if len(sources) > 1 else ""
+            named = {prefix + p.relative_to(source).as_posix(): p for p in files}
+        elif source.is_file():
+            named = {source.name: source}
+        else:
+            raise InputError("no such file or folder", file=source)
+        for name in named.keys() & found.keys():
+            raise InputError(f"two images are called {name}", file=source,
+                             hint="propose for each folder into an --out of its own")  # fmt: skip
+        found.update(named)
+    if not found:
+        raise InputError("holds no image", file=sources[0] if sources else None)
+    return found
+
+
+def by_search(
+    paths: Sequence[Path], config: SelectiveSearch, seed: int = 0, threads: int | None = None
+) -> Iterator[Found | InputError]:
+    """Selective search of each image in turn, or why it cannot be read.
+
+    Several images at a time; a single one has its strategies side by side instead.
+    """
+    inner = threads if len(paths) == 1 else 1
+
+    def work(path: Path) -> Found | InputError:
+        try:
+            pixels = read(path)
+        except InputError as error:
+            return error
+        boxes = ranked(hierarchies(pixels, config, threads=inner), config, seed)
+        return Found(pixels, boxes, None)
+
+    return in_order(work, paths, 1 if len(paths) == 1 else threads or cores())
+
+
+def by_detector(
+    detector: Detector, paths: Iterable[Path], most: int = 1000, batch_size: int = 4
+) -> Iterator[Found | InputError]:
+    """The proposals of a detector's RPN for each image in turn, with its logits as scores.
+
+    Raises InputError for a detector that makes none.
+    """
+    from boxatlas.detectors.region import RegionDetector
+
+    if not isinstance(detector, RegionDetector) or detector.rpn is None:
+        raise InputError(f"{detector.name or 'this detector'} makes no proposals of its own",
+                         field="--model", hint="give a detector with an RPN")  # fmt: skip
+    detector = copy.deepcopy(detector)
+    rule = detector.select_in_detect
+    detector.select_in_detect = replace(rule, before=max(rule.before, most), after=most)
+    remaining = iter(paths)
+    while chunk := list(islice(remaining, batch_size)):
+        pixels = [_opened(path) for path in chunk]
+        good = [p for p in pixels if not isinstance(p, InputError)]
+        made = iter(_proposed(detector, good) if good else ())
+        yield from (p if isinstance(p, InputError) else next(made) for p in pixels)
+
+
+def _opened(path: Path) -> NDArray[np.uint8] | InputError:
+    try:
+        return read(path)
+    except InputError as error:
+        return error
+
+
+@torch.inference_mode()
+def _proposed(detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]]) -> list[Found]:
+    images, frames = detector.preprocess.batch(list(pixels))
+    fast: Any = detector.fast()  # a RegionDetector too
+    images = images.to(detector.device).contiguous(memory_format=torch.channels_last)
+    size = (images.shape[-2], images.shape[-1])
+    proposals = fast.propose(fast.features(images), frames, size)
+    return [
+        Found(
+            one, frame.undo(proposals.boxes[i][proposals.valid[i]]).float().cpu().numpy(),
+            proposals.logits[i][proposals.valid[i]].float().cpu().numpy(),
+        )
+        for i, (one, frame) in enumerate(zip(pixels, frames, strict=True))
+    ]  # fmt: skip
