@@ -3,6 +3,7 @@
 from boxatlas.detectors import faster_rcnn as faster_rcnn
 from boxatlas.detectors import fssd as fssd
 from boxatlas.detectors import retinanet as retinanet
+from boxatlas.detectors import rfbnet as rfbnet
 from boxatlas.detectors import ssd as ssd
 from boxatlas.detectors import yolo9000 as yolo9000
 from boxatlas.detectors import yolov1 as yolov1

@@ -52,7 +52,7 @@ def options(case: Case) -> dict[str, Any]:
     """The case's switches and parameters as options of its method."""
     switches, params = dict(case.switches), case.params
     made = box_options(switches.pop("boxes"))
-    made |= _METHODS[case.run["model"].partition("_")[0].rstrip("0123456789")](switches, params)
+    made |= _METHODS[re.split(r"\d", case.run["model"])[0]](switches, params)
     if switches:
         raise UnsupportedError(f"switches {sorted(switches)}")
     made["variances"] = tuple(params["variances"])
@@ -80,6 +80,17 @@ def _fssd(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]
     return made
 
 
+def _rfbnet(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    made = _taken(switches, "rfb_s", "version", "boxes_on_first_map", "residual_scale")
+    if "upsample" in params:
+        expect(params["upsample"], mode=["bilinear"])
+        made["align_corners"] = params["upsample"]["align_corners"]
+    if "l2norm" in params:
+        expect(params["l2norm"], place=["inside_root"])
+        made["norm_eps"] = params["l2norm"]["eps"]
+    return made
+
+
 def _taken(switches: dict[str, Any], *names: str) -> dict[str, Any]:
     """Switches that are options of the same name."""
     return {name: switches.pop(name) for name in names if name in switches}
@@ -91,7 +102,7 @@ def _l2norm(params: Mapping[str, Any]) -> dict[str, Any]:
     return {"norm_eps": params["l2norm"]["eps"], "norm_place": params["l2norm"]["place"]}
 
 
-_METHODS = {"ssd": _ssd, "ssdlite": _ssd, "fssd": _fssd}
+_METHODS = {"ssd": _ssd, "ssdlite": _ssd, "fssd": _fssd, "rfbnet": _rfbnet}
 
 
 def box_options(boxes: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,5 +165,6 @@ _NAMES = (
     "ssdlite320_mobilenet_v3_large_torchvision",
     "fssd300_vgg16_caffe", "fssd512_vgg16_caffe", "fssd300_vgg16_pytorchssd",
     "fssd512_vgg16_pytorchssd",
+    "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
 )  # fmt: skip
 CASES = dict.fromkeys(_NAMES, network)

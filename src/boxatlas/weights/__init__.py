@@ -34,7 +34,9 @@ __all__ = [
     "read_state",
 ]
 
-SOURCES = ("amdegroot", "caffe", "darknet", "lufficc", "pytorchssd", "torchvision")
+SOURCES = (
+    "amdegroot", "caffe", "darknet", "lufficc", "pytorchssd", "rfbnet", "torchvision",
+)  # fmt: skip
 _BUNDLED = Path(__file__).parent / "bundled"
 
 
