@@ -35,6 +35,9 @@ class SingleShotConfig(DenseConfig):
     size: int | tuple[int, int] = convention(300, "input (height, width)")
     backbone: str = convention("vgg16", 'the paper\'s own or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
+    fold_norms: bool = convention(
+        False, "a timm backbone's norms are folded into its convolutions before it learns"
+    )
 
     negatives: float = switch(3.0, "SSD, section 2.2: hard negatives for each positive", ge=0)
     match_iou: float = switch(0.5, "SSD, section 2.2: a box above this overlap is positive")
@@ -227,7 +230,7 @@ def backbone_of(
     """
     name = config.backbone
     if name.startswith(PREFIX):
-        backbone = TimmFeatures(name, strides, pretrained=config.pretrained)
+        backbone = TimmFeatures(name, strides, pretrained=config.pretrained, fold=config.fold_norms)
         mean, std = normalisation(name)
         inputs: dict[str, Any] = {"mean": mean, "std": std, "scale": 1 / 255}
     elif name in own:
