@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boxatlas.ops.grouping import Hierarchy
+    from boxatlas.ops.masks import mask_targets, paste_masks, rasterise
+    from boxatlas.ops.psroi import psroi_align, psroi_pool
     from boxatlas.ops.roi import pyramid_pool, roi_align, roi_pool
     from boxatlas.ops.search import (
         SelectiveSearch,
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Hierarchy", "SelectiveSearch", "hierarchies", "pyramid_pool", "roi_align", "roi_pool",
-    "selective_search", "selective_search_many",
+    "Hierarchy", "SelectiveSearch", "hierarchies", "mask_targets", "paste_masks", "psroi_align",
+    "psroi_pool", "pyramid_pool", "rasterise", "roi_align", "roi_pool", "selective_search",
+    "selective_search_many",
 ]  # fmt: skip
 
 _WHERE = {
@@ -29,6 +32,11 @@ _WHERE = {
     "hierarchies": "search",
     "selective_search": "search",
     "selective_search_many": "search",
+    "mask_targets": "masks",
+    "paste_masks": "masks",
+    "rasterise": "masks",
+    "psroi_align": "psroi",
+    "psroi_pool": "psroi",
     "pyramid_pool": "roi",
     "roi_align": "roi",
     "roi_pool": "roi",

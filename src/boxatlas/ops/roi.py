@@ -145,11 +145,12 @@ def _align_kernel() -> Any:
     from boxatlas.ops.compiled import compiled
 
     def axis(start, bin_size, grid, size, first, count, weight):  # noqa: ANN
+        cells = np.float32(grid)  # torchvision's order of operations: a sample may lie on the edge
         for p in range(len(first)):
             first[p], count[p] = 0, 0
             low, high = size, -1
             for k in range(grid):
-                at = start + (p + (k + 0.5) / grid) * bin_size
+                at = start + np.float32(p) * bin_size + np.float32(k + 0.5) * bin_size / cells
                 if at < -1.0 or at > size:
                     continue
                 at = max(at, np.float32(0.0))
@@ -161,7 +162,7 @@ def _align_kernel() -> Any:
             for k in range(count[p]):
                 weight[p, k] = 0.0
             for k in range(grid):
-                at = start + (p + (k + 0.5) / grid) * bin_size
+                at = start + np.float32(p) * bin_size + np.float32(k + 0.5) * bin_size / cells
                 if at < -1.0 or at > size:
                     continue
                 at = max(at, np.float32(0.0))
