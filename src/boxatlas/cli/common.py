@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import torch
+
+    from boxatlas.detectors.base import Detector
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output.")
@@ -31,6 +33,8 @@ FormatOption = Annotated[
     str | None, typer.Option("--format", help="voc, coco or yolo; found by looking if not given.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
+
+DEFAULT_MODEL = "ssdlite320_efficientnet_lite0"  # what "bundled" means
 
 
 def pick_device(name: str) -> torch.device:
@@ -50,6 +54,30 @@ def pick_device(name: str) -> torch.device:
             f"no such device here: {reason}", field="--device", value=name, hint="use auto or cpu"
         ) from None
     return device
+
+
+def open_detector(what: str, device: torch.device) -> Detector:
+    """The detector of a checkpoint, a run's folder, a model's name (then its bundled weights) or
+    "bundled".
+
+    Raises InputError, naming what is there, where it is none of these.
+    """
+    from boxatlas.registry import list_models
+    from boxatlas.weights import bundled, load
+
+    path = Path(what)
+    if path.is_dir() and (path / "best.safetensors").is_file():
+        path = path / "best.safetensors"  # a run's folder
+    if path.is_file():
+        return load(path).to(device)
+    if what == "bundled":
+        return load(bundled(DEFAULT_MODEL)).to(device)
+    if what in list_models():
+        return load(bundled(what)).to(device)
+    if path.suffix or "/" in what:
+        raise InputError("no such checkpoint", file=what)
+    raise InputError("neither a checkpoint nor a model", value=what,
+                     hint=nearest(what, list_models()))  # fmt: skip
 
 
 def fresh(path: Path, force: bool) -> Path:

@@ -9,14 +9,19 @@ Shape letters: D detections, T objects, K classes, N images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from boxatlas.evaluation.found import Bools, Floats, Found, Ints, Truth
 
 _PAIRS = 4_000_000  # most overlaps held at once
-ELEVEN = np.arange(0.0, 1.1, 0.1)  # the recall levels of VOC2007, in the kit's own rounding
+_LEVELS = {
+    11: np.arange(0.0, 1.1, 0.1),  # VOC2007's recalls, in the kit's own rounding
+    101: np.linspace(0.0, 1.0, 101),  # COCO's
+}
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,14 @@ def overlaps(a: Floats, b: Floats, width_offset: float = 0.0) -> Floats:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def best_overlaps(
-    found: Found, truth: Truth, width_offset: float = 0.0, *, any_class: bool = False
-) -> tuple[Floats, Ints]:
-    """Of each detection: its largest IoU with an object of its image and class, and which [D].
+def pairs(key: Ints, truth_key: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Every (row, object) of equal key, in chunks: (rows, where each begins, objects).
 
-    The first object where several are equal; -1 and IoU 0 where there is none. any_class: objects
-    of all classes.
+    A row of `rows` has the objects from its beginning to the next one's, in their order.
     """
-    kinds = 0 if any_class else int(max(found.label.max(initial=0), truth.label.max(initial=0))) + 1
-    key = found.image * kinds + found.label if kinds else found.image
-    truth_key = truth.image * kinds + truth.label if kinds else truth.image
     by_key = np.argsort(truth_key, kind="stable")
     first = np.searchsorted(truth_key[by_key], key, "left")
     count = np.searchsorted(truth_key[by_key], key, "right") - first
-    best, which = np.zeros(len(found)), np.full(len(found), -1, np.int64)
     rows = np.flatnonzero(count)
     total = np.cumsum(count[rows])
     begin = 0
@@ -82,12 +80,39 @@ def best_overlaps(
         sizes = count[part]
         starts = np.cumsum(sizes) - sizes
         inner = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
-        objects = by_key[np.repeat(first[part], sizes) + inner]
-        iou = overlaps(np.repeat(found.boxes[part], sizes, 0), truth.boxes[objects], width_offset)
-        best[part] = np.maximum.reduceat(iou, starts)
-        at_best = np.where(iou == np.repeat(best[part], sizes), inner, len(iou))
-        which[part] = objects[starts + np.minimum.reduceat(at_best, starts)]
+        yield part, starts, by_key[np.repeat(first[part], sizes) + inner]
         begin = end
+
+
+def keys(found: Found, truth: Truth) -> tuple[Ints, Ints]:
+    """One number for each image and class, of detections and of objects."""
+    kinds = int(max(found.label.max(initial=0), truth.label.max(initial=0))) + 1
+    return found.image * kinds + found.label, truth.image * kinds + truth.label
+
+
+def best_overlaps(
+    found: Found, truth: Truth, width_offset: float = 0.0, *,
+    among: Literal["own class", "other classes"] = "own class",
+) -> tuple[Floats, Ints]:  # fmt: skip
+    """Of each detection: its largest IoU with an object of its image, and which one [D].
+
+    The first object where several are equal; IoU 0 and -1 where there is none.
+    """
+    own = among == "own class"
+    key, truth_key = keys(found, truth) if own else (found.image, truth.image)
+    best, which = np.zeros(len(found)), np.full(len(found), -1, np.int64)
+    for rows, starts, objects in pairs(key, truth_key):
+        sizes = np.diff(np.append(starts, len(objects)))
+        each = np.repeat(rows, sizes)
+        iou = overlaps(found.boxes[each], truth.boxes[objects], width_offset)
+        if not own:
+            iou[found.label[each] == truth.label[objects]] = -1.0
+        best[rows] = np.maximum.reduceat(iou, starts)
+        place = np.arange(len(iou))
+        at_best = np.where(iou == np.repeat(best[rows], sizes), place, len(iou))
+        which[rows] = objects[np.minimum.reduceat(at_best, starts)]
+    none = best < 0
+    best[none], which[none] = 0.0, -1
     return best, which
 
 
@@ -117,20 +142,30 @@ def curves(
     right = np.zeros(len(order), bool)
     right[claim[first]] = True
     positives = np.bincount(truth.label[~truth.ignore], minlength=classes).astype(np.int64)
-    start = np.searchsorted(label, np.arange(classes + 1)).astype(np.int64)
-    wrong = ~right & ~passed
-    true, false = _running(right, start, label), _running(wrong, start, label)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = true / np.where(positives, positives, np.nan)[label]
+    return curves_of(order, label, found.scores[order], right, passed, positives)
+
+
+def curves_of(
+    order: Ints, label: Ints, score: Floats, right: Bools, passed: Bools, positives: Ints,
+    weight: Floats | None = None,
+) -> Curves:  # fmt: skip
+    """Recall and precision of detections already judged, sorted by class and then best first.
+
+    weight [D]: how often each counts.
+    """
+    start = np.searchsorted(label, np.arange(len(positives) + 1)).astype(np.int64)
+    true = _running(right, start, label, weight)
+    false = _running(~right & ~passed, start, label, weight)
+    recall = true / np.where(positives, positives, np.nan)[label]
     precision = true / np.maximum(true + false, np.finfo(np.float64).eps)
-    return Curves(order, label, found.scores[order], right, passed, start, positives, recall,
-                  precision)  # fmt: skip
+    return Curves(order, label, score, right, passed, start, positives, recall, precision)
 
 
-def _running(flags: Bools, start: Ints, label: Ints) -> Floats:
+def _running(flags: Bools, start: Ints, label: Ints, weight: Floats | None) -> Floats:
     """How many flags are set so far within the class, [D]."""
-    total = np.concatenate([[0], np.cumsum(flags)])
-    return (total[1:] - total[start[label]]).astype(np.float64)
+    counted = flags.astype(np.float64) if weight is None else flags * weight
+    total = np.concatenate([[0.0], np.cumsum(counted)])
+    return total[1:] - total[start[label]]
 
 
 def _envelope(values: Floats, label: Ints) -> Floats:
@@ -146,11 +181,9 @@ def _envelope(values: Floats, label: Ints) -> Floats:
 def average_precision(curve: Curves, points: int | None = None) -> Floats:
     """AP of each class [K], NaN where it has no object.
 
-    points None: the area under the monotonic curve (VOC2010 on); 11: the mean of its values at
-    eleven recalls (VOC2007).
+    points None: the area under the monotonic curve (VOC2010 on); 11 or 101: the mean of its values
+    at so many recalls (VOC2007, COCO).
     """
-    if points not in (None, 11):
-        raise ValueError(f"points is None or 11, not {points}")
     classes = len(curve.positives)
     top = _envelope(curve.precision, curve.label)
     out = np.zeros(classes)
@@ -162,11 +195,11 @@ def average_precision(curve: Curves, points: int | None = None) -> Floats:
         np.add.at(out, curve.label, gain * top)
     else:
         padded = np.append(top, 0.0)
-        for level in ELEVEN:
+        for level in _LEVELS[points]:
             short = np.zeros(classes, np.int64)
             np.add.at(short, curve.label, np.nan_to_num(curve.recall) < level)
             place = curve.start[:-1] + short
-            out += np.where(place < curve.start[1:], padded[place], 0.0) / 11.0
+            out += np.where(place < curve.start[1:], padded[place], 0.0) / points
     out[curve.positives == 0] = np.nan
     return out
 
