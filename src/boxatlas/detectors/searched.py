@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from boxatlas.images import Preprocess
-from boxatlas.ops import selective_search_many
 from boxatlas.structures import Frame
 
 
@@ -36,6 +35,8 @@ def searched(
             continue
         (height, width), (x, y) = frames[i].content, (int(v) for v in frames[i].offset)
         views.append(preprocess.pixels(image[:, y : y + height, x : x + width]))
+    from boxatlas.ops import selective_search_many  # numba takes a moment to load
+
     for i, boxes in enumerate(selective_search_many(views, mode="fast")):
         moved = torch.from_numpy(boxes)
         scale = 1.0
