@@ -154,6 +154,39 @@ def _plain(values: Floats) -> Any:
     ]
 
 
+def measure_sources(
+    sources: Sequence[str], table: Table, *, device: Any = "cpu", most: int = 1000
+) -> dict[str, Measured]:
+    """Measure each source, a proposal file or a checkpoint with an RPN, on the table's images.
+
+    -> its name -> Measured. most: proposals of an image that a checkpoint makes.
+    """
+    from boxatlas.data.proposals import read_proposals
+    from boxatlas.progress import track
+    from boxatlas.proposing import Found, by_detector
+    from boxatlas.weights import load
+
+    found: dict[str, Measured] = {}
+    for source in sources:
+        if source in found:
+            raise InputError("is given twice", field="--proposals", value=source)
+        if Path(source).suffix in (".npz", ".mat"):
+            held = read_proposals(source)
+            held.check(table)
+            found[source] = measure(held, table)
+            continue
+        run = Path(source) / "best.safetensors"
+        detector = load(run if run.is_file() else source).to(device)
+        made = by_detector(detector, [Path(path) for path in table.paths], most)
+        boxes = []
+        for one in track(made, "proposing", len(table)):
+            if not isinstance(one, Found):
+                raise one
+            boxes.append(one.boxes)
+        found[source] = measure(boxes, table)
+    return found
+
+
 def plot(measured: Mapping[str, Measured], path: str | Path) -> None:
     """Recall by number (at IoU 0.5 and 0.7), by IoU (all proposals), and average recall, side by
     side for each named set, as a picture (the suffix says which kind)."""
