@@ -5,10 +5,10 @@ Shape letters: N images, T objects. Boxes are xyxy in continuous pixels of the u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,31 @@ from boxatlas.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
+class Row:
+    """One image of a table: its file, id, size (height, width), and its objects' arrays [m]."""
+
+    path: str
+    id: str | int
+    size: tuple[int, int]
+    boxes: NDArray[np.float32] = field(repr=False)
+    labels: NDArray[np.int32] = field(repr=False)
+    names: list[str]
+    ignore: NDArray[np.bool_] = field(repr=False)
+    masks: list[Mask] | None = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Table:
-    """Images and their objects.
+    """Images and their objects. table[i] is one image, table[a:b] and table[mask] are tables.
 
     classes: names, indexed by labels. paths [N]: image files. ids [N]: the layout's own. sizes
     int32 [N, 2]: height, width. offsets int64 [N + 1]: image i holds the objects offsets[i] to
     offsets[i + 1]. boxes float32 [T, 4], labels int32 [T] (0..K-1), ignore bool [T] (VOC difficult,
     COCO crowd). masks [T] (polygons or RLE, packed) or None. areas float32 [T]: of the objects
-    themselves (COCO's), None: of their boxes. image_label int32 [N]: a class known of an image
-    without a box, else -1. notes: what a reader passed over, for the log.
+    themselves (COCO's), None: of their boxes. truncated bool [T]: VOC's flag, None where nothing
+    states it. image_label int32 [N]: a class known of an image without a box, else -1.
+    category_ids [K]: what the layout's file calls the classes, None: nothing but their names.
+    notes: what a reader passed over, for the log.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +57,8 @@ class Table:
     areas: NDArray[np.float32] | None = None
     image_label: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     notes: tuple[str, ...] = ()
+    truncated: NDArray[np.bool_] | None = None
+    category_ids: tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.image_label) != len(self.paths):
@@ -50,6 +68,31 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> Table: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> Row | Table:
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        if not isinstance(index, int | np.integer):
+            return self.select(index)
+        i = range(len(self))[int(index)]  # raises IndexError; counts from the end where negative
+        part = self.objects(i)
+        labels = self.labels[part]
+        height, width = self.sizes[i].tolist()
+        return Row(
+            self.paths[i], self.ids[i], (height, width), self.boxes[part], labels,
+            [self.classes[label] for label in labels], self.ignore[part],
+            None if self.masks is None else list(self.masks[part]),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(len(self)))
+
+    def __add__(self, other: Table) -> Table:
+        return Table.join([self, other])
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -84,24 +127,24 @@ class Table:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = np.repeat(self.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
         return replace(
-            self, paths=[self.paths[i] for i in index], ids=[self.ids[i] for i in index],
-            sizes=self.sizes[index], offsets=offsets, boxes=self.boxes[rows],
-            labels=self.labels[rows], ignore=self.ignore[rows],
-            masks=None if self.masks is None else taken(self.masks, rows),
-            areas=None if self.areas is None else self.areas[rows],
+            self._rows(rows), paths=[self.paths[i] for i in index],
+            ids=[self.ids[i] for i in index], sizes=self.sizes[index], offsets=offsets,
             image_label=self.image_label[index],
         )  # fmt: skip
 
     def where(self, keep: NDArray[np.bool_]) -> Table:
         """The same images with only the objects of the mask `keep` [T]."""
-        counts = np.zeros(len(self), np.int64)
-        np.add.at(counts, self.image_of[keep], 1)
-        rows = np.flatnonzero(keep)
+        counts = np.bincount(self.image_of[keep], minlength=len(self))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return replace(self._rows(np.flatnonzero(keep)), offsets=offsets)
+
+    def _rows(self, rows: NDArray[np.int64]) -> Table:
+        """These objects' columns; whose they are is left to the caller."""
         return replace(
-            self, offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            boxes=self.boxes[rows], labels=self.labels[rows], ignore=self.ignore[rows],
+            self, boxes=self.boxes[rows], labels=self.labels[rows], ignore=self.ignore[rows],
             masks=None if self.masks is None else taken(self.masks, rows),
             areas=None if self.areas is None else self.areas[rows],
+            truncated=None if self.truncated is None else self.truncated[rows],
         )  # fmt: skip
 
     def of_classes(self, classes: Iterable[str]) -> Table:
@@ -116,7 +159,8 @@ class Table:
             new[self.classes.index(name)] = i
         kept = self.where(new[self.labels] >= 0)
         return replace(kept, classes=names, labels=new[kept.labels],
-                       image_label=new[self.image_label])  # fmt: skip
+                       image_label=new[self.image_label],
+                       category_ids=_ids_of(names, [self]))  # fmt: skip
 
     def relabelled(self, classes: Sequence[str]) -> Table:
         """The same objects with labels that index `classes`, which must hold every class used."""
@@ -132,7 +176,8 @@ class Table:
                 raise InputError("the data holds a class that the model does not know",
                                  field="class", value=name, hint=nearest(name, names))  # fmt: skip
         return replace(self, classes=names, labels=new[self.labels],
-                       image_label=new[self.image_label])  # fmt: skip
+                       image_label=new[self.image_label],
+                       category_ids=_ids_of(names, [self]))  # fmt: skip
 
     @classmethod
     def join(cls, tables: Sequence[Table]) -> Table:
@@ -149,6 +194,11 @@ class Table:
         areas: NDArray[np.float32] | None = None
         if any(part.areas is not None for part in parts):
             areas = np.concatenate([p.object_areas for p in parts])
+        truncated: NDArray[np.bool_] | None = None
+        if any(part.truncated is not None for part in parts):
+            truncated = np.concatenate([
+                np.zeros(len(p.boxes), bool) if p.truncated is None else p.truncated for p in parts
+            ])  # fmt: skip
         counts = np.concatenate([part.counts for part in parts])
         return cls(
             names,
@@ -159,7 +209,8 @@ class Table:
             np.concatenate([p.boxes for p in parts]), np.concatenate([p.labels for p in parts]),
             np.concatenate([p.ignore for p in parts]), masks, areas,
             np.concatenate([p.image_label for p in parts]),
-            tuple(note for part in parts for note in part.notes),
+            tuple(note for part in parts for note in part.notes), truncated,
+            _ids_of(names, tables),
         )  # fmt: skip
 
     def without_empty_boxes(self) -> tuple[Table, int]:
@@ -171,3 +222,14 @@ class Table:
         fine = np.all(sides > 0, axis=1) & (sides.prod(1) > 1.001)
         dropped = int((~fine).sum())
         return (self.where(fine), dropped) if dropped else (self, 0)
+
+
+def _ids_of(names: Sequence[str], tables: Sequence[Table]) -> tuple[int | str, ...] | None:
+    """The category ids of these classes, where every one has one and no two the same."""
+    known: dict[str, int | str] = {}
+    for table in tables:
+        for name, id_ in zip(table.classes, table.category_ids or (), strict=False):
+            if known.setdefault(name, id_) != id_:
+                return None
+    ids = [known[name] for name in names if name in known]
+    return tuple(ids) if len(set(ids)) == len(names) else None

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from boxatlas.data.formats import coco, voc, yolo
+from boxatlas.data.formats import coco, fiftyone, labelstudio, voc, yolo
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
-FORMATS: dict[str, ModuleType] = {"voc": voc, "coco": coco, "yolo": yolo}
+FORMATS: dict[str, ModuleType] = {
+    "voc": voc, "coco": coco, "yolo": yolo, "fiftyone": fiftyone, "labelstudio": labelstudio,
+}  # fmt: skip
 
 
 def detect_format(folder: Path) -> str:
@@ -24,8 +26,8 @@ def detect_format(folder: Path) -> str:
         if module.looks_like(folder):
             return name
     raise InputError(
-        "holds no data set: neither VOC (Annotations/*.xml), COCO (annotations/*.json) nor YOLO "
-        "(data.yaml or labels/)",
+        "holds no data set: neither VOC (Annotations/*.xml), COCO (annotations/*.json), YOLO "
+        "(data.yaml or labels/), FiftyOne (labels.json) nor Label Studio (tasks.json)",
         file=folder, hint="--format names the layout",
     )  # fmt: skip
 
@@ -52,8 +54,8 @@ def read(
 ) -> Table:
     """One table of one or several data sets; classes are merged by name.
 
-    split: a split's name, found in every folder; None: all images. format: "voc", "coco" or "yolo";
-    None: found by looking. Raises InputError naming file, field and value for what is wrong.
+    split: a split's name, found in every folder; None: all images. format: one of FORMATS; None:
+    found by looking. Raises InputError naming file, field and value for what is wrong.
     """
     many = [folders] if isinstance(folders, str | Path) else list(folders)
     if not many:

@@ -37,6 +37,8 @@ class Builder:
         self.boxes, self.areas = array("d"), array("d")
         self.labels, self.owners, self.numbers = array("i"), array("i"), array("i")
         self.ignore, self.masks = bytearray(), Packer()
+        self.truncated, self.any_truncated = bytearray(), False
+        self.headers = False  # whether a size was read from an image's header
         self.notes = list[str]()
         self.origins = np.zeros(0, np.int64)
 
@@ -59,11 +61,12 @@ class Builder:
 
     def add(
         self, box: Box, label: int, number: int, *, ignore: bool = False, mask: Mask = None,
-        area: float = math.nan, image: int = -1,
+        area: float = math.nan, image: int = -1, truncated: bool | None = None,
     ) -> None:  # fmt: skip
         """An object, the number-th of its file, of the image begun last or of image `image`.
 
-        Raises ValueError or TypeError for what is no mask.
+        truncated: None where the file does not say. Raises ValueError or TypeError for what is no
+        mask.
         """
         self.masks.add(mask)
         self.boxes.extend(box)
@@ -72,6 +75,8 @@ class Builder:
         self.owners.append(image if image >= 0 else len(self.paths) - 1)
         self.ignore.append(ignore)
         self.areas.append(area)
+        self.truncated.append(bool(truncated))
+        self.any_truncated |= truncated is not None
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these objects (numbers in the order they were added) stay."""
@@ -83,7 +88,9 @@ class Builder:
         for name in ("labels", "owners", "numbers", "areas"):
             old = getattr(self, name)
             setattr(self, name, array(old.typecode, np.asarray(old)[index].tobytes()))
-        self.ignore = bytearray(np.frombuffer(self.ignore, np.uint8)[index].tobytes())
+        for name in ("ignore", "truncated"):
+            old = np.frombuffer(getattr(self, name), np.uint8)
+            setattr(self, name, bytearray(old[index].tobytes()))
         masks, self.masks = self.masks.masks(), Packer()
         for row in rows:
             self.masks.add(masks[row])
@@ -107,10 +114,13 @@ class Builder:
             self.masks.masks().take(order) if self.masks.any else None,
             None if np.isnan(areas).all() else np.where(np.isnan(areas), own, areas),
             np.asarray(self.image_label, np.int32), tuple(self.notes),
+            np.frombuffer(self.truncated, np.uint8)[order].astype(bool)
+            if self.any_truncated else None,
         )  # fmt: skip
 
     def _sizes(self) -> None:
         unknown = [i for i, size in enumerate(self.sizes) if size == (0, 0)]
+        self.headers |= bool(unknown)
         found = sizes_of([self.paths[i] for i in unknown])
         for i, size in zip(unknown, found, strict=True):
             if isinstance(size, InputError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def _files(folder: Path) -> dict[str, Path]:
             found[path.parent.name] = path
     if not found:
         for path in sorted(folder.glob("*.json")):
-            if '"annotations"' in _head(path) or '"images"' in _head(path):
+            head = _head(path).lstrip("\ufeff \t\r\n")
+            if head.startswith("{") and ('"annotations"' in head or '"images"' in head):
                 found[_PREFIX.sub("", path.stem) or path.stem] = path
     short = {re.sub(r"20\d\d$", "", name): name for name in found}
     if len(short) == len(found):
@@ -106,6 +108,7 @@ class _Taking:
         self.path, self.builder, self.find = path, builder, find
         self.names: dict[Any, str] = {}
         self.images: dict[Any, int] = {}
+        self.refused: set[Any] = set()  # images that cannot be used: their objects say nothing new
         self.image_ids, self.category_ids = list[Any](), list[Any]()
         self.seen: set[Any] = set()
 
@@ -117,8 +120,13 @@ class _Taking:
                              value=image)  # fmt: skip
         if id_ in self.images:
             raise InputError("two images of one id", file=path, field=f"{field}.id", value=id_)
-        size = stated_size(image.get("height"), image.get("width"), path, f"{field}.")
-        self.builder.image(self.find(name, field), id_, size, path)
+        try:
+            size = stated_size(image.get("height"), image.get("width"), path, f"{field}.")
+            found = self.find(name, field)
+        except InputError:
+            self.refused.add(id_)
+            raise
+        self.builder.image(found, id_, size, path)
         self.images[id_] = len(self.images)
 
     def category(self, category: dict[str, Any], i: int) -> None:
@@ -126,9 +134,15 @@ class _Taking:
         if not isinstance(id_, int | str) or not isinstance(name, str):
             raise InputError("a category needs `id` and `name`", file=self.path,
                              field=f"categories[{i}]", value=category)  # fmt: skip
-        if id_ in self.names or name in self.names.values():
-            raise InputError("two categories of one id or name", file=self.path,
-                             field=f"categories[{i}]", value=name)  # fmt: skip
+        field = f"categories[{i}]"
+        if id_ in self.names:
+            raise InputError("two categories of one id", file=self.path, field=f"{field}.id",
+                             value=id_)  # fmt: skip
+        if name in self.names.values():
+            if not self.builder.strict:  # its objects are of the class of that name
+                self.names[id_] = name
+            raise InputError("two categories of one name", file=self.path, field=f"{field}.name",
+                             value=name)  # fmt: skip
         self.names[id_] = name
 
     def annotation(self, thing: dict[str, Any], i: int) -> None:
@@ -172,8 +186,11 @@ class _Taking:
 
     def table(self) -> Table:
         """Labels in the order of the category ids."""
-        names = dict(sorted(self.names.items(), key=lambda item: (isinstance(item[0], str), item)))
-        index = {id_: i for i, id_ in enumerate(names)}
+        names: dict[str, Any] = {}
+        for id_, name in sorted(self.names.items(), key=lambda n: (isinstance(n[0], str), n)):
+            names.setdefault(name, id_)
+        order = list(names)
+        index = {id_: order.index(name) for id_, name in self.names.items()}
         builder, kept = self.builder, []
         for row, (image, category) in enumerate(
             zip(self.image_ids, self.category_ids, strict=True)
@@ -183,13 +200,15 @@ class _Taking:
                 builder.owners[row], builder.labels[row] = owner, label
                 kept.append(row)
                 continue
+            if image in self.refused and label is not None:
+                continue
             key = "image_id" if owner is None else "category_id"
             what = "an image that is not listed" if owner is None else "no such category"
             value = image if owner is None else category
             field = f"annotations[{builder.numbers[row]}].{key}"
             builder.refuse(InputError(what, file=self.path, field=field, value=value))
         builder.keep(kept)
-        return builder.table(list(names.values()))
+        return replace(builder.table(order), category_ids=tuple(names.values()))
 
 
 class _Finder:
@@ -222,24 +241,41 @@ class _Finder:
 
 
 def document_of(table: Table, image_names: list[str], members: list[int]) -> dict[str, Any]:
-    """The COCO document of some images of a table; annotation ids begin at 1."""
+    """The COCO document of some images of a table.
+
+    Ids of images and categories stay where the table has them as numbers; annotation ids begin
+    at 1, since some evaluators take 0 for none.
+    """
     images, annotations, areas = [], [], table.object_areas
-    for i in members:
+    ids: list[Any] = [table.ids[i] for i in members]
+    if not all(type(id_) is int for id_ in ids) or len(set(ids)) < len(ids):
+        ids = [i + 1 for i in members]
+    kinds: list[Any] = list(table.category_ids or ())
+    if not kinds or not all(type(kind) is int for kind in kinds):
+        kinds = list(range(1, len(table.classes) + 1))
+    for i, id_ in zip(members, ids, strict=True):
         height, width = (int(v) for v in table.sizes[i])
-        images.append({"id": i + 1, "file_name": image_names[i], "height": height, "width": width})
+        images.append({"id": id_, "file_name": image_names[i], "height": height, "width": width})
         part = table.objects(i)
         for k in range(part.start, part.stop):
             x1, y1, x2, y2 = (float(v) for v in table.boxes[k])
             mask = None if table.masks is None else table.masks[k]
+            if isinstance(mask, list):  # float32 has about seven digits
+                mask = [[round(v, 3) for v in polygon] for polygon in mask]
             annotations.append({
-                "id": len(annotations) + 1, "image_id": i + 1,
-                "category_id": int(table.labels[k]) + 1,
+                "id": len(annotations) + 1, "image_id": id_,
+                "category_id": kinds[int(table.labels[k])],
                 "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
                 "area": round(float(areas[k]), 4), "iscrowd": int(table.ignore[k]),
                 **({"segmentation": mask} if mask is not None else {}),
             })  # fmt: skip
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(table.classes)]
+    categories = [{"id": id_, "name": name} for id_, name in zip(kinds, table.classes, strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def image_folder(split: str) -> str:
+    """Where the images of a split lie in a set of this layout."""
+    return split
 
 
 def write(
@@ -251,3 +287,8 @@ def write(
     for split, members in splits_of.items():
         text = json.dumps(document_of(table, image_names, members))
         write_text(folder / "annotations" / f"instances_{split}.json", text)
+
+
+def left_out(table: Table) -> list[str]:
+    """What a table holds that this layout has no place for."""
+    return [] if table.truncated is None else [f"truncated: {int(table.truncated.sum())} flags"]

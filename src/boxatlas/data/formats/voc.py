@@ -114,8 +114,9 @@ def _image(
                 raise InputError("a class that classes.txt does not list", file=file,
                                  field=f"object[{i}].name", value=label,
                                  hint=nearest(label, classes))  # fmt: skip
-            box, ignore = _box(thing, file, i), _flag(thing, file, i)
-            builder.add(box, classes.setdefault(label, len(classes)), i, ignore=ignore)
+            box, ignore = _box(thing, file, i), _flag(thing, file, i, "difficult")
+            builder.add(box, classes.setdefault(label, len(classes)), i, ignore=bool(ignore),
+                        truncated=_flag(thing, file, i, "truncated"))  # fmt: skip
         except InputError as error:
             builder.refuse(error)
 
@@ -130,9 +131,12 @@ def _box(thing: Element, file: Path, i: int) -> Box:
     return (values[0] - 1, values[1] - 1, values[2], values[3])
 
 
-def _flag(thing: Element, file: Path, i: int) -> bool:
-    text = thing.findtext("difficult")
-    return bool(text) and number(text, file, f"object[{i}].difficult") != 0
+def _flag(thing: Element, file: Path, i: int, name: str) -> bool | None:
+    """A flag of an object; None where the file does not state it."""
+    text = (thing.findtext(name) or "").strip()
+    if not text or text.lower() == "unspecified":
+        return None
+    return number(text, file, f"object[{i}].{name}") != 0
 
 
 def members(folder: Path, split: str) -> list[str]:
@@ -145,6 +149,22 @@ def _listed_classes(folder: Path) -> list[str] | None:
     if not path.is_file():
         return None
     return lines_of(path)
+
+
+def image_folder(split: str) -> str:
+    """Where the images of a split lie in a set of this layout."""
+    return "JPEGImages"
+
+
+def left_out(table: Table) -> list[str]:
+    """What a table holds that this layout has no place for."""
+    out = []
+    if table.masks is not None:
+        masks = sum(mask is not None for mask in table.masks)
+        out.append(f"masks: {masks}, with the areas measured on them")
+    if table.category_ids is not None:
+        out.append("category ids: classes go by name")
+    return out
 
 
 def write(
@@ -173,15 +193,17 @@ def _xml(table: Table, i: int, file_name: str) -> str:
         "\t<segmented>0</segmented>",
     ]  # fmt: skip
     part = table.objects(i)
-    for box, label, ignore in zip(
+    truncated = None if table.truncated is None else table.truncated[part].tolist()
+    for k, (box, label, ignore) in enumerate(zip(
         table.boxes[part].tolist(), table.labels[part].tolist(), table.ignore[part].tolist(),
         strict=True,
-    ):  # fmt: skip
+    )):  # fmt: skip
         x1, y1, x2, y2 = (_short(v) for v in (box[0] + 1, box[1] + 1, box[2], box[3]))
+        cut = "" if truncated is None else f"<truncated>{int(truncated[k])}</truncated>"
         rows.append(
-            f"\t<object><name>{escape(table.classes[label])}</name><difficult>{int(ignore)}"
-            f"</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax>"
-            f"<ymax>{y2}</ymax></bndbox></object>"
+            f"\t<object><name>{escape(table.classes[label])}</name>{cut}"
+            f"<difficult>{int(ignore)}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
         )
     return "\n".join([*rows, "</annotation>", ""])
 

@@ -226,6 +226,35 @@ def _row(
     return int(kind), (min(xs), min(ys), max(xs), max(ys)), [polygon]
 
 
+def image_folder(split: str) -> str:
+    """Where the images of a split lie in a set of this layout."""
+    return f"images/{split}"
+
+
+def left_out(table: Table) -> list[str]:
+    """What a table holds that this layout has no place for."""
+    out = []
+    if table.ignore.any():
+        out.append(f"ignored objects (difficult, crowd): {int(table.ignore.sum())} flags; "
+                   "they become ordinary objects")  # fmt: skip
+    if table.truncated is not None:
+        out.append(f"truncated: {int(table.truncated.sum())} flags")
+    if table.masks is not None:
+        parts = sum(_polygon(mask) is None and mask is not None for mask in table.masks)
+        if parts:
+            out.append(f"masks: {parts} that are no single polygon; their boxes are kept")
+        kept = sum(_polygon(mask) is not None for mask in table.masks)
+        if kept:
+            out.append(f"boxes of {kept} polygons: the layout holds one or the other")
+    if table.category_ids is not None:
+        out.append("category ids: classes are numbered from 0")
+    return out
+
+
+def _polygon(mask: Mask) -> list[float] | None:
+    return mask[0] if isinstance(mask, list) and len(mask) == 1 and len(mask[0]) >= 6 else None
+
+
 def write(
     table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
 ) -> None:
@@ -236,19 +265,7 @@ def write(
 
     for split, members in splits_of.items():
         for i in members:
-            height, width = (float(v) for v in table.sizes[i])
-            part, lines = table.objects(i), []
-            for box, label in zip(
-                table.boxes[part].tolist(), table.labels[part].tolist(), strict=True
-            ):
-                x1, y1, x2, y2 = box
-                row = (
-                    (x1 + x2) / 2 / width,
-                    (y1 + y2) / 2 / height,
-                    (x2 - x1) / width,
-                    (y2 - y1) / height,
-                )
-                lines.append(f"{label} " + " ".join(f"{v:.8f}" for v in row) + "\n")
+            lines = [f"{line}\n" for line in _lines(table, i)]
             name = Path(image_names[i]).with_suffix(".txt").name
             write_text(folder / "labels" / split / name, "".join(lines))
     text = yaml.safe_dump(
@@ -256,3 +273,20 @@ def write(
         sort_keys=False, allow_unicode=True,
     )  # fmt: skip
     write_text(folder / "data.yaml", text)
+
+
+def _lines(table: Table, i: int) -> list[str]:
+    """A line for each object: its polygon where it is one, else its box."""
+    height, width = (float(v) for v in table.sizes[i])
+    part, lines = table.objects(i), []
+    boxes, labels = table.boxes[part].tolist(), table.labels[part].tolist()
+    masks: list[Mask] = [None] * len(boxes) if table.masks is None else list(table.masks[part])
+    for (x1, y1, x2, y2), label, mask in zip(boxes, labels, masks, strict=True):
+        polygon = _polygon(mask)
+        if polygon is None:
+            row = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height,
+                   (x2 - x1) / width, (y2 - y1) / height]  # fmt: skip
+        else:
+            row = [v / (height if k % 2 else width) for k, v in enumerate(polygon)]
+        lines.append(f"{label} " + " ".join(f"{v:.8f}" for v in row))
+    return lines

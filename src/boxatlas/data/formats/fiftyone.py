@@ -1,0 +1,277 @@
+"""FiftyOne's files: labels.json beside data/ (its FiftyOneImageDetectionDataset), and samples.json.
+
+A box is left, top, width, height as fractions of the image. labels.json names each image by its
+path in data/ without suffix; a set with splits has a folder for each. samples.json (its
+FiftyOneDataset) holds samples whose tags name the split; masks are compressed arrays of the box.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxatlas.data.formats import json_stream
+from boxatlas.data.formats.building import (
+    Box,
+    Builder,
+    by_stem,
+    inside,
+    number,
+    sizes_of,
+    stated_size,
+)
+from boxatlas.data.masks import Mask, encode
+from boxatlas.data.table import Table
+from boxatlas.errors import InputError
+
+FIELD = "detections[{}]"
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_MOST_MASK = 1 << 28  # bytes of one mask, unpacked
+
+
+def looks_like(folder: Path) -> bool:
+    return bool(_label_files(folder)) or (folder / "samples.json").is_file()
+
+
+def splits(folder: Path) -> list[str]:
+    found = _label_files(folder)
+    if found:
+        return sorted(name for name in found if name)
+    tags = {_split_of(sample) for _, sample in _samples(folder / "samples.json")}
+    return sorted(tag for tag in tags if tag)
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    """Split ("" where there are none) -> labels.json."""
+    if (folder / "labels.json").is_file():
+        return {"": folder / "labels.json"}
+    return {p.parent.name: p for p in sorted(folder.glob("*/labels.json"))}
+
+
+def annotation_files(folder: Path) -> list[Path]:
+    """Every text file that describes the set."""
+    samples = folder / "samples.json"
+    return list(_label_files(folder).values()) or [samples]
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images by name."""
+    return by_stem(folder)
+
+
+def read(folder: Path, split: str | None, builder: Builder) -> Table:
+    """The images of a split, or of all of them."""
+    classes: dict[str, int] = {}
+    found = _label_files(folder)
+    if not found:
+        _read_samples(folder, split, builder, classes)
+    for name, path in found.items():
+        if split is None or name == split:
+            _read_labels(path, builder, classes)
+    table = builder.table(list(classes))
+    return table if found else table.relabelled(sorted(classes))
+
+
+def _read_labels(path: Path, builder: Builder, classes: dict[str, int]) -> None:
+    names, labels = list[Any](), None
+    for key, i, value in json_stream.members(path):
+        if key == "classes" and i is not None and i >= 0:
+            names.append(value)
+        elif key == "labels" and i is None:
+            labels = value
+    if not isinstance(labels, dict):
+        raise InputError("must map images to detections", file=path, field="labels", value=labels)
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or (name in names[:i]):
+            raise InputError("class names are texts, each once", file=path, field=f"classes[{i}]",
+                             value=name)  # fmt: skip
+        classes.setdefault(name, len(classes))
+    images = by_stem(path.parent / "data")
+    known = [name for name in labels if name in images]
+    sizes = dict(zip(known, sizes_of([images[n] for n in known]), strict=True))
+    for name, things in labels.items():
+        field = f"labels[{name}]"
+        size = sizes.get(name, InputError("the image is missing", file=path, field=field))
+        if isinstance(size, InputError):
+            builder.refuse(size)
+            continue
+        builder.image(images[name], name, size, path)
+        _add(builder, things, path, field, classes, names)
+
+
+def _read_samples(
+    folder: Path, split: str | None, builder: Builder, classes: dict[str, int]
+) -> None:
+    path = folder / "samples.json"
+    for i, sample in _samples(path):
+        if split is not None and _split_of(sample) != split:
+            continue
+        field, name = f"samples[{i}]", sample.get("filepath")
+        try:
+            if not isinstance(name, str):
+                raise InputError("is not the path of an image", file=path,
+                                 field=f"{field}.filepath", value=name)  # fmt: skip
+            image = inside(folder, name, path, f"{field}.filepath")
+            data = sample.get("metadata")
+            data = data if isinstance(data, dict) else {}
+            size = stated_size(data.get("height"), data.get("width"), path, f"{field}.metadata.")
+            size = size or sizes_of([image])[0]
+            if isinstance(size, InputError) or not image.is_file():
+                raise InputError("the image is missing or cannot be read", file=path,
+                                 field=f"{field}.filepath", value=name)  # fmt: skip
+            builder.image(image, str(Path(name).with_suffix("")), size, path)
+            _add(builder, _detections(sample), path, field, classes, [])
+        except InputError as error:
+            builder.refuse(error)
+
+
+def _samples(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    return [
+        (i, value)
+        for key, i, value in json_stream.members(path)
+        if key == "samples" and i is not None and i >= 0 and isinstance(value, dict)
+    ]
+
+
+def _split_of(sample: dict[str, Any]) -> str | None:
+    tags = sample.get("tags")
+    for tag in tags if isinstance(tags, list) else []:
+        if isinstance(tag, str) and tag.lower() in _SPLITS:
+            return _SPLITS[tag.lower()]
+    return None
+
+
+def _detections(sample: dict[str, Any]) -> Any:
+    """`ground_truth`, or the only field that holds detections."""
+    fields = [v for k, v in sorted(sample.items(), key=lambda item: item[0] != "ground_truth")
+              if isinstance(v, dict) and v.get("_cls") == "Detections"]  # fmt: skip
+    return fields[0].get("detections") if fields else []
+
+
+def _add(
+    builder: Builder, things: Any, path: Path, field: str, classes: dict[str, int],
+    names: list[str],
+) -> None:  # fmt: skip
+    if things is None:
+        return
+    if not isinstance(things, list):
+        builder.refuse(InputError("must be a list of detections", file=path, field=field,
+                                  value=things))  # fmt: skip
+        return
+    size = builder.sizes[-1]
+    for i, thing in enumerate(things):
+        where = f"{field}.{FIELD.format(i)}"
+        try:
+            if not isinstance(thing, dict):
+                raise InputError("is no detection", file=path, field=where, value=thing)
+            label = _label(thing.get("label"), names, path, where)
+            box = _box(thing.get("bounding_box"), size, path, where)
+            flags = thing.get("attributes")
+            flags = {**thing, **flags} if isinstance(flags, dict) else thing
+            ignore = bool(flags.get("iscrowd") or flags.get("difficult"))
+            cut = flags.get("truncated")
+            mask = _mask(thing.get("mask"), box, size, path, f"{where}.mask")
+            builder.add(box, classes.setdefault(label, len(classes)), i, ignore=ignore, mask=mask,
+                        truncated=cut if isinstance(cut, bool) else None)  # fmt: skip
+        except InputError as error:
+            builder.refuse(error)
+
+
+def _label(label: Any, names: list[str], path: Path, field: str) -> str:
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+        return names[label]
+    if not isinstance(label, str) or (names and label not in names):
+        raise InputError("no such class", file=path, field=f"{field}.label", value=label)
+    return label
+
+
+def _box(box: Any, size: tuple[int, int], path: Path, field: str) -> Box:
+    field = f"{field}.bounding_box"
+    if not isinstance(box, list) or len(box) != 4:
+        raise InputError("a box is [x, y, width, height]", file=path, field=field, value=box)
+    x, y, w, h = (number(v, path, f"{field}[{n}]") for n, v in enumerate(box))
+    height, width = size
+    return (x * width, y * height, (x + w) * width, (y + h) * height)
+
+
+def _mask(value: Any, box: Box, size: tuple[int, int], path: Path, field: str) -> Mask:
+    """A compressed array of the box as run lengths of the whole image."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        inner = value.get("$binary")
+        value = inner.get("base64") if isinstance(inner, dict) else inner
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(value), _MOST_MASK)
+        crop = np.load(io.BytesIO(unpacked), allow_pickle=False) > 0
+        if crop.ndim != 2 or 0 in crop.shape:
+            raise ValueError("it is no picture")
+    except (TypeError, ValueError, EOFError, zlib.error, binascii.Error, MemoryError) as error:
+        raise InputError(f"is no mask: {error}", file=path, field=field) from None
+    whole = np.zeros(size, bool)
+    left, top = max(round(box[0]), 0), max(round(box[1]), 0)
+    part = whole[top : max(round(box[3]), top + 1), left : max(round(box[2]), left + 1)]
+    if part.size:  # the array's pixels at the box's size
+        rows = (np.arange(part.shape[0]) * crop.shape[0]) // part.shape[0]
+        columns = (np.arange(part.shape[1]) * crop.shape[1]) // part.shape[1]
+        part[:] = crop[rows][:, columns]
+    return encode(whole)
+
+
+def image_folder(split: str) -> str:
+    """Where the images of a split lie in a set of this layout."""
+    return f"{split}/data"
+
+
+def left_out(table: Table) -> list[str]:
+    """What a table holds that this layout has no place for."""
+    out = []
+    if table.masks is not None:
+        masks = sum(mask is not None for mask in table.masks)
+        out.append(f"masks: {masks}, with the areas measured on them")
+    if table.category_ids is not None:
+        out.append("category ids: classes are numbered from 0")
+    return out
+
+
+def write(
+    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
+) -> None:
+    """SPLIT/labels.json of a table (images are not copied)."""
+    from boxatlas.files import write_text
+
+    for split, members in splits_of.items():
+        labels = {}
+        for i in members:
+            height, width = (float(v) for v in table.sizes[i])
+            part = table.objects(i)
+            labels[Path(image_names[i]).with_suffix("").as_posix()] = [
+                {
+                    "label": int(table.labels[k]),
+                    "bounding_box": [
+                        round(float(v), 8)
+                        for v in (
+                            x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height,
+                        )
+                    ],
+                    "attributes": _flags(table, k),
+                }
+                for k in range(part.start, part.stop)
+                for x1, y1, x2, y2 in [table.boxes[k].tolist()]
+            ]  # fmt: skip
+        document = {"classes": list(table.classes), "labels": labels}
+        write_text(folder / split / "labels.json", json.dumps(document, ensure_ascii=False))
+
+
+def _flags(table: Table, k: int) -> dict[str, bool]:
+    out = {"iscrowd": True} if table.ignore[k] else {}
+    if table.truncated is not None:
+        out["truncated"] = bool(table.truncated[k])
+    return out

@@ -1,0 +1,244 @@
+"""The readers: what each layout says, read by hand-made files, and round trips between them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sets import CLASSES, picture, table_of, two_images, write_set
+
+from boxatlas.data import detect_format, read, splits
+from boxatlas.data.formats import FORMATS
+from boxatlas.errors import InputError
+
+
+def voc_xml(objects: str, size: str = "<width>100</width><height>80</height>") -> str:
+    return f"<annotation><size>{size}</size>{objects}</annotation>"
+
+
+def voc_object(name: str, corners: tuple[float, ...], more: str = "") -> str:
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    box = "".join(f"<{s}>{v}</{s}>" for s, v in zip(sides, corners, strict=True))
+    return f"<object><name>{name}</name>{more}<bndbox>{box}</bndbox></object>"
+
+
+def test_voc_corners_are_one_based_and_inclusive(tmp_path: Path):
+    """The pixel in the top left corner alone is (1, 1, 1, 1): one pixel wide here."""
+    picture(tmp_path / "JPEGImages" / "a.jpg", (80, 100))
+    annotations = tmp_path / "Annotations"
+    annotations.mkdir()
+    first, whole = voc_object("dot", (1, 1, 1, 1)), voc_object("all", (1, 1, 100, 80))
+    flags = "<truncated>1</truncated><difficult>1</difficult>"
+    (annotations / "a.xml").write_text(
+        voc_xml(first + whole + voc_object("all", (2, 3, 4, 5), flags))
+    )
+    table = read(tmp_path)
+    assert table.classes == ("all", "dot")
+    assert table.boxes.tolist() == [[0, 0, 1, 1], [0, 0, 100, 80], [1, 2, 4, 5]]
+    assert table.labels.tolist() == [1, 0, 0]
+    assert table.ignore.tolist() == [False, False, True]
+    assert table.truncated is not None
+    assert table.truncated.tolist() == [False, False, True]
+    assert table.sizes.tolist() == [[80, 100]]
+
+
+def test_voc_lists_are_splits_and_per_class_lists_are_not(tmp_path: Path):
+    for name in "abc":
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg", (8, 8))
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(voc_xml(""))
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("b\na\n")
+    (lists / "test.txt").write_text("c\r\n")
+    (lists / "cat_train.txt").write_text("a -1\nb 1\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert splits(tmp_path) == ["test", "train"]
+    assert read(tmp_path, "train").ids == ["b", "a"]
+    assert read(tmp_path, "test").ids == ["c"]
+    assert read(tmp_path).classes == ("cat", "dog")
+
+
+def coco_document(**lists: object) -> dict[str, object]:
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "height": 80, "width": 100}],
+        "categories": [{"id": 90, "name": "brush"}, {"id": 1, "name": "person"}],
+        "annotations": [], **lists,
+    }  # fmt: skip
+
+
+def write_coco(folder: Path, document: object, split: str = "train") -> Path:
+    if not (folder / split / "a.png").exists():
+        picture(folder / split / "a.png", (80, 100))
+    (folder / "annotations").mkdir(exist_ok=True)
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+def test_coco_boxes_are_corner_and_size_and_labels_follow_the_ids(tmp_path: Path):
+    polygon = [[10, 20, 40, 20, 40, 60]]
+    rle = {"size": [80, 100], "counts": [0, 80, 7920]}
+    annotations = [
+        {"id": 5, "image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 40], "area": 600.0,
+         "iscrowd": 0, "segmentation": polygon},
+        {"id": 6, "image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 80], "iscrowd": 1,
+         "segmentation": rle},
+    ]  # fmt: skip
+    write_coco(tmp_path, coco_document(annotations=annotations))
+    table = read(tmp_path)
+    assert table.classes == ("person", "brush")
+    assert table.category_ids == (1, 90)
+    assert table.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 1, 80]]
+    assert table.labels.tolist() == [1, 0]
+    assert table.ignore.tolist() == [False, True]
+    assert table.object_areas.tolist() == [600, 80]
+    assert table.ids == [7]
+    assert table.masks is not None
+    assert list(table.masks) == [polygon, rle]
+
+
+def test_coco_years_may_be_left_out_where_unique(tmp_path: Path):
+    write_coco(tmp_path, coco_document(), "train2017")
+    write_coco(tmp_path, coco_document(), "val2017")
+    assert splits(tmp_path) == ["train", "val"]
+    write_coco(tmp_path, coco_document(), "val2014")
+    assert splits(tmp_path) == ["train2017", "val2014", "val2017"]
+
+
+def test_a_json_list_of_many_objects_is_read_whole_and_in_order(tmp_path: Path):
+    """Braces and commas within texts, a list after the long one, and no end of line between."""
+    annotations = [
+        {"id": k + 1, "image_id": 7, "category_id": 1, "bbox": [k % 50, 0, 1 + k % 7, 2],
+         "note": "}, {" if k % 100 == 7 else "]},{"}
+        for k in range(3000)
+    ]  # fmt: skip
+    for separators in ((",", ":"), (", ", ": ")):
+        text = json.dumps(
+            {"annotations": annotations, **coco_document(annotations=annotations)},
+            separators=separators,
+        )
+        write_coco(tmp_path, text)
+        table = read(tmp_path)
+        expected = [[k % 50, 0, k % 50 + 1 + k % 7, 2] for k in range(3000)]
+        assert table.boxes.tolist() == expected
+
+
+def test_yolo_centres_are_fractions(tmp_path: Path):
+    picture(tmp_path / "images" / "train" / "a.jpg", (80, 100))
+    picture(tmp_path / "images" / "train" / "b.jpg", (40, 60))
+    labels = tmp_path / "labels" / "train"
+    labels.mkdir(parents=True)
+    (labels / "a.txt").write_text("1 0.5 0.5 0.2 0.5\n\n0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n")
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: {0: cat, 1: dog}\n")
+    table = read(tmp_path, "train")
+    assert table.classes == ("cat", "dog")
+    assert [Path(p).name for p in table.paths] == ["a.jpg", "b.jpg"]
+    np.testing.assert_allclose(table.boxes, [[40, 20, 60, 60], [10, 8, 50, 48]], atol=1e-5)
+    assert table.labels.tolist() == [1, 0]
+    assert table.counts.tolist() == [2, 0]
+    assert table.masks is not None
+    np.testing.assert_allclose(table.masks[1], [[10, 8, 50, 8, 50, 48, 10, 48]], rtol=1e-6)
+
+
+def test_yolo_as_roboflow_writes_it(tmp_path: Path):
+    picture(tmp_path / "train" / "images" / "a.jpg", (80, 100))
+    (tmp_path / "train" / "labels").mkdir()
+    (tmp_path / "train" / "labels" / "a.txt").write_text("0 0.5 0.5 1 1\n")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nnc: 1\nnames: ['cat']\n")
+    table = read(tmp_path, "train")
+    assert table.boxes.tolist() == [[0, 0, 100, 80]]
+
+
+@pytest.mark.parametrize("layout", list(FORMATS))
+def test_the_layout_is_found_by_looking(tmp_path: Path, layout: str):
+    write_set(tmp_path, two_images(), layout)
+    assert detect_format(tmp_path) == layout
+    assert read(tmp_path).classes == read(tmp_path, format=layout).classes
+
+
+def test_an_unknown_layout_or_split_names_the_nearest(tmp_path: Path):
+    write_set(tmp_path, two_images(), "voc")
+    with pytest.raises(InputError, match="did you mean 'train'"):
+        read(tmp_path, "trian")
+    with pytest.raises(InputError, match="did you mean 'yolo'"):
+        read(tmp_path, format="yollo")
+
+
+box = st.tuples(
+    st.floats(0, 150), st.floats(0, 90), st.floats(1, 50), st.floats(1, 10)
+).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])  # fmt: skip
+
+
+@settings(deadline=None, max_examples=15)
+@given(boxes=st.lists(box, min_size=1, max_size=6), data=st.data())
+@pytest.mark.parametrize("layout", list(FORMATS))
+def test_a_round_trip_returns_every_box_to_a_thousandth(tmp_path_factory, layout, boxes, data):
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=len(boxes), max_size=len(boxes)))
+    table = table_of([boxes, []], [labels, []], [(100, 200), (30, 40)])
+    again = read(write_set(tmp_path_factory.mktemp("set"), table, layout), "train", layout)
+    np.testing.assert_allclose(again.boxes, table.boxes, atol=1e-3)
+    names = [again.classes[i] for i in again.labels]
+    assert names == [CLASSES[i] for i in labels]
+    assert again.counts.tolist() == [len(boxes), 0]
+    assert again.sizes.tolist() == table.sizes.tolist()
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "fiftyone", "labelstudio"])
+def test_what_is_ignored_stays_ignored(tmp_path: Path, layout: str):
+    again = read(write_set(tmp_path, two_images(), layout), "train")
+    assert again.ignore.tolist() == two_images().ignore.tolist()
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo", "labelstudio"])
+def test_polygons_make_the_round_trip(tmp_path: Path, layout: str):
+    polygon = [[10.0, 20.0, 60.5, 20.0, 60.5, 90.25]]
+    table = table_of([[[10, 20, 60.5, 90.25]]], [[1]], [(100, 120)], masks=[polygon])
+    again = read(write_set(tmp_path, table, layout), "train")
+    assert again.masks is not None
+    np.testing.assert_allclose(again.masks[0], polygon, atol=1e-3)
+
+
+def test_several_folders_are_joined_and_classes_merged_by_name(tmp_path: Path):
+    first = table_of([[[0, 0, 5, 5]]], [[0]], [(10, 10)], classes=("dog", "cat"))
+    second = table_of([[[1, 1, 5, 5], [0, 0, 3, 3]]], [[0, 1]], [(20, 10)], classes=("owl", "dog"))
+    a = write_set(tmp_path / "a", first, "coco", {"train": [0]})
+    b = write_set(tmp_path / "b", second, "voc", {"train": [0]})
+    table = read([a, b], "train")
+    assert len(table) == 2
+    assert [table.classes[i] for i in table.labels] == ["dog", "owl", "dog"]
+    assert table.boxes.tolist() == [[0, 0, 5, 5], [1, 1, 5, 5], [0, 0, 3, 3]]
+
+
+def test_a_full_set_of_splits_is_the_union_of_them(tmp_path: Path):
+    for layout in FORMATS:
+        members = {"train": [0, 2], "val": [1]}
+        folder = write_set(tmp_path / layout, two_images(), layout, members)
+        assert splits(folder) == ["train", "val"]
+        assert sorted(Path(p).name for p in read(folder).paths) == ["0.png", "1.png", "2.png"]
+        assert [Path(p).name for p in read(folder, "val").paths] == ["1.png"]
+
+
+@pytest.mark.data
+def test_real_sets_have_the_counts_that_their_makers_state(shared_data: Path):
+    bccd = {s: read(shared_data / "bccd", s) for s in ("train", "val", "test")}
+    assert [len(t) for t in bccd.values()] == [205, 87, 72]
+    assert [len(t.labels) for t in bccd.values()] == [2805, 1138, 945]
+    train, dropped = bccd["train"].without_empty_boxes()
+    assert dropped == 1
+    per_class = dict(zip(train.classes, np.bincount(train.labels).tolist(), strict=True))
+    assert per_class == {"RBC": 2381, "WBC": 214, "Platelets": 209}
+    voc = read(shared_data / "voc20", "test")
+    assert (len(voc), int((~voc.ignore).sum()), int(voc.ignore.sum())) == (2298, 5770, 1310)
+    coco = {s: read(shared_data / "coco_mini", s) for s in ("train", "val")}
+    assert [len(t) for t in coco.values()] == [57, 66]
+    assert [len(t.labels) for t in coco.values()] == [557, 560]
+    assert [int(t.ignore.sum()) for t in coco.values()] == [6, 8]
+    for table, sizes in zip(coco.values(), ((279, 178, 100), (258, 171, 131)), strict=True):
+        small = int((table.object_areas < 32**2).sum())
+        large = int((table.object_areas > 96**2).sum())
+        assert (small, len(table.labels) - small - large, large) == sizes
