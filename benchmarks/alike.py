@@ -1,0 +1,60 @@
+"""Configurations on one light backbone, for trainings that are to be compared on a small machine.
+
+Used by train_alike.py and overfit.py. A model given as NAME takes the options of LIGHT; more are
+added as NAME:option=value,option=value. The input has the same area for all: `size` is the side of
+a square, or what gives its area at 4:3 where the shorter side is what a model is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+BACKBONE = "timm/tf_efficientnet_lite0"
+
+# Options beside the backbone, the ImageNet weights and the size. A pyramid's coarse levels cost
+# little; narrower layers and fewer RoIs keep a step on two cores near that of SSDlite.
+LIGHT: dict[str, dict[str, Any]] = {
+    "ssdlite320_efficientnet_lite0": {},
+    "retinanet320_efficientnet_lite0_fpn": {},
+    "faster_rcnn320_efficientnet_lite0_fpn": {},
+}
+# Models whose trunk cannot be chosen, or that take no ImageNet weights here.
+OWN_BACKBONE: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Light:
+    """A model, its options, and a name for tables and folders."""
+
+    label: str
+    model: str
+    options: dict[str, Any]
+
+    @property
+    def init(self) -> str:
+        return "none" if self.model in OWN_BACKBONE else "imagenet"
+
+    @property
+    def folder(self) -> str:
+        return "".join(c if c.isalnum() or c in "_-." else "-" for c in self.label)
+
+
+def light(text: str, size: int) -> Light:
+    """NAME or NAME:option=value,... as a configuration at that size."""
+    from boxatlas import create_model
+
+    name, _, rest = text.partition(":")
+    own = dict(LIGHT.get(name, {}))
+    if name not in OWN_BACKBONE:
+        own.setdefault("backbone", BACKBONE)
+    for pair in filter(None, rest.split(",")):
+        key, _, value = pair.partition("=")
+        own[key] = yaml.safe_load(value)
+    if "size" not in own:
+        probe = create_model(name, num_classes=3, **own)
+        shorter = probe.preprocess.resize == "shorter"
+        own["size"] = round(size * 0.75**0.5) if shorter else size
+    return Light(text, name, own)

@@ -1,0 +1,87 @@
+"""Does a detector learn a few images by heart? AP at 0.5 on the images that it is trained on.
+
+    python benchmarks/overfit.py MODEL --data DIR [--images 16] [--steps 400] [--size 192]
+
+No augmentation; the first images of the training split, always the same. Training stops once the
+wanted AP is reached. Exits 1 where it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alike import light
+from boxatlas import evaluation
+from boxatlas.data import make_loader, read
+from boxatlas.detectors.base import Detector
+from boxatlas.registry import create_model
+from boxatlas.training import Recipe
+from boxatlas.training.loop import run
+from boxatlas.training.phases import Job
+
+
+class ReachedError(Exception):
+    """The wanted AP was measured."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL[:OPTION=VALUE,]")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--every", type=int, default=50, help="steps between measurements")
+    parser.add_argument("--wanted", type=float, default=0.9)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    one = light(given.model, given.size)
+    table = read(given.data, given.split)[: given.images]
+    recipe = Recipe.of(
+        model=one.model, options=one.options, init=one.init, iterations=given.steps,
+        batch=given.batch, optimizer="adamw", lr=given.lr, weight_decay=0.0, clip=10.0,
+        schedule="cosine", final_lr=0.1, warmup=min(20, given.steps // 10),
+        eval_every=given.every, seed=given.seed, log_every=given.every,
+    )  # fmt: skip
+    torch.manual_seed(given.seed)
+    options = {**one.options, **({"pretrained": True} if one.init == "imagenet" else {})}
+    model = create_model(one.model, classes=table.classes, **options)
+    best = 0.0
+
+    def loader(recipe: Recipe, batch: int, proposals: Any = None, learning: bool = True) -> Any:
+        return make_loader(
+            table, model.preprocess, batch_size=batch, shuffle=learning, seed=recipe.seed,
+            drop_last=learning,
+        )  # fmt: skip
+
+    def judge(detector: Detector) -> dict[str, Any]:
+        nonlocal best
+        found = evaluation.predict(detector.eval(), table, progress=False)
+        result = evaluation.evaluate(found, table)
+        best = max(best, result["mAP"])
+        print(f"AP at 0.5 on the {len(table)} images: {result['mAP']:.4f}", flush=True)
+        if best >= given.wanted:
+            raise ReachedError
+        return result
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ReachedError):
+        run(Job(recipe, model, Path(folder), loader, judge, table))
+    print(f"{given.model}: {best:.4f} of {given.wanted} wanted, after {int(model.images_seen)} "
+          "images")  # fmt: skip
+    sys.exit(best < given.wanted)
+
+
+if __name__ == "__main__":
+    main()
