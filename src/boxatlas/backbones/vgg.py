@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boxatlas.errors import InputError, nearest
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width, number of 3x3 convolutions
-FcForm = Literal["none", "atrous", "full"]
+FcForm = Literal["none", "atrous", "strided", "full"]
 
 
 class VGG16(nn.Module):
@@ -26,6 +26,7 @@ class VGG16(nn.Module):
     "atrous" is the fc-reduced form of DeepLab and SSD: pool5 3x3 stride 1, fc6 a 3x3 convolution
     dilated by 6, fc7 1x1, both 1024 wide, at stride 16 (SSD, section 3). "full" keeps pool5 2x2
     stride 2 and the classifier's own fc6 and fc7, 7x7 and 1x1 convolutions 4096 wide, at stride 32.
+    "strided" is RefineDet's: pool5 2x2 stride 2, fc6 dilated by 3, 1024 wide, at stride 32.
     "none" ends at conv5_3. ceil_pools: the pools that round up; Caffe's all do. batch_norm: one
     after each convolution. unit_conv4_3: that map goes on at unit length over its channels.
     `channels` and `strides` say what is returned.
@@ -53,12 +54,15 @@ class VGG16(nn.Module):
             widths[names[-1]] = (width, 2 ** (i - 1))
             self._stages.append(names)
         if fc != "none":
-            atrous = fc == "atrous"
-            fc6 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
-            self._add("fc6", fc6 if atrous else nn.Conv2d(512, 4096, 7, padding=3))
-            width = 1024 if atrous else 4096
+            if fc == "full":
+                fc6 = nn.Conv2d(512, 4096, 7, padding=3)
+            else:
+                rate = 6 if fc == "atrous" else 3
+                fc6 = nn.Conv2d(512, 1024, 3, padding=rate, dilation=rate)
+            self._add("fc6", fc6)
+            width = fc6.out_channels
             self._add("fc7", nn.Conv2d(width, width, 1))
-            widths["fc7"] = (width, 16 if atrous else 32)
+            widths["fc7"] = (width, 16 if fc == "atrous" else 32)
         for name in maps:
             if name not in widths:
                 raise InputError("VGG-16 has no such map", field="maps", value=name,

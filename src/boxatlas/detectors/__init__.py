@@ -2,6 +2,7 @@
 
 from boxatlas.detectors import faster_rcnn as faster_rcnn
 from boxatlas.detectors import fssd as fssd
+from boxatlas.detectors import refinedet as refinedet
 from boxatlas.detectors import retinanet as retinanet
 from boxatlas.detectors import rfbnet as rfbnet
 from boxatlas.detectors import ssd as ssd

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.boxes.nms import Candidates, class_nms
+from boxatlas.boxes.nms import Candidates, Found, class_nms
 from boxatlas.detectors.base import ClassRows, Detector, Raw
 from boxatlas.images import Preprocess
 from boxatlas.necks.extra_maps import conv_norm
@@ -169,16 +169,12 @@ class DenseDetector(Detector):
         max_detections: int | None = None,
     ) -> list[Detections]:
         """Threshold, decode what passed, the best of each class into one NMS for all images."""
-        limits = self.limits
         chosen = self.candidates(raw, score)
-        anchors = raw["anchors"][chosen.row]
-        boxes = self.coder.decode(raw["deltas"][chosen.image, chosen.row].float(), anchors)
-        if limits.clip_before_nms:
+        boxes = self.decode(raw, chosen)
+        if self.limits.clip_before_nms:
             boxes = _clipped(boxes, frames, chosen.image)
-        found = class_nms(
-            chosen, boxes, len(frames), limits.nms_iou, per_class=limits.candidates,
-            total=limits.max_detections if max_detections is None else max_detections,
-        )  # fmt: skip
+        total = self.limits.max_detections if max_detections is None else max_detections
+        found = self.suppress(chosen, boxes, len(frames), total)
         return [
             Detections(
                 frame.undo(one.boxes.cpu()),
@@ -201,6 +197,20 @@ class DenseDetector(Detector):
         image = row.div(anchors, rounding_mode="floor")
         label = where - row * classes
         return Candidates(image, row - image * anchors, label, scores.flatten()[where])
+
+    def decode(self, raw: Raw, chosen: Candidates) -> Tensor:
+        """The candidates' boxes [N, 4] xyxy in pixels of the input."""
+        deltas = raw["deltas"][chosen.image, chosen.row].float()
+        return self.coder.decode(deltas, raw["anchors"][chosen.row])
+
+    def suppress(
+        self, chosen: Candidates, boxes: Tensor, images: int, total: int | None
+    ) -> list[Found]:
+        """Of the candidates of each image, those that stay."""
+        limits = self.limits
+        return class_nms(
+            chosen, boxes, images, limits.nms_iou, per_class=limits.candidates, total=total
+        )
 
     def class_rows(self) -> dict[str, ClassRows]:
         own = getattr(self.head, "class_rows", None)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from boxatlas.backbones.resnet import ResNet
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
@@ -248,3 +249,15 @@ def backbone_of(
             hint=", ".join([*own, "or timm/NAME"]),
         )  # fmt: skip
     return backbone, Preprocess(size=config.shape, **inputs)
+
+
+def caffe_resnet101(
+    stages: Sequence[int], residual_stride: Literal["1x1", "3x3"], eps: float,
+    dilate_c5: bool = False,
+) -> ResNet:  # fmt: skip
+    """ResNet-101 as Caffe has it: pool1 without padding, rounding up."""
+    return ResNet(
+        "resnet101", stages=stages, norm=lambda channels: nn.BatchNorm2d(channels, eps),
+        stride_in_1x1=residual_stride == "1x1", ceil_pool=True, pool_padding=0,
+        dilate_c5=dilate_c5,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """Convolution blocks that several necks are made of.
 
-Public: ConvNorm, ConvRelu. Shape letters: B images; maps are [B, C, H, W].
+Public: BatchNorm, ConvNorm, ConvRelu, xavier. Shape letters: B images; maps are [B, C, H, W].
 """
 
 from __future__ import annotations
@@ -8,10 +8,25 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TypeVar
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 Size = int | tuple[int, int]
 C = TypeVar("C", nn.Conv2d, nn.ConvTranspose2d)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that also trains on one image whose map is one cell: by its running statistics.
+
+    One value for each channel has no variance, and torch refuses it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
 
 
 class ConvNorm(nn.Sequential):
@@ -42,7 +57,7 @@ class ConvNorm(nn.Sequential):
         )  # fmt: skip
         nn.init.kaiming_normal_(conv.weight, mode="fan_out")
         layers: OrderedDict[str, nn.Module] = OrderedDict(
-            conv=conv, bn=nn.BatchNorm2d(width, eps, momentum)
+            conv=conv, bn=BatchNorm(width, eps, momentum)
         )
         if relu:
             layers["relu"] = nn.ReLU(inplace=True)

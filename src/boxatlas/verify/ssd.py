@@ -29,6 +29,9 @@ def network(case: Case) -> dict[str, Tensor]:
     set_norm_eps(model, state, run["profile"], case.params.get("batchnorm_eps", ()))
     raw = model.eval()(case.input())
     found = {"loc": raw["deltas"], "conf": raw["logits"]}
+    if "arm_logits" in raw:
+        found = {f"odm_{name}": value for name, value in found.items()}
+        found |= {"arm_loc": raw["arm_deltas"], "arm_conf": raw["arm_logits"]}
     for entry in case.outputs:
         if entry["name"].startswith("priors"):
             boxes = entry["switches"]["boxes"]
@@ -91,6 +94,13 @@ def _rfbnet(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, An
     return made
 
 
+def _refinedet(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    expect(switches, arm=[True], top_map=["conv6_2", "res6"], tcb=["deconvolution", "none"])
+    for name in ("arm", "top_map", "anchors_per_cell"):  # the last is told by the boxes
+        switches.pop(name, None)
+    return {**_taken(switches, "tcb"), **_l2norm(params)}
+
+
 def _taken(switches: dict[str, Any], *names: str) -> dict[str, Any]:
     """Switches that are options of the same name."""
     return {name: switches.pop(name) for name in names if name in switches}
@@ -102,7 +112,7 @@ def _l2norm(params: Mapping[str, Any]) -> dict[str, Any]:
     return {"norm_eps": params["l2norm"]["eps"], "norm_place": params["l2norm"]["place"]}
 
 
-_METHODS = {"ssd": _ssd, "ssdlite": _ssd, "fssd": _fssd, "rfbnet": _rfbnet}
+_METHODS = {"ssd": _ssd, "ssdlite": _ssd, "fssd": _fssd, "rfbnet": _rfbnet, "refinedet": _refinedet}
 
 
 def box_options(boxes: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +175,8 @@ _NAMES = (
     "ssdlite320_mobilenet_v3_large_torchvision",
     "fssd300_vgg16_caffe", "fssd512_vgg16_caffe", "fssd300_vgg16_pytorchssd",
     "fssd512_vgg16_pytorchssd",
+    "refinedet320_vgg16_caffe", "refinedet512_vgg16_caffe", "refinedet320_resnet101_caffe",
+    "refinedet320_vgg16_luuuyi", "refinedet512_vgg16_luuuyi",
     "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
 )  # fmt: skip
 CASES = dict.fromkeys(_NAMES, network)

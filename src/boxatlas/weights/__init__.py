@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SOURCES = (
-    "amdegroot", "caffe", "darknet", "lufficc", "pytorchssd", "rfbnet", "torchvision",
+    "amdegroot", "caffe", "darknet", "lufficc", "luuuyi", "pytorchssd", "rfbnet", "torchvision",
 )  # fmt: skip
 _BUNDLED = Path(__file__).parent / "bundled"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from boxatlas.weights import caffe_fssd, caffe_ssd
+from boxatlas.weights import caffe_fssd, caffe_refinedet, caffe_ssd
 from boxatlas.weights.source import Imported, State
 
-_METHODS: tuple[ModuleType, ...] = (caffe_ssd, caffe_fssd)
+_METHODS: tuple[ModuleType, ...] = (caffe_ssd, caffe_fssd, caffe_refinedet)
 
 CHECKPOINTS = tuple(one for method in _METHODS for one in method.CHECKPOINTS)
 MODELS = tuple(name for method in _METHODS for name in method.MODELS)

@@ -1,0 +1,76 @@
+"""RefineDet's loss: SSD's twice, for refining the anchors and for detecting from the refined ones.
+
+Public: refinement_loss, RefinementLoss. Zhang et al. 2017, section 3.2 and equation 1.
+Shape letters: B images, A anchors, C columns (background first), M objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from boxatlas.boxes.coders import DeltaCoder
+from boxatlas.boxes.matching import Matches
+from boxatlas.losses.multibox import MultiboxLoss, multibox_loss
+
+Match = Callable[[Tensor, Tensor, Tensor], Matches]
+
+
+@dataclass
+class RefinementLoss:
+    """The two parts, how each was matched, and the objectness [B, A] that filtered anchors."""
+
+    arm: MultiboxLoss
+    odm: MultiboxLoss
+    arm_matches: Matches
+    odm_matches: Matches
+    objectness: Tensor
+
+
+def refinement_loss(
+    arm_logits: Tensor,
+    arm_deltas: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    match: Match,
+    coder: DeltaCoder,
+    *,
+    two_step: bool = True,
+    least: float = 0.01,
+    filter_negatives: bool = True,
+    filter_positives: bool = False,
+    ratio: float = 3.0,
+    ranking: Literal["background", "label"] = "background",
+    neg_overlap: float | None = 0.5,
+) -> RefinementLoss:
+    """arm_logits [B, A, 2], arm_deltas [B, A, 4]; logits [B, A, C], deltas [B, A, 4].
+
+    The first step learns object or not, and boxes from the anchors [A, 4]. The second matches the
+    objects `boxes` [B, M, 4] with the refined anchors (`two_step`), without a gradient through
+    them, and takes no negatives where p(object) < `least`: those are easy. Positives stay, whatever
+    that is, unless `filter_positives`: then one at `least` or below is no positive, but a candidate
+    for mining under its class label. ratio, ranking, neg_overlap: of the mining, as in SSD.
+    """
+    found = match(anchors, boxes, valid)
+    arm = multibox_loss(
+        arm_logits, arm_deltas, found, anchors, boxes, torch.zeros_like(labels), coder,
+        ratio=ratio, ranking=ranking, neg_overlap=neg_overlap,
+    )  # fmt: skip
+    objectness = arm_logits.detach().softmax(dim=-1)[..., 1]
+    refined = coder.decode(arm_deltas.detach(), anchors) if two_step else anchors
+    again = match(refined, boxes, valid) if two_step else found
+    odm = multibox_loss(
+        logits, deltas, again, refined, boxes, labels, coder,
+        ratio=ratio, ranking=ranking, neg_overlap=neg_overlap,
+        candidates=objectness >= least if filter_negatives else None,
+        dropped=objectness <= least if filter_positives else None,
+    )  # fmt: skip
+    return RefinementLoss(arm, odm, found, again, objectness)
