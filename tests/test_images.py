@@ -1,0 +1,179 @@
+"""Every kind of image opens right, in one place; Preprocess and Frame undo one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from boxatlas.errors import InputError
+from boxatlas.images import Preprocess, read, size_of
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def two_halves(width: int = 20, height: int = 10) -> Image.Image:
+    """The left half red, the right half blue."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("orientation", "red_corner"),
+    # Where the stored picture's left half is once the EXIF tag is obeyed (EXIF 2.3, table 6).
+    [(1, "left"), (2, "right"), (3, "right"), (4, "left"), (5, "top"), (6, "top"), (7, "bottom"),
+     (8, "bottom")],
+)  # fmt: skip
+def test_exif_turns_the_image(tmp_path: Path, orientation: int, red_corner: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    two_halves().save(path, exif=exif)
+    pixels = read(path)
+    upright = orientation < 5
+    assert pixels.shape == ((10, 20, 3) if upright else (20, 10, 3))
+    assert size_of(path) == pixels.shape[:2]
+    place = {"left": (5, 1), "right": (5, -2), "top": (1, 5), "bottom": (-2, 5)}[red_corner]
+    assert tuple(pixels[place]) == RED
+
+
+def test_grey_palette_and_cmyk_become_rgb(tmp_path: Path) -> None:
+    Image.new("L", (4, 3), 77).save(tmp_path / "grey.png")
+    assert np.array_equal(read(tmp_path / "grey.png"), np.full((3, 4, 3), 77))
+    two_halves().quantize(2).save(tmp_path / "palette.gif")
+    assert tuple(read(tmp_path / "palette.gif")[0, 0]) == RED
+    Image.new("CMYK", (4, 3), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+    red = read(tmp_path / "print.jpg")[1, 1].astype(int)
+    assert np.abs(red - RED).max() <= 3  # no cyan, full magenta and yellow: red
+    Image.new("1", (4, 3), 1).save(tmp_path / "bits.png")
+    assert read(tmp_path / "bits.png").min() == 255
+
+
+def test_what_is_transparent_shows_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (10, 20, 30, 0))
+    image.save(tmp_path / "clear.png")
+    assert read(tmp_path / "clear.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    grey = Image.new("LA", (1, 1), (50, 0))
+    grey.save(tmp_path / "clear_grey.png")
+    assert read(tmp_path / "clear_grey.png").tolist() == [[[255, 255, 255]]]
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    deep = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    for name in ("deep.png", "deep.tif"):
+        assert read(tmp_path / name)[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert read(deep)[0, :, 0].tolist() == [0, 1, 128, 255]
+    floats = np.array([[0.0, 0.5, 1.0]], np.float32)
+    Image.fromarray(floats).save(tmp_path / "float.tif")
+    assert read(tmp_path / "float.tif")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_arrays_and_tensors_of_any_kind() -> None:
+    grey = np.array([[0, 100]], np.uint8)
+    assert read(grey).tolist() == [[[0] * 3, [100] * 3]]
+    assert read(torch.tensor([[[0.0, 1.0]]])).tolist() == [[[0] * 3, [255] * 3]]
+    colour = torch.zeros(3, 2, 5, dtype=torch.uint8)
+    colour[2] = 9
+    assert read(colour).shape == (2, 5, 3)
+    assert read(colour)[0, 0].tolist() == [0, 0, 9]
+    assert read(np.array([[True, False]]))[0, :, 0].tolist() == [255, 0]
+    assert read(two_halves()).shape == (10, 20, 3)
+    with pytest.raises(InputError, match="shape"):
+        read(np.zeros((3, 4, 5, 6), np.uint8))
+    with pytest.raises(InputError, match="NaN"):
+        read(np.array([[np.nan]]))
+
+
+def test_a_damaged_image_names_its_file(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[:-400])
+    with pytest.raises(InputError, match=r"cut\.jpg.*truncated"):
+        read(cut)
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(InputError, match=r"text\.jpg.*not an image"):
+        read(tmp_path / "text.jpg")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match=r"empty\.png"):
+        read(tmp_path / "empty.png")
+    with pytest.raises(InputError, match=r"gone\.jpg.*no such file"):
+        read(tmp_path / "gone.jpg")
+    with pytest.raises(InputError, match=r"gone\.jpg"):
+        size_of(tmp_path / "gone.jpg")
+
+
+sides = st.integers(1, 900)
+
+
+@given(height=sides, width=sides, resize=st.sampled_from(["stretch", "letterbox", "shorter"]),
+       truncate=st.booleans())  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_frame_undoes_itself(height: int, width: int, resize: str, truncate: bool) -> None:
+    preprocess = Preprocess(size=(320, 416), resize=resize, truncate=truncate)  # type: ignore[arg-type]
+    frame = preprocess.frame(height, width)
+    boxes = torch.tensor([[0.0, 0.0, width, height], [width * 0.2, 0.0, width * 0.7, height * 0.4]])
+    there = frame.apply(boxes)
+    assert torch.allclose(frame.undo(there), boxes, atol=1e-2)
+    h, w = frame.content
+    low = torch.tensor(frame.offset)
+    assert torch.allclose(there[0, :2], low, atol=1e-3)
+    assert torch.allclose(there[0, 2:] - low, torch.tensor([float(w), float(h)]), atol=1e-2)
+    if resize == "shorter":
+        assert min(h, w) <= 320
+        assert max(h, w) <= 416
+    else:
+        assert h <= 320
+        assert w <= 416
+
+
+def test_normalised_values_are_those_of_the_formula() -> None:
+    preprocess = Preprocess(size=(2, 2), scale=1.0, mean=(123.0, 117.0, 104.0), std=(1.0, 2.0, 4.0),
+                            channels="bgr")  # fmt: skip
+    image, frame = preprocess(np.full((2, 2, 3), (10, 20, 30), np.uint8))
+    assert frame.scale == (1.0, 1.0)
+    wanted = torch.tensor([30 - 123.0, (20 - 117.0) / 2, (10 - 104.0) / 4])
+    assert torch.allclose(image[:, 0, 0], wanted)
+    assert preprocess.pixels(image)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_stretch_is_torch_s_bilinear() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 11, 3), np.uint8)
+    plain = Preprocess(size=(14, 5), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    image, _ = plain(pixels)
+    source = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    wanted = torch.nn.functional.interpolate(source, (14, 5), mode="bilinear")[0]
+    assert torch.allclose(image, wanted, atol=1e-6)
+
+
+def test_a_letterbox_is_centred_on_its_padding() -> None:
+    grey = Preprocess(size=(8, 8), resize="letterbox", pad_value=(0.5, 0.5, 0.5),
+                      mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # fmt: skip
+    image, frame = grey(np.full((4, 8, 3), 255, np.uint8))
+    assert frame.offset == (0.0, 2.0)
+    assert image[0, :, 0].tolist() == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
+
+
+def test_images_of_two_sizes_are_padded_to_a_multiple() -> None:
+    preprocess = Preprocess(size=(40, 100), resize="shorter", multiple=32)
+    images, frames = preprocess.batch([np.zeros((40, 50, 3), np.uint8),
+                                       np.zeros((80, 40, 3), np.uint8)])  # fmt: skip
+    assert images.shape == (2, 3, 96, 64)
+    assert [f.content for f in frames] == [(40, 50), (80, 40)]
+    assert images[0, :, 40:].abs().max() == 0
+
+
+def test_wrong_values_are_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'resize'"):
+        Preprocess.of(size=(3, 3), resiz="stretch")
+    with pytest.raises(InputError, match="positive"):
+        Preprocess.of(size=(0, 3))
