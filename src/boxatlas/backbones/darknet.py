@@ -60,6 +60,9 @@ def norm_layer(eps: float = 1e-5, place: EpsPlace = "inside_root") -> Norm:
     return lambda channels: nn.BatchNorm2d(channels, eps, momentum=0.01)
 
 
+NORM = norm_layer()
+
+
 class Conv(nn.Sequential):
     """Convolution, batch norm (or a bias where `norm` is None), leaky ReLU: conv, norm, act."""
 
@@ -80,7 +83,7 @@ class Conv(nn.Sequential):
 
 
 def initialise(layer: nn.Conv2d | nn.Linear) -> None:
-    """Darknet's first weights: N(0, 2 / fan in) for a convolution, U(-1, 1) of that for a matrix."""
+    """Darknet's first weights: N(0, 2 / fan in) of a convolution, U(-1, 1) of that of a matrix."""
     fan_in = layer.weight[0].numel()
     if isinstance(layer, nn.Linear):
         bound = (2 / fan_in) ** 0.5
@@ -205,7 +208,7 @@ class Darknet(nn.Module):
     """
 
     def __init__(
-        self, name: str, strides: Sequence[int] = (8, 16, 32), *, norm: Norm | None = norm_layer()
+        self, name: str, strides: Sequence[int] = (8, 16, 32), *, norm: Norm | None = NORM
     ) -> None:
         super().__init__()
         if name not in STAGES:
@@ -245,8 +248,9 @@ def _stage(
     factor = 1
     for item in items:
         if isinstance(item, str):
-            layers.append(Pool(2, 2 if item == "M" else 1))
-            factor *= layers[-1].stride  # pyright: ignore[reportOperatorIssue]
+            stride = 2 if item == "M" else 1
+            layers.append(Pool(2, stride))
+            factor *= stride
         elif item[0] == "R":
             layers += [Residual(channels, norm) for _ in range(item[1])]
         else:
@@ -263,7 +267,7 @@ class Classifier(nn.Module):
     Darknet-53 averages first.
     """
 
-    def __init__(self, name: str, classes: int = 1000, *, norm: Norm | None = norm_layer()) -> None:
+    def __init__(self, name: str, classes: int = 1000, *, norm: Norm | None = NORM) -> None:
         super().__init__()
         self.backbone = Darknet(name, (32,), norm=norm)
         self.pool_first = name == "darknet53"

@@ -8,7 +8,7 @@ Shape letters: B images, M objects, A priors of a cell, H x W cells, N boxes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Truth:
     boxes: Tensor
     labels: Tensor
     valid: Tensor
+
+    def __getitem__(self, images: Any) -> Truth:
+        """The objects of some images (indices, a mask, a slice)."""
+        return Truth(self.boxes[images], self.labels[images], self.valid[images])
 
     @classmethod
     def of_pixels(

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from boxatlas.boxes.yolo import Truth
 from boxatlas.detectors.yolo_common import mean_losses, truth_of
 from boxatlas.detectors.yolov2 import YOLOv2, YOLOv2Config
 from boxatlas.errors import InputError, nearest
@@ -59,7 +58,7 @@ class YOLO9000Config(YOLOv2Config):
 class YOLO9000(YOLOv2):
     """YOLOv2's network with the classes in a tree. `tree` is the WordTree of its classes."""
 
-    config: YOLO9000Config
+    config: YOLO9000Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, classes: Sequence[str], config: YOLO9000Config) -> None:
         super().__init__(classes, config)
@@ -75,9 +74,8 @@ class YOLO9000(YOLOv2):
         truth, labelled = truth_of(batch), batch.targets.image_label >= 0
         boxed, alone = (~labelled).nonzero()[:, 0], labelled.nonzero()[:, 0]
         options = self.loss_options(len(batch))
-        part = Truth(truth.boxes[boxed], truth.labels[boxed], truth.valid[boxed])
         losses = region_loss(
-            found[boxed], part, one.priors, self.coder,
+            found[boxed], truth[boxed], one.priors, self.coder,
             class_loss=tree_classes(self.groups), **options,
         )  # fmt: skip
         if len(alone):
@@ -92,6 +90,10 @@ class YOLO9000(YOLOv2):
             for name, value in words.items():
                 losses[name] = losses[name] + value
         return mean_losses(losses, len(batch))
+
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """The absolute probability of each word."""
+        return self.groups.absolute(self.groups.conditional(logits))
 
     def scored(
         self, logits: Tensor, objectness: Tensor, score: float
@@ -143,8 +145,10 @@ def _tree(classes: Sequence[str], config: YOLO9000Config) -> WordTree:
     else:
         parents = config.parents or (-1,) * len(classes)
     if len(parents) != len(classes):
-        raise InputError(f"{len(parents)} nodes for {len(classes)} classes", field="tree",
-                         value=config.tree, hint="classes are the tree's names, in its order")  # fmt: skip
+        raise InputError(
+            f"{len(parents)} nodes for {len(classes)} classes", field="tree", value=config.tree,
+            hint="classes are the tree's names, in its order",
+        )  # fmt: skip
     return WordTree(parents, names=classes)
 
 

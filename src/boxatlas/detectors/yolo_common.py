@@ -12,10 +12,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.darknet import PRETRAINED, STAGES, Darknet, EpsPlace, Norm, norm_layer
+from boxatlas.backbones.darknet import (
+    PRETRAINED,
+    STAGES,
+    Darknet,
+    EpsPlace,
+    Norm,
+    initialise,
+    norm_layer,
+)
+from boxatlas.backbones.darknet_file import load_published
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.formats import cxcywh_to_xyxy
-from boxatlas.boxes.nms import Candidates, class_nms
+from boxatlas.boxes.nms import Candidates, Found, class_nms
 from boxatlas.boxes.yolo import PriorCoder, Truth
 from boxatlas.detectors.base import Detector, Raw
 from boxatlas.errors import InputError
@@ -68,8 +77,6 @@ def backbone_of(
                          hint=f"{known} or timm/NAME")  # fmt: skip
     made = Darknet(name, strides, norm=norm)
     if config.pretrained:
-        from boxatlas.backbones.darknet_file import load_published
-
         load_published(made, PRETRAINED.get(weights or name), name)
     return made, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -119,22 +126,28 @@ class Map(NamedTuple):
 class PriorDetector(Detector):
     """A detector whose maps hold, for each prior of each cell, x, y, w, h, objectness, classes.
 
-    A method defines `maps` and `scored`.
+    A method defines `maps`, `class_scores` and, where a box bears one label, `scored`.
     """
 
-    config: YoloConfig
+    config: YoloConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     coder: PriorCoder
 
     def maps(self, raw: Raw) -> list[Map]:
         """The raw outputs, map by map in the published order."""
         raise TypeError(f"{type(self).__name__} does not define maps")
 
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """Logits [N, K] -> the probability of each class where there is an object."""
+        raise TypeError(f"{type(self).__name__} does not define class_scores")
+
     def scored(
         self, logits: Tensor, objectness: Tensor, score: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Classes of boxes: logits [N, K], objectness [N] -> (row, label, score) at `score` or
-        above."""
-        raise TypeError(f"{type(self).__name__} does not define scored")
+        above. Objectness times each class's probability: a box may bear several labels."""
+        scores = objectness[:, None] * self.class_scores(logits)
+        row, label = (scores >= score).nonzero(as_tuple=True)
+        return row, label, scores[row, label]
 
     @torch.no_grad()
     def postprocess(
@@ -145,15 +158,25 @@ class PriorDetector(Detector):
         score: float | None = None,
         max_detections: int | None = None,
     ) -> list[Detections]:
-        """One threshold on objectness, then only what passed is decoded, then one NMS."""
+        """What stays, in the source images."""
+        return undone(self, self.stay(raw, score, max_detections), frames)
+
+    def stay(
+        self, raw: Raw, score: float | None = None, max_detections: int | None = None
+    ) -> list[Found]:
+        """One threshold on objectness, then only what passed is decoded, then one NMS.
+
+        Each image's boxes, best first, in input pixels. The published threshold is exceeded; one
+        that a caller gives is reached.
+        """
         config = self.config
-        # The published threshold is exceeded; one that a caller gives is reached.
         least = math.nextafter(config.score, 1.0) if score is None else score
         found = [self.candidates(one, least) for one in self.maps(raw)]
         boxes = torch.cat([b for b, _ in found])
         chosen = Candidates(*(torch.cat(part) for part in zip(*(c for _, c in found), strict=True)))
         limit = config.max_detections if max_detections is None else max_detections
-        return detections(self, chosen, boxes, frames, config.nms_iou, limit)
+        images = len(next(iter(raw.values())))
+        return class_nms(chosen, boxes, images, config.nms_iou, total=limit)
 
     def candidates(self, one: Map, score: float) -> tuple[Tensor, Candidates]:
         """(boxes [N, 4] xyxy in input pixels, what they are) of one map."""
@@ -169,12 +192,8 @@ class PriorDetector(Detector):
         return boxes[index], Candidates(image[index], index, label, value)
 
 
-def detections(
-    model: Detector, chosen: Candidates, boxes: Tensor, frames: Sequence[Frame], nms_iou: float,
-    limit: int,
-) -> list[Detections]:  # fmt: skip
-    """NMS within each class of each image, the frame undone."""
-    found = class_nms(chosen, boxes, len(frames), nms_iou, total=limit)
+def undone(model: Detector, found: Sequence[Found], frames: Sequence[Frame]) -> list[Detections]:
+    """Boxes in input pixels -> Detections in the source images."""
     return [
         Detections(
             frame.undo(one.boxes.cpu()), one.scores.cpu(), one.labels.cpu(), model.classes,
@@ -186,8 +205,6 @@ def detections(
 
 def head(channels: int, outputs: int) -> nn.Conv2d:
     """The last layer of a map: 1x1, linear, with a bias."""
-    from boxatlas.backbones.darknet import initialise
-
     made = nn.Conv2d(channels, outputs, 1)
     initialise(made)
     return made

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.darknet import SLOPE, Conv, Darknet, initialise
 from boxatlas.boxes.formats import cxcywh_to_xyxy
-from boxatlas.boxes.nms import above
+from boxatlas.boxes.nms import Found, above, class_nms
 from boxatlas.detectors.base import Detector, Raw
 from boxatlas.detectors.yolo_common import (
     YoloConfig,
     backbone_of,
     check_size,
-    detections,
     mean_losses,
     preprocess_of,
     truth_of,
+    undone,
 )
 from boxatlas.errors import InputError
 from boxatlas.losses.yolo import Cells, grid_loss
@@ -88,7 +88,7 @@ class YOLOv1Config(YoloConfig):
 class YOLOv1(Detector):
     """Backbone -> convolutions -> fully connected layers -> all numbers of all cells."""
 
-    config: YOLOv1Config
+    config: YOLOv1Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, classes: Sequence[str], config: YOLOv1Config) -> None:
         norm = config.norm() if config.normed else None
@@ -194,15 +194,22 @@ class YOLOv1(Detector):
         score: float | None = None,
         max_detections: int | None = None,
     ) -> list[Detections]:
-        """Score = confidence * class, then NMS within each class (section 2.3)."""
+        """What stays, in the source images."""
+        return undone(self, self.stay(raw, score, max_detections), frames)
+
+    def stay(
+        self, raw: Raw, score: float | None = None, max_detections: int | None = None
+    ) -> list[Found]:
+        """Score = confidence * class, then NMS within each class (section 2.3); input pixels."""
+        config = self.config
         boxes, _, scores = self.decode(raw)
-        least = math.nextafter(self.config.score, 1.0) if score is None else score
-        found = above(scores, least, or_equal=True)
-        height, width = self.config.shape
-        place = cxcywh_to_xyxy(boxes[found.image, found.row])
+        least = math.nextafter(config.score, 1.0) if score is None else score
+        chosen = above(scores, least, or_equal=True)
+        height, width = config.shape
+        place = cxcywh_to_xyxy(boxes[chosen.image, chosen.row])
         place = place * place.new_tensor([width, height, width, height])
-        limit = self.config.max_detections if max_detections is None else max_detections
-        return detections(self, found, place, frames, self.config.nms_iou, limit)
+        limit = config.max_detections if max_detections is None else max_detections
+        return class_nms(chosen, place, len(boxes), config.nms_iou, total=limit)
 
 
 # -- the models -----------------------------------------------------------------------------------

@@ -124,7 +124,8 @@ class YOLOv2Config(YoloConfig):
 class YOLOv2(PriorDetector):
     """Backbone -> two convolutions, joined by the passthrough -> one map of numbers."""
 
-    config: YOLOv2Config
+    config: YOLOv2Config  # pyright: ignore[reportIncompatibleVariableOverride]
+    priors: Tensor
 
     def __init__(self, classes: Sequence[str], config: YOLOv2Config) -> None:
         config = config.resolved()
@@ -185,13 +186,9 @@ class YOLOv2(PriorDetector):
         numbers = x.unflatten(1, (len(self.priors), 5 + self.num_classes))
         return [Map(numbers, self.priors, 32)]
 
-    def scored(
-        self, logits: Tensor, objectness: Tensor, score: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Objectness times a softmax over the classes of each prior."""
-        scores = objectness[:, None] * logits.softmax(1)
-        row, label = (scores >= score).nonzero(as_tuple=True)
-        return row, label, scores[row, label]
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """A softmax over the classes of each prior."""
+        return logits.softmax(1)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Boxes and objectness by squares, classes by a softmax, over the whole map."""

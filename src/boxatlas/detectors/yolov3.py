@@ -131,7 +131,8 @@ def full_tower(channels: int, width: int, norm: Norm, pools: bool = False) -> To
 class YOLOv3(PriorDetector):
     """Backbone -> a tower for each map, coarse to fine, each fed by the one before -> numbers."""
 
-    config: YOLOv3Config
+    config: YOLOv3Config  # pyright: ignore[reportIncompatibleVariableOverride]
+    anchors: Tensor
 
     def __init__(self, classes: Sequence[str], config: YOLOv3Config) -> None:
         check_size(config, 32)
@@ -144,7 +145,6 @@ class YOLOv3(PriorDetector):
         self.register_buffer("anchors", torch.tensor(config.shapes()).float(), persistent=False)
         tiny = config.form == "tiny"
         self.towers, self.laterals, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         extra = 0
         for i, channels in enumerate(backbone.channels[::-1]):
             width = config.wide(512 >> i)
@@ -157,7 +157,9 @@ class YOLOv3(PriorDetector):
             if i + 1 < len(config.strides):
                 inner = config.wide(256) if tiny else width
                 extra = config.wide(128) if tiny else config.wide(256 >> i)
-                self.laterals.append(Conv(inner, extra, 1, norm=norm))
+                self.laterals.append(
+                    nn.Sequential(Conv(inner, extra, 1, norm=norm), nn.Upsample(scale_factor=2))
+                )
 
     def _tiny_tower(self, i: int, channels: int, norm: Norm) -> Tower:
         wide = self.config.wide
@@ -178,7 +180,7 @@ class YOLOv3(PriorDetector):
         middle = None
         for i, x in enumerate(reversed(self.backbone(images))):
             if middle is not None:
-                x = torch.cat([self.upsample(self.laterals[i - 1](middle)), x], 1)
+                x = torch.cat([self.laterals[i - 1](middle), x], 1)
             middle, top = self.towers[i](x)
             found[f"raw{i}"] = self.heads[i](top)
         return found
@@ -190,14 +192,9 @@ class YOLOv3(PriorDetector):
             made.append(Map(numbers, self.anchors[self.mask[i]] / stride, stride))
         return made
 
-    def scored(
-        self, logits: Tensor, objectness: Tensor, score: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Objectness times each class's own probability: a box may bear several labels."""
-        softmax = self.config.class_loss == "softmax"
-        scores = objectness[:, None] * (logits.softmax(1) if softmax else logits.sigmoid())
-        row, label = (scores >= score).nonzero(as_tuple=True)
-        return row, label, scores[row, label]
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """Each class's own probability."""
+        return logits.softmax(1) if self.config.class_loss == "softmax" else logits.sigmoid()
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Section 2.1 and 2.2, each map by itself, summed."""

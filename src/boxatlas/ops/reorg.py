@@ -36,7 +36,8 @@ class Reorg(nn.Module):
 
     def __init__(self, stride: int = 2, order: Order = "darknet") -> None:
         super().__init__()
-        self.stride, self.order = stride, order
+        self.stride = stride
+        self.order: Order = order
 
     def forward(self, x: Tensor) -> Tensor:
         return reorg(x, self.stride, self.order)

@@ -95,7 +95,8 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     warm-up: from `warmup_from` of the rate up, by the `warmup_power` of its progress. step: times
     gamma at each milestone.
     cosine: f + (1 - f) (1 + cos(pi t)) / 2; polynomial: f + (1 - f) (1 - t)^power, where f is
-    `final_lr` and t goes from 0 at the end of the warm-up to 1 at the end of training.
+    `final_lr` and t goes from 0 at the end of the warm-up to 1 at the end of training. poly_whole:
+    (1 - step / length)^power after the warm-up, as Darknet has it.
     """
     total = max(steps_in(recipe.length, recipe, steps_per_epoch), 1)
     warmup = min(steps_in(recipe.warmup, recipe, steps_per_epoch), total)
@@ -107,6 +108,8 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
             return 1.0
         if recipe.schedule == "step":
             return math.prod(g for g, m in zip(gammas, milestones, strict=True) if step >= m)
+        if recipe.schedule == "poly_whole":
+            return 1.0 if step < warmup else max(1 - step / total, 0.0) ** recipe.power
         t = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
         cosine = recipe.schedule == "cosine"
         fall = (1 + math.cos(math.pi * t)) / 2 if cosine else (1 - t) ** recipe.power

@@ -60,8 +60,8 @@ class Recipe(Options):
     freeze: list[str] = Field([], description="name patterns of layers that do not learn")
     freeze_norms: list[str] = Field([], description="name patterns of norms kept as they are")
 
-    schedule: Literal["constant", "step", "cosine", "polynomial"] = Field(
-        "cosine", description="constant, step, cosine, polynomial"
+    schedule: Literal["constant", "step", "cosine", "polynomial", "poly_whole"] = Field(
+        "cosine", description="constant, step, cosine, polynomial, poly_whole"
     )
     warmup: float = Field(0.0, ge=0, description="in epochs or iterations as the length")
     warmup_from: float = Field(0.001, ge=0, le=1, description="the first rate, as a fraction")

@@ -2,9 +2,9 @@
 
 Public: import_darknet (a file, or arrays by layer, as a detector), export_darknet, load_state,
 load_file, state_of. The order of a file is that of the layers (`darknet_layers`); as named arrays
-they are "layer3.bias", ".scales", ".running_mean", ".running_var", ".weight", by the layer's number.
-The GPU code, with which the public weights were made, has batch norm's epsilon (1e-5) inside the
-root, as our default.
+they are "layer3.bias", ".scales", ".running_mean", ".running_var", ".weight", by the layer's
+number. The GPU code, with which the public weights were made, has batch norm's epsilon (1e-5)
+inside the root, as our default.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ _SITE = "pjreddie.com/media/files"
 CHECKPOINTS = tuple(
     Published(file, model, data, _SITE)
     for file, model, data in (
-        ("yolov1.weights", "yolov1", "VOC 07+12"), ("yolov1-tiny.weights", "yolov1_tiny", "VOC 07+12"),
+        ("yolov1.weights", "yolov1", "VOC 07+12"),
+        ("yolov1-tiny.weights", "yolov1_tiny", "VOC 07+12"),
         ("yolov2.weights", "yolov2", "COCO"), ("yolov2-voc.weights", "yolov2", "VOC 07+12"),
         ("yolo-voc.weights", "yolov2", "VOC 07+12"), ("yolov2-tiny.weights", "yolov2_tiny", "COCO"),
         ("yolov2-tiny-voc.weights", "yolov2_tiny", "VOC 07+12"),
         ("yolo9000.weights", "yolo9000", "COCO + ImageNet"), ("yolov3.weights", "yolov3", "COCO"),
-        ("yolov3-spp.weights", "yolov3_spp", "COCO"), ("yolov3-tiny.weights", "yolov3_tiny", "COCO"),
+        ("yolov3-spp.weights", "yolov3_spp", "COCO"),
+        ("yolov3-tiny.weights", "yolov3_tiny", "COCO"),
     )
 )  # fmt: skip
 
@@ -209,9 +211,9 @@ def export_darknet(model: Detector, path: str | Path) -> list[Path]:
     if path.suffix != ".weights":
         raise InputError("must end in .weights", field="--out", value=str(path))
     config = getattr(model, "config", None)
-    if getattr(config, "reorg_order", "darknet") != "darknet":
-        raise InputError("Darknet's own order is needed", field="reorg_order",
-                         value=config.reorg_order)  # fmt: skip
+    order = getattr(config, "reorg_order", "darknet")
+    if order != "darknet":
+        raise InputError("Darknet's own order is needed", field="reorg_order", value=order)
     if getattr(getattr(model, "coder", None), "location", "cell") != "cell":
         raise InputError("Darknet has sigmoid centres alone", field="location_prediction")
     sections = sections_of(model, model.preprocess.size)

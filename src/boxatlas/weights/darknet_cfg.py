@@ -100,8 +100,10 @@ def recognised(sections: Sequence[Section], file: str | Path | None = None) -> R
         if not difference:
             return Recognised(name, count, {**common, **options})
         if place > closest[0]:
-            closest = (place, f"section {place + 1}, [{kinds[place + 1]}], is not {name}'s "
-                              f"{difference}" if place + 1 < len(kinds) else difference)  # fmt: skip
+            closest = (place, difference)
+            if place + 1 < len(kinds):
+                where = f"section {place + 1}, [{kinds[place + 1]}]"
+                closest = (place, f"{where}, is not {name}'s {difference}")
     raise InputError(f"is no network of ours: {closest[1]}", file=file)
 
 
@@ -185,9 +187,10 @@ def _shape(kind: str, options: dict[str, str], index: int) -> tuple[Any, ...]:
     if kind in ("convolutional", "local"):
         size = int(get("size", "1"))
         pad = size // 2 if int(get("pad", "0")) else int(get("padding", "0"))
-        return (kind, int(get("filters", "1")), size, int(get("stride", "1")), pad,
-                get("activation", "logistic"), int(get("batch_normalize", "0")),
-                int(get("groups", "1")), int(get("xnor", "0")), int(get("binary", "0")))  # fmt: skip
+        counts = ("filters", "1"), ("stride", "1"), ("batch_normalize", "0"), ("groups", "1")
+        unusual = get("xnor", "0"), get("binary", "0")
+        whole = (int(get(key, default)) for key, default in counts)
+        return kind, size, pad, get("activation", "logistic"), *whole, *unusual
     if kind == "maxpool":
         stride = int(get("stride", "1"))
         size = int(get("size", str(stride)))

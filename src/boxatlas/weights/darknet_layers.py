@@ -50,11 +50,16 @@ class _Layers(list[Layer]):
     def last(self) -> int:
         return len(self) - 1
 
+    def route(self, source: int) -> None:
+        """The output of one earlier layer again."""
+        self.put("route", self[source].module, before=self[source].before,
+                 layers=source - len(self))  # fmt: skip
+
     def conv(self, conv: Conv) -> None:
         own = dict(conv.named_children())
         layer = own["conv"]
         assert isinstance(layer, nn.Conv2d)
-        norm = {"batch_normalize": 1} if "norm" in own else {}
+        norm: dict[str, Any] = {"batch_normalize": 1} if "norm" in own else {}
         self.put("convolutional", conv, **norm, filters=layer.out_channels,
                  size=layer.kernel_size[0], stride=layer.stride[0], pad=1,
                  activation="leaky" if "act" in own else "linear")  # fmt: skip
@@ -71,14 +76,17 @@ class _Layers(list[Layer]):
             self.conv(module)
         elif isinstance(module, Pool):
             self.put("maxpool", module, size=module.kernel, stride=module.stride)
+        elif isinstance(module, nn.Upsample):
+            self.put("upsample", module, stride=2)
         elif isinstance(module, Residual):
             self.conv(module.squeeze)
             self.conv(module.expand)
-            self.put("shortcut", module, **{"from": -3}, activation="linear")
+            source: dict[str, Any] = {"from": -3}
+            self.put("shortcut", module, **source, activation="linear")
         elif isinstance(module, SpatialPyramid):
             for i, pool in enumerate(module.pools):
                 if i:
-                    self.put("route", layers=-2 * i)
+                    self.route(len(self) - 2 * i)
                 self.any(pool)
             self.put("route", module, layers="-1,-3,-5,-6")
         elif isinstance(module, nn.Sequential):
@@ -162,7 +170,7 @@ def _yolov2(layers: _Layers, network: YOLOv2) -> None:
     layers.any(network.tower)
     if config.passthrough:
         main = layers.last
-        layers.put("route", layers=ends[0] - len(layers))
+        layers.route(ends[0])
         if network.squeeze is not None:
             layers.conv(network.squeeze)
         layers.put("reorg", network.reorg, stride=2)
@@ -173,8 +181,9 @@ def _yolov2(layers: _Layers, network: YOLOv2) -> None:
     layers.head(network.head)
     more: dict[str, Any] = {"tree": "classes.tree"} if isinstance(network, YOLO9000) else {}
     layers.put(
-        "region", anchors=_pairs(config.priors(network.num_classes)), bias_match=int(config.match == "prior"),
-        classes=network.num_classes, coords=4, num=len(network.priors), softmax=1, jitter=0.2,
+        "region", anchors=_pairs(config.priors(network.num_classes)),
+        bias_match=int(config.match == "prior"), classes=network.num_classes, coords=4,
+        num=len(network.priors), softmax=1, jitter=0.2,
         rescore=int(config.objectness_target == "iou"), object_scale=config.object_scale,
         noobject_scale=config.noobject_scale, class_scale=config.class_scale,
         coord_scale=config.coord_scale, absolute=1, thresh=config.ignore_iou,
@@ -188,9 +197,8 @@ def _yolov3(layers: _Layers, network: YOLOv3) -> None:
     middle = 0
     for i, tower in enumerate(network.towers):
         if i:
-            layers.put("route", layers=middle - len(layers))
+            layers.route(middle)
             layers.any(network.laterals[i - 1])
-            layers.put("upsample", stride=2)
             layers.put("route", tower, before=True, layers=f"-1,{ends[i]}")
         layers.any(tower.body)  # pyright: ignore[reportArgumentType]
         middle = layers.last

@@ -83,15 +83,19 @@ class YoloAugmentation(Options):
         else:
             wide = max(int(scale * size[1]), 1)
             high = max(int(wide / aspect), 1)
-        dx = int(rng.uniform(*sorted((0.0, float(size[1] - wide)))))
-        dy = int(rng.uniform(*sorted((0.0, float(size[0] - high)))))
+        dx = int(_between(0.0, size[1] - wide, rng))
+        dy = int(_between(0.0, size[0] - high, rng))
         image = place(pixels.float() / 255.0, (high, wide), dx, dy, size, self.fill)
         return image, (wide / columns, high / rows, float(dx), float(dy))
 
 
+def _between(a: float, b: float, rng: np.random.Generator) -> float:
+    return float(rng.uniform(min(a, b), max(a, b)))
+
+
 def _factor(most: float, rng: np.random.Generator) -> float:
     """Between 1 and `most`, or one over that, evenly."""
-    value = float(rng.uniform(*sorted((1.0, most))))
+    value = _between(1.0, most, rng)
     return value if rng.random() < 0.5 else 1 / value
 
 
