@@ -113,10 +113,10 @@ class RefineDet(SingleShot):
         transfer = TransferConnection(sources, norm=not vgg) if tcb else None
         seen = sources if transfer is None else transfer.channels
         # On ResNet a residual block stands before each pair of predictors.
-        before = [_modules(c, config.bn_eps) if deep else None for c in (sources, seen)]
-        widths = [
-            c if m is None else [1024] * 4 for c, m in zip((sources, seen), before, strict=True)
-        ]
+        before_arm = _modules(sources, config.bn_eps, deep)
+        before_odm = _modules(seen, config.bn_eps, deep)
+        if deep:
+            sources = seen = [1024] * 4
         super().__init__(
             classes, preprocess, config, backbone=backbone, neck=Sources(norms, extra),
             head=DenseHead(seen, _boxes(ratios, config), len(classes) + 1, Predictor),
@@ -136,11 +136,9 @@ class RefineDet(SingleShot):
         arm_logits [B, A, 2], arm_deltas [B, A, 4]; deltas start from the anchors it refined.
         """
         maps = self.features(images)
-        arm_logits, arm_deltas = self.arm(
-            maps if self.before_arm is None else self.before_arm(maps)
-        )
+        arm_logits, arm_deltas = self.arm(self.before_arm(maps))
         seen = maps if self.transfer is None else self.transfer(maps)
-        logits, deltas = self.head(seen if self.before_odm is None else self.before_odm(seen))
+        logits, deltas = self.head(self.before_odm(seen))
         return {
             "logits": logits, "deltas": deltas, "anchors": self.anchors(maps, images),
             "arm_logits": arm_logits, "arm_deltas": arm_deltas,
