@@ -69,8 +69,9 @@ def write_tensors(
     seen: set[int] = set()
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous()
-        owned[name] = flat.clone() if flat.data_ptr() in seen else flat
-        seen.add(flat.data_ptr())
+        memory = flat.untyped_storage().data_ptr()  # a view may begin further on in the same
+        owned[name] = flat.clone() if memory in seen else flat
+        seen.add(memory)
     with replacing(path) as temporary:
         try:
             save_file(owned, temporary, metadata)

@@ -1,0 +1,71 @@
+"""Typed options and the one-line errors that explain them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel
+
+from boxatlas.errors import InputError, nearest
+from boxatlas.options import Options, convention, switch, validated
+
+
+class Inner(Options):
+    deep: int = 1
+
+
+class Sample(Options):
+    roi_op: Literal["pool", "align"] = switch("pool", "table 3: how a RoI is read")
+    weight: float = switch(1.0, "equation 2", ge=0)
+    eps: float = convention(1e-5, "of the norms")
+    inner: Inner = Inner()
+
+
+def test_switches_are_told_from_conventions() -> None:
+    assert Sample.switches() == {"roi_op": "table 3: how a RoI is read", "weight": "equation 2"}
+
+
+def test_values_are_frozen_and_typed() -> None:
+    made = Sample.of(roi_op="align", weight=2)
+    assert made.weight == 2.0
+    with pytest.raises(Exception, match="frozen"):
+        made.weight = 3.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"roi_opp": "align"}, "roi_opp: no such option; did you mean 'roi_op'?"),
+        ({"inner": {"dep": 2}}, "inner.dep: no such option; did you mean 'deep'?"),
+        ({"weight": -1}, "weight: input should be greater than or equal to 0 (got -1)"),
+        ({"roi_op": "warp"}, "roi_op: input should be 'pool' or 'align' (got 'warp')"),
+        ({"eps": "small"}, "eps: input should be a valid number"),
+    ],
+)
+def test_a_wrong_value_is_one_line(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Sample.of(**values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_is_named() -> None:
+    class Other(BaseModel):
+        a: int
+
+    with pytest.raises(InputError, match=r"^mine\.yaml: a: input should be a valid integer"):
+        validated(Other, {"a": "x"}, file="mine.yaml")
+
+
+def test_the_nearest_name_or_a_few() -> None:
+    assert nearest("epoch", ["epochs", "batch"]) == "did you mean 'epochs'?"
+    assert nearest("zzz", ["a", "b"]) == "choose from: a, b"
+    assert nearest("zzz", []) == "there are none to choose from"
+
+
+def test_an_error_is_always_one_line() -> None:
+    error = InputError("is\nwrong", file="a.txt", field="x", value="y" * 200, hint="do this")
+    assert "\n" not in str(error)
+    assert str(error).startswith("a.txt: x: is wrong (got 'yyy")
+    assert str(error).endswith("...); do this")
