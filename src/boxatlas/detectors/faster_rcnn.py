@@ -26,7 +26,7 @@ from boxatlas.backbones.choice import (
     side_limits,
 )
 from boxatlas.boxes.anchors import AnchorRule
-from boxatlas.boxes.coders import DeltaCoder
+from boxatlas.boxes.coders import CLAMP, DeltaCoder
 from boxatlas.detectors.region import (
     BoxPredictor,
     DetectRule,
@@ -42,8 +42,8 @@ from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
 
 
-class RegionConfig(Options):
-    """The choices that Faster R-CNN shares with the region methods after it."""
+class TwoStageConfig(Options):
+    """The choices that every method with an RPN and a head for RoIs shares."""
 
     backbone: str = convention("resnet50", 'resnet50, mobilenet_v3_large, ... or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
@@ -52,9 +52,6 @@ class RegionConfig(Options):
     )
 
     # ideas
-    top_down: bool = switch(True, "FPN table 1 (d): the top-down pathway")
-    lateral: bool = switch(True, "FPN table 1 (e): the lateral connections")
-    one_level: bool = switch(False, "FPN table 1 (f): all anchors and RoIs on P2 alone")
     roi_op: Literal["align", "pool"] = switch(
         "pool", "FPN section 4.2 pools; RoIAlign from Mask R-CNN (table 2c) on"
     )
@@ -70,29 +67,22 @@ class RegionConfig(Options):
     anchor_ratios: tuple[float, ...] = switch(
         (0.5, 1.0, 2.0), "Faster R-CNN table 8: heights over widths"
     )
-    p6: Literal["maxpool", "conv"] = switch(
-        "maxpool", "FPN section 4.1, footnote 2: P5 subsampled; a strided 3x3 as in RetinaNet"
-    )
 
     # conventions
     norm: Literal["frozen", "batch"] = convention("frozen", "batch norms of ResNet and MobileNet")
     norm_eps: float = convention(1e-5, "their epsilon")
     stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
-    width: int = convention(256, "channels of the pyramid and of the RPN", ge=1)
-    fpn_norm: Literal["none", "batch"] = convention("none", "norms in pyramid and box head")
-    rpn_convs: int = convention(1, "3x3 convolutions before the RPN's outputs", ge=1)
-    box_head: Literal["2fc", "4conv1fc"] = convention("2fc", "the head of a RoI")
-    box_width: int = convention(1024, "width of the fully connected layers")
     anchor_sizes: tuple[float | tuple[float, ...], ...] = convention(
         (32, 64, 128, 256, 512), "of each level, in pixels"
     )
-    anchor_scales: tuple[float, ...] = convention((1.0,), "further sizes of a level, as factors")
     anchor_rounded: bool = convention(False, "corners rounded to whole pixels")
     anchor_stride: Literal["fixed", "image // grid"] = convention("fixed", "stride of the anchors")
     anchor_order: Literal["ratio,size", "size,ratio"] = convention("ratio,size", "in a cell")
+    inclusive: bool = convention(False, "corners belong to a box, whose width is x2 - x1 + 1")
     roi_aligned: bool = convention(False, "RoIAlign's half-cell shift")
     roi_sampling: int = convention(2, "RoIAlign's samples a side, 0 = adaptive", ge=0)
     roi_weights: tuple[float, float, float, float] = convention((10, 10, 5, 5), "of the box code")
+    box_clamp: float | None = convention(CLAMP, "bound of a box's growth when decoding, as log")
     class_agnostic: bool = convention(False, "one box for all classes")
     background_box: bool = convention(False, "box outputs begin with a row for the background")
     rpn_count: int = convention(256, "anchors that learn, per image")
@@ -112,6 +102,29 @@ class RegionConfig(Options):
     min_detection: float = convention(0.0, "smallest side of a detection, in pixels")
 
     _one_number = field_validator("size", mode="before")(side_limits)
+
+
+class RegionConfig(TwoStageConfig):
+    """And those of a pyramid."""
+
+    # ideas
+    top_down: bool = switch(True, "FPN table 1 (d): the top-down pathway")
+    lateral: bool = switch(True, "FPN table 1 (e): the lateral connections")
+    one_level: bool = switch(False, "FPN table 1 (f): all anchors and RoIs on P2 alone")
+    p6: Literal["maxpool", "conv"] = switch(
+        "maxpool", "FPN section 4.1, footnote 2: P5 subsampled; a strided 3x3 as in RetinaNet"
+    )
+
+    # conventions
+    width: int = convention(256, "channels of the pyramid and of the RPN", ge=1)
+    fpn_norm: Literal["none", "batch"] = convention("none", "norms in pyramid and box head")
+    rpn_convs: int = convention(1, "3x3 convolutions before the RPN's outputs", ge=1)
+    box_head: Literal["2fc", "4conv1fc"] = convention("2fc", "the head of a RoI")
+    box_width: int = convention(1024, "width of the fully connected layers")
+    anchor_scales: tuple[float, ...] = convention((1.0,), "further sizes of a level, as factors")
+    level_epsilons: tuple[float, float] = convention(
+        (0.0, 1e-6), "added inside and outside of the logarithm that gives a RoI's level"
+    )
 
 
 class Pyramid(nn.Module):
@@ -177,9 +190,13 @@ def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
 
 def region_parts(config: RegionConfig) -> dict[str, Any]:
     """The rules that a config spells, as RegionDetector takes them."""
-    chosen = {"nms": config.rpn_nms, "min_size": config.min_size, "min_score": config.rpn_score}
+    chosen: dict[str, Any] = {
+        "nms": config.rpn_nms,
+        "min_size": config.min_size,
+        "min_score": config.rpn_score,
+    }
     return {
-        "coder": DeltaCoder(config.roi_weights, clamp=math.log(1000 / 16)),
+        "coder": DeltaCoder(config.roi_weights, clamp=config.box_clamp),
         "roi_targets": RoITargets(
             count=config.roi_count, sampler=config.sampler, beta=config.roi_beta
         ),
@@ -200,9 +217,13 @@ def rpn_of(config: RegionConfig, strides: Sequence[int], channels: int = 256) ->
     )  # fmt: skip
 
 
-def level_rule(strides: Sequence[int]) -> LevelRule:
+def level_rule(config: RegionConfig, strides: Sequence[int]) -> LevelRule:
     """RoIs go to the maps of these strides (FPN, equation 1)."""
-    return LevelRule(k_min=int(math.log2(strides[0])), k_max=int(math.log2(strides[-1])))
+    inside, outside = config.level_epsilons
+    return LevelRule(
+        int(math.log2(strides[0])), int(math.log2(strides[-1])),
+        epsilon_inside_log=inside, epsilon_outside_log=outside,
+    )  # fmt: skip
 
 
 class FasterRCNN(RegionDetector):
@@ -225,7 +246,7 @@ class FasterRCNN(RegionDetector):
             ),
             roi=RoIRule(
                 config.roi_op, 7, config.roi_sampling, config.roi_aligned, trunk.roi_strides,
-                level_rule(trunk.roi_strides),
+                level_rule(config, trunk.roi_strides),
             ),
             **region_parts(config),
         )  # fmt: skip

@@ -8,8 +8,8 @@ column 0 of the K + 1 logits), M objects.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,21 @@ from torch import Tensor, nn
 
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pyramid_level
-from boxatlas.boxes.matching import match_thresholds
 from boxatlas.boxes.nms import batched_nms
-from boxatlas.boxes.sampling import sample
 from boxatlas.detectors.base import ClassRows, Detector, Raw
+from boxatlas.detectors.roi_targets import (
+    RoITargets,
+    SampledRoIs,
+    all_rois,
+    delta_column,
+    roi_losses,
+    sample_rois,
+    take,
+)
 from boxatlas.detectors.rpn import RPN, RPNSelection
 from boxatlas.detectors.searched import searched
 from boxatlas.images import Preprocess
+from boxatlas.losses.ohem import hardest
 from boxatlas.ops.roi import RoiOp, pyramid_pool
 from boxatlas.options import Options
 from boxatlas.structures import Batch, Detections, Frame, Targets
@@ -84,26 +92,12 @@ class RoIRule:
 
 
 @dataclass(frozen=True)
-class RoITargets:
-    """How RoIs learn (Fast R-CNN, section 2.3): thresholds, the draw, and the box loss.
-
-    A RoI is positive from `high` on and background in [low, high). sampler "ohem" (Shrivastava et
-    al. 2016) keeps the `count` RoIs of largest loss instead of a random draw.
-    """
-
-    high: float = 0.5
-    low: float = 0.0
-    count: int = 512
-    positive_fraction: float = 0.25
-    sampler: Literal["random", "ohem"] = "random"
-    append_objects: bool = True
-    beta: float = 1.0
-    inclusive: bool = False
-
-
-@dataclass(frozen=True)
 class DetectRule:
-    """From scored boxes to detections."""
+    """From scored boxes to detections.
+
+    inclusive: corners are pixels that belong to a box, whose width is x2 - x1 + 1; boxes are then
+    decoded and suppressed in the source's own pixels, as the first programs do.
+    """
 
     score: float = 0.05
     nms: float = 0.5
@@ -112,29 +106,21 @@ class DetectRule:
     inclusive: bool = False
 
 
-class SampledRoIs(NamedTuple):
-    """What the heads learn from: boxes [B, S, 4], labels [B, S] (0 background, -1 padding),
-    wanted [B, S, 4]: the object each positive answers for, index [B, S]: which object."""
-
-    boxes: Tensor
-    labels: Tensor
-    wanted: Tensor
-    index: Tensor
-
-
 class TwoFC(nn.Module):
-    """The box head of FPN: two fully connected layers (Lin et al. 2016, section 4.2)."""
+    """Two fully connected layers: FPN's box head (Lin et al. 2016, section 4.2), without dropout,
+    and with it Fast R-CNN's fc6 and fc7."""
 
-    def __init__(self, channels: int, size: int, width: int = 1024) -> None:
+    def __init__(self, channels: int, size: int, width: int = 1024, dropout: float = 0.0) -> None:
         super().__init__()
         self.fc6 = nn.Linear(channels * size * size, width)
         self.fc7 = nn.Linear(width, width)
-        self.width = width
+        self.width, self.dropout = width, dropout
 
     def forward(self, rois: Tensor) -> Tensor:
         """[R, C, size, size] -> [R, width]."""
         x = F.relu(self.fc6(rois.flatten(1)), inplace=True)
-        return F.relu(self.fc7(x), inplace=True)
+        x = F.relu(self.fc7(F.dropout(x, self.dropout, self.training)), inplace=True)
+        return F.dropout(x, self.dropout, self.training)
 
 
 class BoxPredictor(nn.Module):
@@ -186,6 +172,7 @@ class RegionDetector(Detector):
         super().__init__(classes, preprocess, config)
         self.trunk, self.rpn, self.head, self.predictor = trunk, rpn, head, predictor
         self.takes_proposals = 0 if rpn is not None else 2000
+        self.class_agnostic = bool(getattr(config, "class_agnostic", False))
         self.roi, self.coder = roi, coder
         self.roi_targets, self.detect_rule = roi_targets, detect_rule
         self.select_in_loss = select_in_loss or RPNSelection(2000, 2000)
@@ -196,16 +183,20 @@ class RegionDetector(Detector):
     def features(self, images: Tensor) -> list[Tensor]:
         return self.trunk(images)
 
+    def rpn_maps(self, features: list[Tensor]) -> list[Tensor]:
+        """Those of the features that the RPN looks at."""
+        return features
+
     def propose(
         self, features: list[Tensor], frames: Sequence[Frame] | None, size: tuple[int, int]
     ) -> Proposals:
         """The RPN's best boxes as `detect` uses them; size: height, width of the input."""
         if self.rpn is None:
             raise ValueError(f"{self.name or 'this detector'} takes its proposals from outside")
-        logits, deltas, anchors = self.rpn(features, size)
+        logits, deltas, anchors = self.rpn(self.rpn_maps(features), size)
         limits = content_limits(features[0], frames, size)
-        rule = self.select_in_detect
-        return Proposals(*self.rpn.select(logits, deltas, anchors, limits, rule))
+        rule, scale = self.select_in_detect, image_scales(features[0], frames)
+        return Proposals(*self.rpn.select(logits, deltas, anchors, limits, rule, scale))
 
     def heads(self, features: list[Tensor], boxes: Tensor) -> Raw:
         """Boxes [B, P, 4] -> logits [B, P, K + 1] and deltas [B, P, D, 4] (see BoxPredictor)."""
@@ -228,6 +219,7 @@ class RegionDetector(Detector):
             proposals, _, valid = self.propose(features, frames, size)
         else:
             valid = (proposals[..., 2:] > proposals[..., :2]).all(-1)
+            proposals = self._inward(proposals, frames)
         raw = self.heads(features, proposals)
         return {**raw, "proposals": proposals, "valid": valid, **self.extra_raw(features)}
 
@@ -240,20 +232,21 @@ class RegionDetector(Detector):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         features = self.features(batch.images)
         size = (batch.images.shape[-2], batch.images.shape[-1])
+        targets = replace(batch.targets, boxes=self._inward(batch.targets.boxes, batch.frames))
         losses: dict[str, Tensor] = {}
         if self.rpn is not None and batch.proposals is None:
-            logits, deltas, anchors = self.rpn(features, size)
+            logits, deltas, anchors = self.rpn(self.rpn_maps(features), size)
             limits = content_limits(batch.images, batch.frames, size)
-            losses = self.rpn.loss(logits, deltas, anchors, batch.targets, limits, generator)
+            losses = self.rpn.loss(logits, deltas, anchors, targets, limits, generator)
             boxes, _, valid = self.rpn.select(
                 [x.detach() for x in logits], [x.detach() for x in deltas], anchors, limits,
-                self.select_in_loss,
+                self.select_in_loss, image_scales(batch.images, batch.frames),
             )  # fmt: skip
         elif batch.proposals is not None and batch.valid is not None:
-            boxes, valid = batch.proposals, batch.valid
+            boxes, valid = self._inward(batch.proposals, batch.frames), batch.valid
         else:
             raise ValueError("this method learns from proposals, and the batch holds none")
-        return {**losses, **self.head_loss(features, boxes, valid, batch.targets, generator)}
+        return {**losses, **self.head_loss(features, boxes, valid, targets, generator)}
 
     def head_loss(
         self,
@@ -263,13 +256,25 @@ class RegionDetector(Detector):
         targets: Targets,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """Cross-entropy, mean over the RoIs; smooth L1 of the positives' own class / RoIs."""
+        """What the heads lose on the RoIs that are drawn."""
+        return self.box_loss(features, self.draw(features, boxes, valid, targets, generator))
+
+    def draw(
+        self,
+        features: list[Tensor],
+        boxes: Tensor,
+        valid: Tensor,
+        targets: Targets,
+        generator: torch.Generator | None,
+    ) -> SampledRoIs:
+        """The RoIs to learn from: a random draw, or those of largest loss."""
         if self.roi_targets.sampler == "ohem":
-            rois = self.hardest(features, boxes, valid, targets)
-        else:
-            rois = sample_rois(self.roi_targets, boxes, valid, targets, generator)
-        raw = self.heads(features, rois.boxes)
-        cls, box = roi_losses(raw, rois, self.coder, self.roi_targets.beta)
+            return self.hardest(features, boxes, valid, targets)
+        return sample_rois(self.roi_targets, boxes, valid, targets, generator)
+
+    def box_loss(self, features: list[Tensor], rois: SampledRoIs) -> dict[str, Tensor]:
+        """Cross-entropy, mean over the RoIs; smooth L1 of the positives' own class / RoIs."""
+        cls, box = self._losses(features, rois)
         count = (rois.labels >= 0).sum().clamp(min=1)
         return {"roi_cls": cls.sum() / count, "roi_box": box.sum() / count}
 
@@ -278,12 +283,25 @@ class RegionDetector(Detector):
         self, features: list[Tensor], boxes: Tensor, valid: Tensor, targets: Targets
     ) -> SampledRoIs:
         """OHEM: the `count` RoIs of each image whose loss is largest."""
-        rule = self.roi_targets
-        rois = all_rois(rule, boxes, valid, targets)
-        cls, box = roi_losses(self.heads(features, rois.boxes), rois, self.coder, rule.beta)
-        total = (cls + box).masked_fill(rois.labels < 0, float("-inf"))
-        best = total.topk(min(rule.count, total.shape[1]), dim=1).indices
-        return _take(rois, best)
+        rois = all_rois(self.roi_targets, boxes, valid, targets)
+        cls, box = self._losses(features, rois)
+        return take(rois, hardest(cls + box, rois.labels >= 0, self.roi_targets.count))
+
+    def _losses(self, features: list[Tensor], rois: SampledRoIs) -> tuple[Tensor, Tensor]:
+        raw = self.heads(features, rois.boxes)
+        return roi_losses(
+            raw["logits"], raw["deltas"], rois, self.coder, self.roi_targets.beta,
+            self.class_agnostic,
+        )  # fmt: skip
+
+    def _inward(self, boxes: Tensor, frames: Sequence[Frame] | None) -> Tensor:
+        """Continuous boxes [B, P, 4] of the input as this detector counts pixels."""
+        if not self.detect_rule.inclusive:
+            return boxes
+        one = boxes.new_tensor([[0.0, 0.0, *f.scale] for f in frames or ()])
+        if frames is None:  # the input is its own source
+            one = boxes.new_tensor([[0.0, 0.0, 1.0, 1.0]])
+        return boxes - one[:, None]
 
     # -- detecting ----------------------------------------------------------------------------
 
@@ -301,13 +319,8 @@ class RegionDetector(Detector):
         scores = self.class_scores(raw) * raw["valid"][..., None]  # [B, P, K]
         image, row, label = (scores > threshold).nonzero(as_tuple=True)
         found = scores[image, row, label]
-        column = delta_column(label, raw["deltas"].shape[2], self.num_classes)
-        delta = raw["deltas"][image, row, column]
-        boxes = self.coder.decode(delta, raw["proposals"][image, row])
-        limits = boxes.new_tensor([[f.content[1], f.content[0]] for f in frames])
-        shift = boxes.new_tensor([f.offset for f in frames])[image].repeat(1, 2)
-        edge = limits[image].repeat(1, 2) - int(rule.inclusive)
-        boxes = torch.minimum((boxes - shift).clamp(min=0), edge) + shift
+        column = delta_column(label, raw["deltas"].shape[2], self.class_agnostic, self.num_classes)
+        boxes = self._decoded(raw, image, row, column, frames)
         if rule.min_size > 0:
             fit = (boxes[:, 2:] - boxes[:, :2] >= rule.min_size).all(1)
             image, label, found, boxes = image[fit], label[fit], found[fit], boxes[fit]
@@ -315,6 +328,21 @@ class RegionDetector(Detector):
         keep = batched_nms(boxes, found, group, rule.nms, inclusive=rule.inclusive)
         packed = torch.cat([boxes[keep], label[keep, None].to(boxes.dtype)], 1)
         return self._packed(image[keep], packed, found[keep], frames, most)
+
+    def _decoded(
+        self, raw: Raw, image: Tensor, row: Tensor, column: Tensor, frames: Sequence[Frame]
+    ) -> Tensor:
+        """Boxes [N, 4] in input pixels clipped to the content; inclusive ones in the source's."""
+        delta, given = raw["deltas"][image, row, column], raw["proposals"][image, row]
+        shift = given.new_tensor([f.offset for f in frames])[image].repeat(1, 2)
+        if self.detect_rule.inclusive:
+            scale = given.new_tensor([f.scale for f in frames])[image].repeat(1, 2)
+            limit = given.new_tensor([[f.source[1] - 1.0, f.source[0] - 1.0] for f in frames])
+            boxes = self.coder.decode(delta, (given - shift) / scale)
+            return torch.minimum(boxes.clamp(min=0), limit[image].repeat(1, 2))
+        limit = given.new_tensor([[f.content[1], f.content[0]] for f in frames])
+        boxes = self.coder.decode(delta, given)
+        return torch.minimum((boxes - shift).clamp(min=0), limit[image].repeat(1, 2)) + shift
 
     def class_scores(self, raw: Raw) -> Tensor:
         """[B, P, K]: the probability of each class, background left out."""
@@ -324,13 +352,16 @@ class RegionDetector(Detector):
         self, image: Tensor, packed: Tensor, found: Tensor, frames: Sequence[Frame], most: int
     ) -> list[Detections]:
         results = []
+        pixel = packed.new_tensor([0.0, 0.0, 1.0, 1.0])
         counts = torch.bincount(image, minlength=len(frames)).tolist()
         order = torch.argsort(image, stable=True)
         for frame, rows in zip(frames, order.split(counts), strict=True):
             rows = rows[:most]
+            boxes = packed[rows, :4]
+            boxes = boxes + pixel if self.detect_rule.inclusive else frame.undo(boxes.float())
             results.append(
                 Detections(
-                    frame.undo(packed[rows, :4].float()).cpu(),
+                    boxes.float().cpu(),
                     found[rows].float().cpu(),
                     packed[rows, 4].long().cpu(),
                     self.classes,
@@ -351,13 +382,6 @@ class RegionDetector(Detector):
         return rows
 
 
-def delta_column(label: Tensor, columns: int, classes: int) -> Tensor:
-    """Which of D box columns serves a class (0..K-1); the background's, where held, is the first."""
-    if columns in (classes, classes + 1):
-        return label + (columns - classes)
-    return torch.full_like(label, columns - 1)
-
-
 def content_limits(like: Tensor, frames: Sequence[Frame] | None, size: tuple[int, int]) -> Tensor:
     """[B, 2]: width and height that each image's content reaches within the input."""
     if frames is None:
@@ -367,60 +391,8 @@ def content_limits(like: Tensor, frames: Sequence[Frame] | None, size: tuple[int
     )
 
 
-def all_rois(rule: RoITargets, boxes: Tensor, valid: Tensor, targets: Targets) -> SampledRoIs:
-    """Every proposal (and object, where they are appended) with its label and target."""
-    usable = targets.valid & ~targets.ignore
-    if rule.append_objects:
-        boxes = torch.cat([targets.boxes, boxes], 1)
-        valid = torch.cat([usable, valid], 1)
-    matches = match_thresholds(boxes, targets.boxes, usable, rule.high, inclusive=rule.inclusive)
-    label = matches.labels(targets.labels + 1, background=0)
-    learns = valid & (matches.positive | (matches.iou >= rule.low))
-    label = torch.where(learns, label, -1)
-    index = matches.index.clamp(min=0)
-    if targets.boxes.shape[1] == 0:
-        wanted = boxes
-    else:
-        wanted = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    return SampledRoIs(boxes, label, wanted, index)
-
-
-@torch.no_grad()
-def sample_rois(
-    rule: RoITargets,
-    boxes: Tensor,
-    valid: Tensor,
-    targets: Targets,
-    generator: torch.Generator | None = None,
-) -> SampledRoIs:
-    """Draw `count` RoIs an image, at most `positive_fraction` of them on objects."""
-    rois = all_rois(rule, boxes, valid, targets)
-    drawn = sample(rois.labels > 0, rois.labels == 0, rule.count, rule.positive_fraction, generator)
-    taken = _take(rois, drawn.index)
-    return taken._replace(labels=torch.where(drawn.valid, taken.labels, -1))
-
-
-def _take(rois: SampledRoIs, index: Tensor) -> SampledRoIs:
-    wide = index[..., None].expand(-1, -1, 4)
-    return SampledRoIs(
-        rois.boxes.gather(1, wide), rois.labels.gather(1, index), rois.wanted.gather(1, wide),
-        rois.index.gather(1, index),
-    )  # fmt: skip
-
-
-def roi_losses(
-    raw: Raw, rois: SampledRoIs, coder: DeltaCoder, beta: float
-) -> tuple[Tensor, Tensor]:
-    """Per-RoI class and box losses [B, S], 0 where a RoI is padding (or, for boxes, background)."""
-    logits, labels = raw["logits"], rois.labels
-    cls = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none"
-    ).view_as(labels)
-    image, row = (labels > 0).nonzero(as_tuple=True)
-    column = delta_column(labels[image, row] - 1, raw["deltas"].shape[2], logits.shape[-1] - 1)
-    wanted = coder.encode(rois.wanted[image, row], rois.boxes[image, row])
-    one = F.smooth_l1_loss(
-        raw["deltas"][image, row, column], wanted, beta=beta, reduction="none"
-    ).sum(-1)
-    box = cls.new_zeros(labels.shape).index_put((image, row), one)
-    return cls, box
+def image_scales(like: Tensor, frames: Sequence[Frame] | None) -> Tensor:
+    """[B]: how many pixels of the input one of the source's became."""
+    if frames is None:
+        return like.new_ones(len(like))
+    return like.new_tensor([min(f.scale) for f in frames])

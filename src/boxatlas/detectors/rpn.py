@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.boxes.formats import large_enough
 from boxatlas.boxes.matching import match_thresholds
 from boxatlas.boxes.nms import batched_nms
 from boxatlas.boxes.sampling import sample
@@ -113,7 +112,9 @@ class RPNTargets:
 class RPNSelection:
     """Which anchors become proposals: the best `before` of each level, NMS, the best `after`.
 
-    min_score: the least probability of an object (0: any).
+    min_score: the least probability of an object (0: any). min_size: the least side in pixels of
+    the input, or with `source_size` of the source; `small_first`: what is smaller goes before the
+    best are chosen (py-faster-rcnn), not after.
     """
 
     before: int = 1000
@@ -122,6 +123,8 @@ class RPNSelection:
     min_size: float = 0.0
     inclusive: bool = False
     min_score: float = 0.0
+    source_size: bool = False
+    small_first: bool = False
 
 
 class RPN(nn.Module):
@@ -158,24 +161,31 @@ class RPN(nn.Module):
         anchors: Tensor,
         limits: Tensor,
         rule: RPNSelection,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first, P = rule.after.
 
-        limits [B, 2]: width and height of each image's content, to which boxes are clipped.
+        limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
+        [B]: pixels of the input for one of the source.
         """
         counts = [level.shape[1] for level in logits]
+        edge = limits.repeat(1, 2)[:, None] - int(rule.inclusive)
+        side = rule.min_size * (scales[:, None] if rule.source_size and scales is not None else 1.0)
         boxes, scores, levels = [], [], []
         for i, (level, delta, own) in enumerate(
             zip(logits, deltas, anchors.split(counts), strict=True)
         ):
+            if rule.small_first:
+                box = torch.minimum(self.coder.decode(delta, own).clamp(min=0), edge)
+                level = level.masked_fill(~_sides_reach(box, side, rule.inclusive), float("-inf"))
             best, index = level.topk(min(rule.before, level.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             boxes.append(self.coder.decode(chosen, own[index]))
             scores.append(best)
             levels.append(best.new_full(best.shape, i, dtype=torch.int64))
         box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
-        box = torch.minimum(box.clamp(min=0), limits.repeat(1, 2)[:, None] - int(rule.inclusive))
-        fit = large_enough(box, rule.min_size, rule.inclusive) & score.isfinite()
+        box = torch.minimum(box.clamp(min=0), edge)
+        fit = _sides_reach(box, side, rule.inclusive) & score.isfinite()
         if rule.min_score > 0:
             fit &= score.sigmoid() >= rule.min_score
         image, row = fit.nonzero(as_tuple=True)
@@ -225,6 +235,11 @@ class RPN(nn.Module):
         )
         box = F.smooth_l1_loss(delta[image, anchor], wanted, beta=rule.beta, reduction="sum")
         return {"rpn_cls": cls / count, "rpn_box": box / count}
+
+
+def _sides_reach(boxes: Tensor, side: Tensor | float, inclusive: bool) -> Tensor:
+    """[B, P, 4] -> [B, P]: both sides are at least `side`, which may be [B, 1]."""
+    return (boxes[..., 2:] - boxes[..., :2] + int(inclusive)).amin(-1) >= side
 
 
 def first_of_each(
