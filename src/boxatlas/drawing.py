@@ -53,6 +53,8 @@ def draw(
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[i], width=width)
     for i in worst_first:
         text = names[i] if scores is None else f"{names[i]} {scores[i]:.2f}"
+        if not text:
+            continue
         _label(pen, picture.size, (float(boxes[i][0]), float(boxes[i][1])), text, colours[i], font)
     return picture
 

@@ -100,16 +100,20 @@ def emit(document: Any, as_json: bool, *, rows: Sequence[Mapping[str, Any]] | No
         sys.stdout.write("\n")
         return
     if rows:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left")
-        for name, value in rows[0].items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+        for name in rows[0]:
+            values = [row[name] for row in rows if row[name] is not None]
+            number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+            table.add_column(name, justify="right" if number else "left", no_wrap=number,
+                             overflow="fold")  # fmt: skip
         for row in rows:
             table.add_row(*(_shown(value) for value in row.values()))
-        Console(highlight=False).print(table)
+        width = None if sys.stdout.isatty() else 240  # a file has no edge to wrap at
+        Console(highlight=False, width=width).print(table)
     if text:
         print(text)
 

@@ -86,7 +86,9 @@ def mistakes(
                       background_iou)  # fmt: skip
     classes = len(table.classes)
     ap, lost = _lost(judged, claimed, classes)
-    return replace(judged, ap=ap, lost=lost, confusion=_confusion(found, truth, classes, iou, score))
+    return replace(
+        judged, ap=ap, lost=lost, confusion=_confusion(found, truth, classes, iou, score)
+    )
 
 
 def _rank(found: Found) -> Ints:
@@ -243,5 +245,5 @@ def _confusion(found: Found, truth: Truth, classes: int, iou: float, score: floa
     np.add.at(out, (row[~passed], found.label[~passed]), 1)
     alone = ~truth.ignore
     alone[owner[owner >= 0]] = False
-    np.add.at(out, (truth.label[alone], classes), 1)
+    out[:classes, classes] += np.bincount(truth.label[alone], minlength=classes)
     return out

@@ -1,11 +1,12 @@
 """How fast a detector is, with the parts apart, and what it costs.
 
-FPS is what surveys print: one image at a time, from the network's input to the final boxes (network,
-box decoding, suppression), file reading and resizing left out. Those stand beside it.
+FPS is what surveys print: one image at a time, from the network's input to the final boxes
+(network, box decoding, suppression), file reading and resizing left out. Those stand beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -213,10 +214,8 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:  # Linux: forget the high-water mark of this process
+    with contextlib.suppress(OSError):  # Linux: forget the high-water mark of this process
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _peak(device: torch.device) -> float | None:

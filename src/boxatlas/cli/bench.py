@@ -1,0 +1,146 @@
+"""boxatlas bench: how fast detectors are on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boxatlas.cli.common import (
+    DeviceOption,
+    FormatOption,
+    JsonOption,
+    SeedOption,
+    emit,
+    open_detector,
+    pick_device,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from boxatlas.detectors.base import Detector
+
+NEEDS_ARGUMENTS = True
+
+
+def command(
+    what: Annotated[
+        list[str], typer.Argument(metavar="MODEL|CKPT...", help="Models, patterns, checkpoints.")
+    ],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Real images to time on; made ones if not given."),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of the data.")] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", min=1, help="Throughput at this batch size too; again. 8 if none."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0, help="Timed for about so long, each batch size.")
+    ] = 5.0,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads; torch's choice if none."),
+    ] = None,
+    format: FormatOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time detectors: latency and FPS at batch 1, throughput, parameters, multiply-adds, memory.
+
+    FPS is what papers print: network, box decoding and suppression for one image. Reading and
+    resizing stand beside it. A model without weights is timed with random ones; its score threshold
+    is then set so that suppression has the usual work.
+
+    \b
+    boxatlas bench ssd300_vgg16 yolov3
+    boxatlas bench 'ssd*' --batch 1 --seconds 2
+    boxatlas bench runs/ssd --data photos --batch 8 --batch 32 --json
+    """
+    import torch
+
+    from boxatlas.evaluation.sizes import size_of
+    from boxatlas.evaluation.speed import made_images, measure
+    from boxatlas.progress import track
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    sources: list[Any] = list(made_images())
+    if data:
+        from boxatlas.data import read
+
+        sources = list(read(data, split, format).paths[:64])
+    chosen = pick_device(device)
+    documents, rows = [], []
+    for name in track(expand(what), "benchmarking"):
+        detector, untrained = open_or_make(name, chosen, seed)
+        size = size_of(detector)
+        speed = measure(detector, sources, seconds=seconds, batches=batch or (8,),
+                        untrained=untrained)  # fmt: skip
+        document = {"model": detector.name, "checkpoint": None if untrained else name,
+                    "parameters": size.parameters, "multiply_adds": size.multiply_adds,
+                    **speed.document()}  # fmt: skip
+        documents.append(document)
+        rows.append(_row(name, document))
+        del detector
+    first = documents[0]
+    text = f"{first['device']}, {first['threads']} threads, torch {torch.__version__}"
+    text += "; images of the data" if data else "; made images of 640 x 480"
+    emit({"benchmarks": documents, "torch": torch.__version__}, as_json, rows=rows, text=text)
+
+
+def expand(names: list[str]) -> list[str]:
+    """Patterns of models replaced by the models; other names as they are."""
+    import glob
+
+    from boxatlas.errors import InputError
+    from boxatlas.registry import list_models
+
+    out: dict[str, None] = {}
+    for name in names:
+        if glob.has_magic(name) and not Path(name).exists():
+            found = list_models(name)
+            if not found:
+                raise InputError("no model matches", value=name)
+            out.update(dict.fromkeys(found))
+        else:
+            out[name] = None
+    return list(out)
+
+
+def open_or_make(name: str, device: torch.device, seed: int = 0) -> tuple[Detector, bool]:
+    """(the detector, whether its weights are random): a model without weights is made anew."""
+    import torch
+
+    from boxatlas.errors import InputError
+    from boxatlas.registry import create_model, list_models
+    from boxatlas.weights import bundled
+
+    if name in list_models():
+        try:
+            bundled(name)
+        except InputError:
+            torch.manual_seed(seed)
+            return create_model(name).to(device), True
+    return open_detector(name, device), False
+
+
+def _row(name: str, d: dict[str, Any]) -> dict[str, Any]:
+    parts = d["parts_ms"]
+    row = {
+        "model": name, "input": f"{d['input'][0]}x{d['input'][1]}", "FPS": d["fps"],
+        "ms": d["latency_ms"], "p95": d["latency_p95_ms"], "network": parts["network"],
+        "decode+NMS": parts["postprocess"], "resize": parts["preprocess"], "read": parts["read"],
+    }  # fmt: skip
+    for size, rate in d["throughput"].items():
+        if size > 1:
+            row[f"img/s at {size}"] = rate
+    return {
+        **row, "Mparam": d["parameters"] / 1e6,
+        "GMAC": None if d["multiply_adds"] is None else d["multiply_adds"] / 1e9,
+        "MB": d["peak_memory_mb"],
+    }  # fmt: skip

@@ -1,0 +1,229 @@
+"""boxatlas detect: what is in these pictures."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boxatlas.cli.common import (
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    emit,
+    fresh,
+    open_detector,
+    pick_device,
+)
+from boxatlas.errors import InputError
+
+if TYPE_CHECKING:
+    from boxatlas.detectors.base import Detector
+    from boxatlas.structures import Detections
+
+NEEDS_ARGUMENTS = True
+_AT_ONCE = 8
+
+
+def command(
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or patterns.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="CKPT|MODEL|bundled", help="Which detector.")
+    ] = "bundled",
+    score: Annotated[
+        float, typer.Option("--score", min=0, max=1, help="Show what scores at least this.")
+    ] = 0.3,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for pictures, detections.json and .csv.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Draw the boxes on copies.")
+    ] = True,
+    only: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class; may be given again.")
+    ] = None,
+    force: ForceOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find objects in pictures.
+
+    With --out: pictures/ with boxes drawn, detections.json as COCO has it (with its images and
+    categories), detections.csv. A folder is searched with everything below it. A picture that
+    cannot be read is named and passed over, and the exit code is then 1.
+
+    \b
+    boxatlas detect photo.jpg --out found
+    boxatlas detect photos 'more/*.png' --model runs/ssd --score 0.5 --out found
+    boxatlas detect photo.jpg --json
+    """
+    files = find_pictures(source)
+    if out is not None and not force:
+        fresh(out, False)
+    detector = open_detector(model, pick_device(device))
+    wanted = _wanted(only, detector)
+    if out is not None and force:
+        fresh(out, True)
+    names = _names(files)
+    found: list[tuple[Path, Detections]] = []
+    broken: list[str] = []
+    for path, result in _detected(detector, files, score, broken):
+        if wanted is not None:
+            result = result[[k for k, name in enumerate(result.names) if name in wanted]]
+        if out is not None and pictures:
+            _save_picture(result, out / "pictures" / names[path])
+        result.image = None
+        found.append((path, result))
+    document = _document(found, detector, broken)
+    if out is not None:
+        _write(out, document, found)
+    text = _text(found, out, as_json)
+    emit(document, as_json, text=text)
+    if broken:
+        raise typer.Exit(1)
+
+
+def find_pictures(sources: Sequence[str]) -> list[Path]:
+    """Files, the pictures in and below folders, and what matches patterns; each once, in order.
+
+    Raises InputError for what is not there and for a folder or pattern without a picture.
+    """
+    from boxatlas.images import IMAGE_SUFFIXES
+
+    files: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise InputError("holds no picture", file=path)
+            files.update(dict.fromkeys(inside))
+        elif path.is_file():
+            files[path] = None
+        elif glob.has_magic(source):
+            matched = [Path(p) for p in sorted(glob.glob(source, recursive=True))]
+            matched = [p for p in matched if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
+            if not matched:
+                raise InputError("no picture matches", file=source)
+            files.update(dict.fromkeys(matched))
+        else:
+            raise InputError("no such file or folder", file=source)
+    return list(files)
+
+
+def _wanted(only: list[str] | None, detector: Detector) -> set[str] | None:
+    from boxatlas.errors import nearest
+
+    for name in only or ():
+        if name not in detector.classes:
+            raise InputError("the detector has no such class", field="--class", value=name,
+                             hint=nearest(name, detector.classes))  # fmt: skip
+    return set(only) if only else None
+
+
+def _names(files: Sequence[Path]) -> dict[Path, str]:
+    """A name of its own for each picture, told apart by a number where two are the same."""
+    taken: set[str] = set()
+    names = {}
+    for path in files:
+        name, number = f"{path.stem}.jpg", 2
+        while name.lower() in taken:
+            name, number = f"{path.stem}-{number}.jpg", number + 1
+        taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def _detected(
+    detector: Detector, files: Sequence[Path], score: float, broken: list[str]
+) -> Iterator[tuple[Path, Detections]]:
+    """Detections of each file that can be read, a few files at once."""
+    from boxatlas.images import read
+    from boxatlas.progress import console, track
+
+    at_once = _AT_ONCE if detector.preprocess.resize != "shorter" else 1
+    chunks = [files[k : k + at_once] for k in range(0, len(files), at_once)]
+    for chunk in track(chunks, "detecting"):
+        opened = []
+        for path in chunk:
+            try:
+                opened.append((path, read(path)))
+            except InputError as error:
+                broken.append(str(error))
+                console().print(f"passed over: {error}", style="yellow")
+        results = detector.detect([pixels for _, pixels in opened], score=score)
+        for (path, _), result in zip(opened, results, strict=True):
+            result.path = str(path)
+            yield path, result
+
+
+def _save_picture(result: Detections, path: Path) -> None:
+    from boxatlas.files import write_with
+
+    picture = result.draw()
+    write_with(path, lambda temporary: picture.save(temporary, "JPEG", quality=90))
+
+
+def _document(
+    found: Sequence[tuple[Path, Detections]], detector: Detector, broken: Sequence[str]
+) -> dict[str, Any]:
+    """COCO's layout: images, categories, and annotations that carry a score."""
+    images, annotations = [], []
+    for i, (path, one) in enumerate(found, 1):
+        images.append({"id": i, "file_name": str(path), "height": one.size[0],
+                       "width": one.size[1]})  # fmt: skip
+        outlines = _outlines(one)
+        for k, row in enumerate(one.to_coco(i)):
+            w, h = row["bbox"][2:]
+            extra = {} if outlines is None else {"segmentation": outlines[k]}
+            annotations.append({"id": len(annotations) + 1, **row, "area": w * h, "iscrowd": 0,
+                                **extra})  # fmt: skip
+    categories = [{"id": k, "name": name} for k, name in enumerate(detector.classes, 1)]
+    return {"model": detector.name, "images": images, "annotations": annotations,
+            "categories": categories, "unreadable": list(broken)}  # fmt: skip
+
+
+def _outlines(one: Detections) -> list[dict[str, Any]] | None:
+    from boxatlas.evaluation.found import outlined
+
+    return None if one.masks is None else outlined(one.masks)
+
+
+def _write(out: Path, document: dict[str, Any], found: Sequence[tuple[Path, Detections]]) -> None:
+    from boxatlas.files import write_text
+
+    write_text(out / "detections.json", json.dumps(document) + "\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "class", "score", "x1", "y1", "x2", "y2"])
+    for path, one in found:
+        for name, score, box in zip(
+            one.names, one.scores.tolist(), one.boxes.tolist(), strict=True
+        ):
+            writer.writerow([path, name, f"{score:.4f}", *(f"{v:.2f}" for v in box)])
+    write_text(out / "detections.csv", text.getvalue())
+
+
+def _text(found: Sequence[tuple[Path, Detections]], out: Path | None, quiet: bool) -> str:
+    """A line for each picture: how many of which class, and the best score of it."""
+    if quiet:
+        return ""
+    lines = []
+    for path, one in found:
+        best: dict[str, tuple[int, float]] = {}
+        for name, score in zip(one.names, one.scores.tolist(), strict=True):
+            count, top = best.get(name, (0, 0.0))
+            best[name] = (count + 1, max(top, score))
+        said = ", ".join(f"{n} {name} (best {s:.2f})" for name, (n, s) in best.items())
+        lines.append(f"{path}: {said or 'nothing'}")
+    if out is not None:
+        lines.append(f"written: {out}")
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""boxatlas eval: how good a detector is on labelled images."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boxatlas.cli.common import (
+    DeviceOption,
+    ForceOption,
+    FormatOption,
+    JsonOption,
+    emit,
+    fresh,
+    open_detector,
+    pick_device,
+)
+
+if TYPE_CHECKING:
+    from boxatlas.data import Table
+    from boxatlas.detectors.base import Detector
+    from boxatlas.structures import Detections
+
+NEEDS_ARGUMENTS = True
+_USUAL_SPLITS = ("test", "val")
+
+
+def command(
+    what: Annotated[
+        str, typer.Argument(metavar="CKPT|MODEL|bundled", help="Checkpoint, run folder or model.")
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
+    ],
+    split: Annotated[
+        str | None, typer.Option("--split", help="Which images; test or val if not given.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="What mAP is: voc07, voc12 or coco.")
+    ] = "voc12",
+    iou: Annotated[
+        float, typer.Option("--iou", min=0, max=1, help="The overlap of voc07 and voc12.")
+    ] = 0.5,
+    score: Annotated[
+        float | None,
+        typer.Option("--score", help="Precision and recall at this score, not at the best F1."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for the report, numbers and detections.")
+    ] = None,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure FPS too.")] = True,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Images at once; 8, or 1 if sizes differ.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first so many images.")
+    ] = None,
+    format: FormatOption = None,
+    force: ForceOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a detector: AP per class, mAP, the COCO numbers, precision, recall, FPS, mistakes.
+
+    All three metrics are computed whichever is chosen; --metric says which one is called mAP.
+    Every detection down to the method's own low threshold counts: --score changes no AP.
+
+    \b
+    boxatlas eval runs/ssd --data photos --split test
+    boxatlas eval best.safetensors --data VOC2007 --metric voc07 --out report
+    boxatlas eval bundled --data coco --split val --metric coco --json
+    """
+    from boxatlas.data import read
+    from boxatlas.errors import InputError, nearest
+    from boxatlas.evaluation import METRICS, evaluate, predict
+    from boxatlas.progress import console
+
+    if metric not in METRICS:
+        raise InputError("no such metric", field="--metric", value=metric,
+                         hint=nearest(metric, METRICS))  # fmt: skip
+    if out is not None and not force:
+        fresh(out, False)
+    chosen = split or _usual_split(data, format)
+    table = read(data, chosen, format)
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
+    detector = open_detector(what, pick_device(device))
+    start = time.perf_counter()
+    found = predict(detector, table, workers=workers, batch_size=batch)
+    seconds = time.perf_counter() - start
+    document: dict[str, Any] = {
+        "model": detector.name, "checkpoint": what, "data": [str(d) for d in data],
+        "split": chosen, **evaluate(found, table, metric, score=score, iou=iou),
+        "seconds": seconds,
+    }  # type: ignore[arg-type]  # fmt: skip
+    _add_mistakes(document, found, table, iou)
+    if speed:
+        _add_speed(document, detector, table)
+    if out is not None:
+        if force:
+            fresh(out, True)
+        _write(out, document, found, table, detector)
+    for note in document["notes"]:
+        console().print(f"note: {note}")
+    emit(document, as_json, rows=_rows(document), title=_title(document), text=_text(document, out))
+
+
+def _usual_split(folders: list[Path], format: str | None) -> str | None:
+    """test, or else val, where every folder has it; None = all images."""
+    from boxatlas.data import splits
+
+    known = [set(splits(folder, format)) for folder in folders]
+    for name in _USUAL_SPLITS:
+        if all(name in names for names in known):
+            return name
+    return None
+
+
+def _add_mistakes(
+    document: dict[str, Any], found: list[Detections], table: Table, iou: float
+) -> None:
+    from boxatlas.evaluation.errors import mistakes
+
+    document["errors"] = mistakes(found, table, iou=iou).document()
+
+
+def _add_speed(document: dict[str, Any], detector: Detector, table: Table) -> None:
+    from boxatlas.evaluation.speed import measure
+
+    measured = measure(detector, table.paths[:16], seconds=3.0)
+    document["fps"] = measured.fps
+    document["speed"] = measured.document()
+
+
+def _write(
+    out: Path, document: dict[str, Any], found: list[Detections], table: Table, detector: Detector
+) -> None:
+    from boxatlas.evaluation.report import write_report
+    from boxatlas.files import write_text
+
+    write_text(out / "metrics.json", json.dumps(document, indent=1) + "\n")
+    write_text(out / "per_class.csv", _csv(document["classes"]))
+    rows = [row for i, one in enumerate(found) for row in one.to_coco(i + 1)]
+    write_text(out / "detections.json", json.dumps(rows) + "\n")
+    write_report(out / "report.html", document, found, table, detector)
+
+
+def _csv(classes: dict[str, dict[str, Any]]) -> str:
+    import csv
+    import io
+
+    out = io.StringIO()
+    names = ["class", *next(iter(classes.values()), {})]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"class": name, **values} for name, values in classes.items())
+    return out.getvalue()
+
+
+def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    metric = document["metric"]
+    return [
+        {"class": name, "objects": c["objects"], f"AP ({metric})": c[metric],
+         "precision": c["precision"], "recall": c["recall"], "F1": c["f1"], "at score": c["score"]}
+        for name, c in document["classes"].items()
+    ]  # fmt: skip
+
+
+def _title(document: dict[str, Any]) -> str:
+    where = ", ".join(document["data"]) + (f" ({document['split']})" if document["split"] else "")
+    return f"{document['model']} on {where}: {document['images']} images"
+
+
+def _text(document: dict[str, Any], out: Path | None) -> str:
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    numbers = document["coco"]
+    lines = [
+        f"mAP {shown(document['mAP'])} ({document['metric']}"
+        + (f" at IoU {document['iou']:g})" if document["metric"] != "coco" else ")"),
+        f"voc07 {shown(document['voc07'])}, voc12 {shown(document['voc12'])}",
+        "coco  " + ", ".join(f"{name} {shown(numbers[name])}" for name in list(numbers)[:6]),
+        "      " + ", ".join(f"{name} {shown(numbers[name])}" for name in list(numbers)[6:]),
+    ]
+    if "coco_masks" in document:
+        masks = document["coco_masks"]
+        lines.append("masks " + ", ".join(f"{n} {shown(masks[n])}" for n in list(masks)[:6]))
+    lost = document["errors"]["lost_ap"]
+    lines.append("lost  " + ", ".join(f"{kind} {shown(value)}" for kind, value in lost.items()))
+    if "fps" in document:
+        parts = document["speed"]["parts_ms"]
+        lines.append(
+            f"FPS   {document['fps']:.1f} at batch 1 ("
+            + ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts.items()) + ")"
+        )  # fmt: skip
+    if out is not None:
+        lines.append(f"report: {out / 'report.html'}")
+    return "\n".join(lines)

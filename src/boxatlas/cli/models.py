@@ -1,0 +1,69 @@
+"""boxatlas models: the detectors that can be built."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from boxatlas.cli.common import JsonOption, emit
+
+
+def command(
+    pattern: Annotated[str, typer.Argument(help="Names that match, as in a shell.")] = "*",
+    as_json: JsonOption = False,
+) -> None:
+    """List the detectors: paper, backbone, input size, how large, what was published.
+
+    Parameters and multiply-adds are those of 20 classes and one 640 x 480 image. Published numbers
+    are each paper's own, on its own data and hardware: `boxatlas explain MODEL` says which.
+
+    \b
+    boxatlas models
+    boxatlas models 'ssd*'
+    boxatlas models --json
+    """
+    from boxatlas.errors import InputError, nearest
+    from boxatlas.registry import list_models
+
+    names = list_models(pattern)
+    if not names:
+        raise InputError("no model matches", value=pattern, hint=nearest(pattern, list_models()))
+    documents = [describe(name) for name in names]
+    emit({"models": documents}, as_json, rows=[_row(d) for d in documents],
+         title=f"{len(names)} models")  # fmt: skip
+
+
+def describe(name: str) -> dict[str, Any]:
+    """All that is known of a model without building it (its size, too, where that is listed)."""
+    from dataclasses import asdict
+
+    from boxatlas.evaluation.sizes import known_size
+    from boxatlas.registry import model_info
+
+    info, size = model_info(name), known_size(name)
+    return {
+        "name": name, "method": info.method, "summary": info.summary, "paper": info.title,
+        "arxiv": info.arxiv, "year": info.year, "family": info.family, "backbone": info.backbone,
+        "input": info.size, "parameters": None if size is None else size.parameters,
+        "multiply_adds": None if size is None else size.multiply_adds,
+        "published": [asdict(one) for one in info.published],
+    }  # fmt: skip
+
+
+def _row(model: dict[str, Any]) -> dict[str, Any]:
+    def best(kind: str) -> float | None:
+        found = [p["value"] for p in model["published"] if kind in p["data"]]
+        return max(found) if found else None
+
+    rates = [p["fps"] for p in model["published"] if p["fps"]]
+    return {
+        "name": model["name"], "arXiv": model["arxiv"] or "-", "year": str(model["year"]),
+        "family": model["family"], "backbone": model["backbone"], "input": model["input"],
+        "Mparam": _in(model["parameters"], 1e6), "GMAC": _in(model["multiply_adds"], 1e9),
+        "VOC07": best("VOC07"), "COCO": best("COCO"), "FPS": max(rates) if rates else None,
+    }  # fmt: skip
+
+
+def _in(value: int | None, unit: float) -> float | None:
+    return None if value is None else value / unit

@@ -1,0 +1,123 @@
+"""Plots as SVG text, to stand inside a page or in a file of their own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.alpha": 0.3, "svg.fonttype": "none", "svg.hashsalt": "boxatlas",
+    "figure.autolayout": True,
+}  # fmt: skip
+_NAMED = 20  # curves that get a colour and a name; more would be read by nobody
+
+Curve = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> str:
+    """The <svg> element alone, without date, so that equal numbers give equal files."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _colours(count: int) -> list[Any]:
+    if count <= 10:
+        return [colormaps["tab10"](i) for i in range(count)]
+    return [colormaps["turbo"](v) for v in np.linspace(0.05, 0.95, count)]
+
+
+def precision_recall(curves: Mapping[str, Curve]) -> str:
+    """Precision over recall; name -> (recall, precision)."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(6.2, 4.2)
+        colours = _colours(min(len(curves), _NAMED))
+        for k, (name, (recall, precision)) in enumerate(curves.items()):
+            named = k < _NAMED
+            axes.plot(
+                [0, *recall], [precision[0] if len(precision) else 0, *precision],
+                color=colours[k] if named else "0.8", label=name if named else None,
+                linewidth=1.3 if named else 0.6, zorder=2 if named else 1,
+            )  # fmt: skip
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
+        if curves:
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        return _svg(figure)
+
+
+def bars(values: Mapping[str, float | None], unit: str) -> str:
+    """One horizontal bar for each name."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.2, 0.5 + 0.28 * max(1, len(values)))
+        names = list(values)[::-1]
+        numbers = [values[n] or 0.0 for n in names]
+        axes.barh(names, numbers, color="#4c72b0", height=0.65)
+        for y, name in enumerate(names):
+            value = values[name]
+            axes.text(numbers[y], y, " -" if value is None else f" {value:.3g}", va="center")
+        axes.set_xlabel(unit)
+        axes.margins(x=0.15)
+        axes.grid(axis="y", visible=False)
+        return _svg(figure)
+
+
+def matrix(values: NDArray[Any], names: Sequence[str]) -> str:
+    """A confusion matrix [K + 1, K + 1]; the last row is background, the last column missed."""
+    rows, columns = [*names, "background"], [*names, "missed"]
+    side = 1.6 + 0.34 * len(rows)
+    with rc_context({**_STYLE, "axes.grid": False}):
+        figure, axes = _figure(side + 0.6, side)
+        share = values / np.maximum(values.sum(1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(rows)), rows, fontsize=7)
+        axes.set(xlabel="detected as", ylabel="object")
+        for i, j in zip(*np.nonzero(values), strict=True):
+            axes.text(j, i, str(values[i, j]), ha="center", va="center", fontsize=6,
+                      color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
+        return _svg(figure)
+
+
+def lines(curves: Mapping[str, Curve], x: str, y: str, *, log: bool = False) -> str:
+    """Several curves; name -> (x, y)."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.6, 3.0)
+        for colour, (name, (xs, ys)) in zip(_colours(len(curves)), curves.items(), strict=True):
+            axes.plot(xs, ys, color=colour, label=name, linewidth=1.3,
+                      marker="." if len(xs) < 40 else None)  # fmt: skip
+        axes.set(xlabel=x, ylabel=y)
+        if log:
+            axes.set_yscale("log")
+        if len(curves) > 1:
+            axes.legend(fontsize=7, frameon=False)
+        return _svg(figure)
+
+
+def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y: str) -> str:
+    """Named points (x, y, name) in groups; x runs by powers."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(7.6, 4.8)
+        for k, (group, points) in enumerate(groups.items()):
+            if not points:
+                continue
+            axes.scatter([p[0] for p in points], [p[1] for p in points], label=group, s=28,
+                         color=_colours(10)[k % 10], marker="os^D"[k % 4], zorder=3)  # fmt: skip
+            for px, py, name in points:
+                axes.annotate(name, (px, py), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axes.set(xlabel=x, ylabel=y, xscale="log")
+        if any(groups.values()):
+            axes.legend(fontsize=7, frameon=False)
+        return _svg(figure)
