@@ -43,14 +43,14 @@ def read(source: Source) -> NDArray[np.uint8]:
         array = source.detach().cpu()
         return _from_array(array.numpy() if array.ndim == 2 else array.permute(1, 2, 0).numpy())
     if isinstance(source, Image.Image):
-        return np.asarray(_upright_rgb(source))
+        return np.array(_upright_rgb(source))  # a copy: torch wants it writable
     name = "image data" if isinstance(source, bytes) else str(source)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(stream) as image:
-                return np.asarray(_upright_rgb(image))
+                return np.array(_upright_rgb(image))
     except FileNotFoundError:
         raise InputError("no such file", file=name) from None
     except UnidentifiedImageError:
@@ -122,7 +122,8 @@ class Preprocess(Options):
 
     resize "stretch" warps to `size` (height, width); "letterbox" keeps the aspect and centres the
     content on `pad_value`; "shorter" scales so that the shorter side is size[0] and the longer at
-    most size[1], aligned top left, and pads a batch to its largest, rounded up to `multiple`.
+    most size[1], aligned top left, and pads a batch to its largest, rounded up to `multiple`;
+    "none" leaves the source at its size (R-CNN, which cuts crops of `size`) and pads likewise.
     align_corners: corner pixels fall on corner pixels; truncate: sizes lose their fractions instead
     of being rounded, and a letterboxed content's offset keeps it, as Darknet has both.
     Pixels are (value * scale - mean) / std in the order `channels`; mean, std and pad_value are in
@@ -130,7 +131,7 @@ class Preprocess(Options):
     """
 
     size: tuple[int, int]
-    resize: Literal["stretch", "letterbox", "shorter"] = "stretch"
+    resize: Literal["stretch", "letterbox", "shorter", "none"] = "stretch"
     antialias: bool = False
     align_corners: bool = False
     truncate: bool = False
@@ -149,6 +150,8 @@ class Preprocess(Options):
 
     def frame(self, height: int, width: int) -> Frame:
         """Where a source of this size will lie in the input."""
+        if self.resize == "none":
+            return Frame((height, width), (height, width))
         if self.resize == "stretch":
             h, w = self.size
             return Frame((height, width), (h, w), (w / width, h / height))
@@ -192,7 +195,7 @@ class Preprocess(Options):
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
         """Images [3, h, w] -> one tensor, padded bottom right where they differ in size."""
-        if self.resize != "shorter":
+        if self.resize not in ("shorter", "none"):
             return torch.stack(list(images))
         m = self.multiple
         height = -(-max(i.shape[1] for i in images) // m) * m

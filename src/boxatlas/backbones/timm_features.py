@@ -1,4 +1,4 @@
-"""Any timm backbone as a list of feature maps at wanted strides."""
+"""Any timm backbone, as a list of feature maps at wanted strides or as one description."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,30 +37,10 @@ class TimmFeatures(nn.Module):
         fold: bool = False,
     ) -> None:
         super().__init__()
-        import timm
-
         name = name.removeprefix(PREFIX)
-        architecture = name.split(".")[0]
-        if not timm.is_model(architecture):
-            raise InputError(
-                "timm has no such backbone", field="backbone", value=name,
-                hint=nearest(architecture, timm.list_models()),
-            )  # fmt: skip
-        local = pretrained and architecture == "tf_efficientnet_lite0"
+        _check(name)
         indices = _indices(name, strides)
-        try:
-            self.body = timm.create_model(
-                name, features_only=True, out_indices=indices, pretrained=pretrained and not local
-            )
-        except (OSError, RuntimeError) as error:
-            if not pretrained:
-                raise
-            raise InputError(
-                f"the weights of {name} cannot be had: {error}", field="pretrained",
-                hint="connect, or use pretrained=false",
-            ) from None  # fmt: skip
-        if local:
-            _load(self.body, lite0_state())
+        self.body = _created(name, pretrained, features_only=True, out_indices=indices)
         if fold:
             _folded(self.body)
         self.strides = list(strides)
@@ -70,7 +51,57 @@ class TimmFeatures(nn.Module):
         return self.body(images)
 
 
+class TimmNetwork(nn.Module):
+    """Images [B, 3, H, W] -> (the last map [B, C, h, w], what the classifier would see [B, width]).
+
+    name, pretrained, fold and what raises: as TimmFeatures.
+    """
+
+    def __init__(self, name: str, *, pretrained: bool = False, fold: bool = False) -> None:
+        super().__init__()
+        name = name.removeprefix(PREFIX)
+        _check(name)
+        self.body = _created(name, pretrained, num_classes=0)
+        if fold:
+            _folded(self.body)
+        self.width: int = self.body.head_hidden_size  # pyright: ignore
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.body.forward_features(images)  # pyright: ignore
+        return found, self.body.forward_head(found, pre_logits=True)  # pyright: ignore
+
+
 RGB = tuple[float, float, float]
+
+
+def _check(name: str) -> None:
+    import timm
+
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise InputError(
+            "timm has no such backbone", field="backbone", value=name,
+            hint=nearest(architecture, timm.list_models()),
+        )  # fmt: skip
+
+
+def _created(name: str, pretrained: bool, **options: Any) -> nn.Module:
+    """The network, with ImageNet weights of the installed package or of timm's hub."""
+    import timm
+
+    local = pretrained and name.split(".")[0] == "tf_efficientnet_lite0"
+    try:
+        body = timm.create_model(name, pretrained=pretrained and not local, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise InputError(
+            f"the weights of {name} cannot be had: {error}", field="pretrained",
+            hint="connect, or use pretrained=false",
+        ) from None  # fmt: skip
+    if local:
+        _load(body, lite0_state())
+    return body
 
 
 @torch.no_grad()

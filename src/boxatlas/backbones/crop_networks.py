@@ -1,0 +1,111 @@
+"""Networks that describe a crop: R-CNN's CaffeNet and VGG-16, or anything of timm.
+
+Each gives a dict of layers: pool5 (the last convolutional features, still knowing where), then fc6
+and fc7 (of a timm network fc7 alone: what its classifier would see). Shape letters: R crops,
+S side of a crop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxatlas.backbones.alexnet import FC67, CaffeNet, LRNOrder
+from boxatlas.backbones.timm_features import PREFIX, TimmNetwork, normalisation
+from boxatlas.backbones.vgg import VGG16
+from boxatlas.errors import InputError
+
+_GRID = 3  # cells of a timm network's pool5, each way
+
+
+class CropNetwork(nn.Module):
+    """Crops [R, 3, S, S] -> {"pool5": [R, D5], "fc6": [R, D6], "fc7": [R, D7]}.
+
+    `widths`: layer -> D; `dropout`: what a classifier on fc7 drops in training.
+    """
+
+    widths: dict[str, int]
+    dropout = 0.5
+
+
+class Classic(CropNetwork):
+    """A trunk of convolutions, its last pool, and two fully connected layers."""
+
+    def __init__(self, trunk: nn.Module, pool: int, inputs: int) -> None:
+        super().__init__()
+        self.trunk, self.pool = trunk, pool
+        self.fc = FC67(inputs)
+        self.widths = {"pool5": inputs, "fc6": 4096, "fc7": 4096}
+
+    def forward(self, crops: Tensor) -> dict[str, Tensor]:
+        x = self.trunk(crops)
+        x = x[0] if isinstance(x, list) else x
+        pool5 = F.max_pool2d(x, self.pool, 2, ceil_mode=True).flatten(1)
+        fc6, fc7 = self.fc(pool5)
+        return {"pool5": pool5, "fc6": fc6, "fc7": fc7}
+
+
+class OfTimm(CropNetwork):
+    """pool5: the last map averaged in 3 x 3 cells; fc7: what the classifier would see."""
+
+    dropout = 0.2
+
+    def __init__(self, name: str, size: int, pretrained: bool, fold: bool) -> None:
+        super().__init__()
+        self.body = TimmNetwork(name, pretrained=pretrained, fold=fold)
+        with torch.no_grad():
+            shape = self.body.eval()(torch.zeros(1, 3, size, size))[0].shape
+        if len(shape) != 4 or shape[2] != shape[3]:
+            raise InputError("this network's features are no map", field="backbone", value=name,
+                             hint="choose a convolutional one")  # fmt: skip
+        self.body.train()
+        self.widths = {"pool5": shape[1] * _GRID**2, "fc7": self.body.width}
+
+    def forward(self, crops: Tensor) -> dict[str, Tensor]:
+        x, fc7 = self.body(crops)
+        return {"pool5": F.adaptive_avg_pool2d(x, _GRID).flatten(1), "fc7": fc7}
+
+
+def crop_network(
+    name: str, size: int, *, pretrained: bool, fold: bool, lrn_order: LRNOrder
+) -> tuple[CropNetwork, dict[str, Any]]:
+    """The network for crops of `size`, and the colours that it takes as fields of a Preprocess.
+
+    Raises InputError for another name, too small a size, and weights out of reach.
+    """
+    if name.startswith(PREFIX):
+        mean, std = normalisation(name)
+        return OfTimm(name, size, pretrained, fold), {"mean": mean, "std": std}
+    if name == "caffenet":
+        if pretrained:
+            raise InputError(
+                "CaffeNet's ImageNet weights are published for Caffe alone", field="pretrained",
+                value=True, hint="use pretrained=false, vgg16 or a timm backbone",
+            )  # fmt: skip
+        trunk: nn.Module = CaffeNet(lrn_order=lrn_order)
+        side, pool, channels, mean = _cells(size), 3, 256, (104.0, 117.0, 123.0)
+        order = "bgr"
+    elif name == "vgg16":
+        trunk = VGG16(("conv5_3",), fc="none")
+        if pretrained:
+            trunk.load_pretrained()
+        side, pool, channels, mean = -(-size // 32), 2, 512, (123.0, 117.0, 104.0)
+        order = "rgb"
+    else:
+        raise InputError("R-CNN has no such backbone", field="backbone", value=name,
+                         hint='choose caffenet, vgg16 or "timm/NAME"')  # fmt: skip
+    if side < 1:
+        raise InputError("too small a crop for this network", field="crop_size", value=size)
+    colours = {"channels": order, "scale": 1.0, "mean": mean, "std": (1.0, 1.0, 1.0)}
+    return Classic(trunk, pool, channels * side**2), colours
+
+
+def _cells(size: int) -> int:
+    """Side of CaffeNet's pool5: 11/4, and three pools of 3/2 that round up."""
+    side = (size - 11) // 4 + 1
+    for _ in range(3):
+        side = -(-(side - 3) // 2) + 1
+    return side
