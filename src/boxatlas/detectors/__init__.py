@@ -1,7 +1,10 @@
 """One file per method. Importing this package registers every model."""
 
+from boxatlas.detectors import dsod as dsod
 from boxatlas.detectors import faster_rcnn as faster_rcnn
+from boxatlas.detectors import faster_rcnn_original as faster_rcnn_original
 from boxatlas.detectors import fssd as fssd
+from boxatlas.detectors import rcnn as rcnn
 from boxatlas.detectors import refinedet as refinedet
 from boxatlas.detectors import retinanet as retinanet
 from boxatlas.detectors import rfbnet as rfbnet

@@ -59,7 +59,9 @@ def options(case: Case) -> dict[str, Any]:
     if switches:
         raise UnsupportedError(f"switches {sorted(switches)}")
     made["variances"] = tuple(params["variances"])
-    if "pool_rounding" in params:
+    if case.run["model"].startswith(("dsod", "dssd", "ssd321", "ssd513")):
+        expect(params, pool_rounding=["ceil"])
+    elif "pool_rounding" in params:
         made["ceil_pools"] = (1, 2, 3, 4) if params["pool_rounding"] == "ceil" else ()
     elif "pool3_ceil" in params:
         made["ceil_pools"] = (3,) if params["pool3_ceil"] else ()
@@ -101,6 +103,16 @@ def _refinedet(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str,
     return {**_taken(switches, "tcb"), **_l2norm(params)}
 
 
+def _dsod(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("prediction", "growth", "bottleneck", "stem", "compression", "last_map", "l2norm_maps")
+    order = params["concat_order"]
+    return {
+        **_taken(switches, *names), **_l2norm(params), "head_norm": params["head_norm"],
+        "blocks_first": order["second"][0] == "blocks",
+        "learned_first": order["extras"][0] == "learned",
+    }  # fmt: skip
+
+
 def _taken(switches: dict[str, Any], *names: str) -> dict[str, Any]:
     """Switches that are options of the same name."""
     return {name: switches.pop(name) for name in names if name in switches}
@@ -112,7 +124,14 @@ def _l2norm(params: Mapping[str, Any]) -> dict[str, Any]:
     return {"norm_eps": params["l2norm"]["eps"], "norm_place": params["l2norm"]["place"]}
 
 
-_METHODS = {"ssd": _ssd, "ssdlite": _ssd, "fssd": _fssd, "rfbnet": _rfbnet, "refinedet": _refinedet}
+_METHODS = {
+    "ssd": _ssd,
+    "ssdlite": _ssd,
+    "fssd": _fssd,
+    "rfbnet": _rfbnet,
+    "refinedet": _refinedet,
+    "dsod": _dsod,
+}
 
 
 def box_options(boxes: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +181,7 @@ def set_norm_eps(
     name_of = names_of(state, source, model.name)
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            theirs = name_of(f"{name}.weight").removesuffix(".weight")
+            theirs = name_of(f"{name}.running_mean").removesuffix(".running_mean")
             for pattern, eps in rules:
                 if re.search(pattern, theirs):
                     module.eps = eps
@@ -177,6 +196,7 @@ _NAMES = (
     "fssd512_vgg16_pytorchssd",
     "refinedet320_vgg16_caffe", "refinedet512_vgg16_caffe", "refinedet320_resnet101_caffe",
     "refinedet320_vgg16_luuuyi", "refinedet512_vgg16_luuuyi",
+    "dsod300_caffe", "dsod300_uoip",
     "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
 )  # fmt: skip
 CASES = dict.fromkeys(_NAMES, network)

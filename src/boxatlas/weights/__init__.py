@@ -36,6 +36,7 @@ __all__ = [
 
 SOURCES = (
     "amdegroot", "caffe", "darknet", "lufficc", "luuuyi", "pytorchssd", "rfbnet", "torchvision",
+    "uoip",
 )  # fmt: skip
 _BUNDLED = Path(__file__).parent / "bundled"
 
@@ -176,8 +177,10 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
             continue
         if theirs not in state:
             raise InputError("no such tensor: the file is not of this model", field=theirs)
-        out[own], _ = state[theirs], used.add(theirs)
-    left = sorted(set(state) - used)
+        value = state[theirs]
+        same = found.reshape and value.numel() == target.numel()
+        out[own], _ = value.reshape(target.shape) if same else value, used.add(theirs)
+    left = sorted(name for name in set(state) - used if not found.ignored(name))
     if left:
         raise InputError(
             f"{len(left)} tensors have no place in this model", field=left[0],

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from boxatlas.weights import caffe_fssd, caffe_refinedet, caffe_ssd
+from boxatlas.weights import caffe_dsod, caffe_fssd, caffe_rcnn, caffe_refinedet, caffe_ssd
 from boxatlas.weights.source import Imported, State
 
-_METHODS: tuple[ModuleType, ...] = (caffe_ssd, caffe_fssd, caffe_refinedet)
+_METHODS: tuple[ModuleType, ...] = (
+    caffe_ssd,
+    caffe_fssd,
+    caffe_dsod,
+    caffe_refinedet,
+    caffe_rcnn,
+)
 
 CHECKPOINTS = tuple(one for method in _METHODS for one in method.CHECKPOINTS)
 MODELS = tuple(name for method in _METHODS for name in method.MODELS)

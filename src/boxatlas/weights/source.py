@@ -19,13 +19,16 @@ class Imported:
     """How a detector is made of a source's tensors.
 
     options: what `create_model` is given (the profile); preprocess: fields of the Preprocess that
-    differ; classes: the names; name: our tensor's name -> the source's.
+    differ; classes: the names; name: our tensor's name -> the source's; reshape: a tensor of
+    as many values but another shape takes ours; ignored: names that nothing here needs.
     """
 
     options: dict[str, Any]
     classes: tuple[str, ...]
     name: Callable[[str], str]
     preprocess: dict[str, Any] = field(default_factory=dict)
+    reshape: bool = False
+    ignored: Callable[[str], bool] = field(default=lambda name: False)
 
 
 @dataclass(frozen=True)
