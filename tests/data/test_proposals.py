@@ -49,7 +49,8 @@ def test_an_image_is_found_by_the_last_parts_of_its_path() -> None:
 
 
 def test_the_longest_name_is_meant() -> None:
-    held = some(names=("b.png", "sub/b.png", "c"))
+    held = some(names=("b.png", "sub/b.png", "/data/sub/b.png"))
+    assert held.find("/data/sub/b.png") == 2
     assert held.find("x/sub/b.png") == 1
     assert held.find("x/b.png") == 0
 

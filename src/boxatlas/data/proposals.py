@@ -50,9 +50,9 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
 
     def find(self, path: str | Path) -> int:
         """Which image a path is, by as many of its last parts as a name has, or InputError."""
-        parts = PurePath(path).parts
-        for start in range(len(parts)):
-            tail = "/".join(parts[start:])
+        whole = PurePath(path)
+        for start in range(len(whole.parts)):
+            tail = PurePath(*whole.parts[start:]).as_posix()
             found = self._index.get(tail, self._index.get(tail.rsplit(".", 1)[0]))
             if found is not None:
                 return found
