@@ -1,0 +1,135 @@
+"""The data doctor: every flaw of a data set, with the file, the place and what to do.
+
+Public: check, Report, Flaw, KINDS; repaired copies are made by `repair.repair`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from boxatlas.data.doctor.flaws import KINDS, Flaw, counted
+from boxatlas.data.doctor.objects import check_objects
+from boxatlas.data.doctor.pictures import Picture, examine, same_files, similar
+from boxatlas.data.doctor.reading import Part, parts_of
+from boxatlas.data.doctor.sets import (
+    apart,
+    check_classes,
+    check_coverage,
+    check_ids,
+    check_splits,
+    check_texts,
+    memberships,
+)
+
+Each = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at and what was found; parts are the readings, for `repair`."""
+
+    folder: Path
+    module: ModuleType
+    images: int
+    objects: int
+    splits: dict[str, int]
+    flaws: list[Flaw]
+    parts: list[Part]
+
+    @property
+    def errors(self) -> list[Flaw]:
+        return [flaw for flaw in self.flaws if flaw.level == "error"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kind -> how many things it concerns, errors first."""
+        return counted(self.flaws)
+
+
+def check(
+    folder: str | Path, format: str | None = None, *, images: bool = True, each: Each | None = None
+) -> Report:
+    """Every flaw of a data set in one of our layouts.
+
+    images: decode the image files too, on all cores. each: wraps the iteration over them with its
+    length, to show progress. Raises InputError where the folder holds no data set at all.
+    """
+    folder = Path(folder)
+    module, parts, flaws = parts_of(folder, format)
+    flaws += check_texts(folder, module)
+    for part in parts:
+        flaws += check_objects(part)
+    if parts:
+        flaws += check_splits(folder, parts)
+        flaws += check_coverage(folder, parts, {flaw.file for flaw in flaws})
+        flaws += check_classes(folder, parts)
+        flaws += check_ids(parts)
+    paths = list(dict.fromkeys(path for part in parts for path in part.table.paths))
+    splits = memberships(folder, parts)
+    if images:
+        pictures = examine(paths, (lambda found: each(found, len(paths))) if each else iter)
+        seen = dict(zip(paths, pictures, strict=True))
+        for part in parts:
+            flaws += _pictures(part, seen)
+        flaws += _twins(paths, pictures, splits, str(folder))
+    return Report(
+        folder, module, len(paths), sum(len(part.table.labels) for part in parts),
+        {name: len(members) for name, members in splits.items()}, flaws, parts,
+    )  # fmt: skip
+
+
+def _pictures(part: Part, seen: dict[str, Picture]) -> Iterable[Flaw]:
+    """Image files that are broken, or other than their annotation says."""
+    table = part.table
+    for i, path in enumerate(table.paths):
+        picture, stated = seen[path], tuple(table.sizes[i].tolist())
+        if picture.flaw:
+            yield Flaw(picture.flaw, path, "", picture.message, path, remedy="image")
+            continue
+        turned = (picture.size[1], picture.size[0]) if picture.turn >= 5 else picture.size
+        where = part.file(i)
+        if stated != picture.size and stated == turned:
+            yield Flaw("image_rotated", where, "size", f"states {_by(stated)}, but the image is "
+                       f"{_by(picture.size)} once its EXIF rotation ({picture.turn}) is applied",
+                       path, remedy="upright")  # fmt: skip
+        elif stated != picture.size:
+            yield Flaw("image_size", where, "size", f"states {_by(stated)}, but the image is "
+                       f"{_by(picture.size)} (width x height)", path,
+                       remedy=picture.size)  # fmt: skip
+        elif picture.turn != 1:
+            yield Flaw("image_turned", path, "EXIF orientation", f"the image is turned by its EXIF "
+                       f"tag ({picture.turn}); boxes are read as of the upright image",
+                       path)  # fmt: skip
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[1]} x {size[0]}"
+
+
+def _twins(
+    paths: list[str], pictures: list[Picture], splits: dict[str, list[str]], folder: str
+) -> Iterable[Flaw]:
+    """Images that are there twice, within a split or across."""
+    split_of: dict[str, str] = {}
+    for split in apart(list(splits)):
+        for path in splits[split]:
+            split_of.setdefault(path, split)
+    for kind, pairs in (("same", same_files(pictures)), ("near", similar(pictures))):
+        for a, b in pairs:
+            first, second = paths[a], paths[b]
+            ours = [split_of.get(first, ""), split_of.get(second, "")]
+            names = f"{Path(first).name} and {Path(second).name}"
+            what = "are the same file" if kind == "same" else "show nearly the same"
+            if ours[0] != ours[1] and all(ours):
+                yield Flaw(f"leak_{kind}", folder, ", ".join(ours), f"{names} {what}, one in "
+                           f"{ours[0]}, one in {ours[1]}", second,
+                           remedy=(first, second, *ours))  # fmt: skip
+            else:
+                yield Flaw(f"image_{kind}", folder, ours[1], f"{names} {what}", second)
+
+
+__all__ = ["KINDS", "Flaw", "Report", "check"]

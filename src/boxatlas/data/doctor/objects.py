@@ -1,0 +1,236 @@
+"""What can be wrong with the boxes and masks of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxatlas.data.doctor.flaws import Flaw
+from boxatlas.data.doctor.reading import Part
+from boxatlas.data.formats import voc, yolo
+from boxatlas.data.masks import Mask
+from boxatlas.data.masks import decode as decoded
+
+TINY = 2.0  # pixels
+NEARLY_WHOLE = 0.99  # of the image's area
+_AGREE = 0.5  # IoU of a box and the extent of its mask
+Boxes = NDArray[np.float64]
+
+
+def check_objects(part: Part) -> Iterator[Flaw]:
+    """The flaws of a part's boxes and masks."""
+    table = part.table
+    if len(table.boxes) == 0:
+        return
+    guess = other_format(part)
+    if guess is not None:
+        name, share, fixed = guess
+        file = part.file(0) if part.module is not voc else _folder(part.file(0))
+        yield Flaw(
+            "box_format", file, "", f"only {share:.0%} of {len(table.boxes)} boxes lie in their "
+            f"images as they are; read as {name}, nearly all do", count=len(table.boxes),
+            remedy=(part, fixed),
+        )  # fmt: skip
+        return
+    yield from _shapes(part)
+    yield from _twice(part)
+    if table.masks is not None:
+        yield from _masks(part)
+
+
+def _folder(file: str) -> str:
+    return file.replace("\\", "/").rpartition("/")[0]
+
+
+def _flaw(
+    part: Part, k: int | np.intp, image: int, kind: str, message: str, remedy: object = None
+) -> Flaw:
+    return Flaw(kind, part.file(image), part.field(k), message, part.table.paths[image],
+                number=int(part.builder.origins[k]), remedy=remedy)  # fmt: skip
+
+
+def _limits(part: Part) -> Boxes:
+    """[T, 4]: width, height, width, height of each object's image."""
+    return part.table.sizes[part.table.image_of][:, [1, 0, 1, 0]].astype(np.float64)
+
+
+def _shapes(part: Part) -> Iterator[Flaw]:
+    table = part.table
+    boxes, limit, owner = table.boxes.astype(np.float64), _limits(part), table.image_of
+    sides = boxes[:, 2:] - boxes[:, :2]
+    inverted = np.any(sides < 0, axis=1)
+    # Equal corners are a pixel in VOC's inclusive ones: what a drag of the mouse gone wrong makes.
+    flat = np.any(sides <= 0, axis=1) | ((sides.prod(1) <= 1.001) & (part.module is voc))
+    flat &= ~inverted
+    known = np.all(limit > 0, axis=1)
+    outside = known & ((boxes[:, :2] >= limit[:, :2]) | (boxes[:, 2:] <= 0)).any(1) & ~inverted
+    over = np.maximum(-boxes[:, :2], boxes[:, 2:] - limit[:, 2:]).max(1)
+    over = np.where(known & ~inverted & ~flat & ~outside, over, 0.0)
+    beyond, edge = over > 1 + 1e-3, (over > 0.05) & (over <= 1 + 1e-3)
+    rest = ~(inverted | flat | outside)
+    tiny = rest & (sides < TINY).any(1)
+    whole = rest & known & (sides.prod(1) >= NEARLY_WHOLE * limit[:, :2].prod(1))
+    clipped = boxes.clip(0, np.where(limit > 0, limit, np.inf))
+    pixel = 1.0 if part.module is voc else 0.0  # corners swapped in inclusive pixels
+    turned = np.where(sides < 0, pixel, 0.0)
+    swapped = np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+    swapped = (swapped + np.concatenate([-turned, turned], 1)).clip(0, limit)
+    kinds: list[tuple[str, NDArray[np.bool_], str, Boxes | str | None]] = [
+        ("box_inverted", inverted, "the corners {} are in the wrong order", swapped),
+        ("box_no_area", flat & ~outside, "{} has no area", "drop"),
+        ("box_outside", outside, "{} lies outside the image of {}", "drop"),
+        ("box_beyond", beyond, "{} reaches beyond the image of {}", clipped),
+        ("box_edge", edge, "{} reaches beyond the image of {}", clipped),
+        ("box_tiny", tiny, "{} has a side under 2 pixels", None),
+        ("box_whole", whole, "{} is nearly the whole image of {}", None),
+    ]
+    for kind, rows, told, remedy in kinds:
+        for k in np.flatnonzero(rows):
+            size = f"{limit[k, 0]:.0f} x {limit[k, 1]:.0f}"
+            action = remedy[k].tolist() if isinstance(remedy, np.ndarray) else remedy
+            yield _flaw(part, k, int(owner[k]), kind, told.format(shown(boxes[k]), size), action)
+    zero = int((boxes[:, :2] == -1).any(1).sum()) if part.module is voc else 0
+    if zero:
+        yield Flaw("box_zero_based", _folder(part.file(int(owner[0]))), "bndbox",
+                   f"{zero} boxes begin at 0: the files count pixels from 0, not from 1",
+                   count=zero)  # fmt: skip
+
+
+def shown(box: NDArray[np.floating]) -> str:
+    """(x1, y1, x2, y2) of continuous pixels, for people."""
+    return "(" + ", ".join(f"{v:.6g}" for v in box.tolist()) + ")"
+
+
+def _twice(part: Part) -> Iterator[Flaw]:
+    """The same box again in one image, of the same class or of another."""
+    table = part.table
+    owner, whole = table.image_of, np.round(table.boxes.astype(np.float64), 2)
+    keys = np.column_stack([owner, whole])
+    order = np.lexsort((table.labels, *keys.T[::-1]))
+    same = (keys[order][1:] == keys[order][:-1]).all(1)
+    for n in np.flatnonzero(same):
+        first, second = sorted((int(order[n]), int(order[n + 1])))
+        names = [table.classes[table.labels[k]] for k in (first, second)]
+        kind = "box_twice" if names[0] == names[1] else "box_two_classes"
+        what = names[0] if names[0] == names[1] else " and ".join(names)
+        message = f"{what} at {shown(table.boxes[second])} is {part.field(first)} again"
+        yield _flaw(part, second, int(owner[second]), kind, message,
+                    "drop" if kind == "box_twice" else None)  # fmt: skip
+
+
+def _masks(part: Part) -> Iterator[Flaw]:
+    table, owner = part.table, part.table.image_of
+    for k, mask in enumerate(table.masks or ()):
+        if mask is None:
+            continue
+        image = int(owner[k])
+        if isinstance(mask, list) and any(len(polygon) < 6 for polygon in mask):
+            yield _flaw(part, k, image, "mask_points", "a polygon of fewer than three points",
+                        "polygons")  # fmt: skip
+        size = tuple(table.sizes[image].tolist())
+        if isinstance(mask, dict) and tuple(mask["size"]) != size:
+            yield _flaw(part, k, image, "mask_size", f"a mask of {mask['size']} for an image of "
+                        f"{list(size)} (height, width)", "mask")  # fmt: skip
+            continue
+        try:
+            around = extent(mask)
+        except (ValueError, IndexError, OverflowError) as error:
+            yield _flaw(part, k, image, "mask_invalid", f"the mask cannot be read: {error}", "mask")
+            continue
+        if around is None:
+            yield _flaw(part, k, image, "mask_points", "the mask is empty", "mask")
+        elif _iou(around, table.boxes[k].astype(np.float64)) < _AGREE:
+            yield _flaw(part, k, image, "mask_box", f"the box is {shown(table.boxes[k])}, the mask "
+                        f"{shown(around)}", around.tolist())  # fmt: skip
+
+
+def extent(mask: Mask) -> Boxes | None:
+    """The box around a mask, None where it is empty. Raises ValueError for broken run lengths."""
+    if isinstance(mask, list):
+        points = [np.asarray(p, np.float64).reshape(-1, 2) for p in mask if len(p) >= 6]
+        if not points:
+            return None
+        points = np.concatenate(points)
+        return np.concatenate([points.min(0), points.max(0)])
+    rows, columns = np.nonzero(decoded(mask))
+    if len(rows) == 0:
+        return None
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
+
+
+def _iou(a: Boxes, b: Boxes) -> float:
+    """Of two boxes, each grown by a pixel all round: what is thin is not judged by its rounding."""
+    pixel = np.array([-1, -1, 1, 1])
+    a, b = a + pixel, b + pixel
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = (high - low).clip(0).prod()
+    return float(shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared))
+
+
+# -- Numbers in another format ---------------------------------------------------------------------
+
+
+def other_format(part: Part) -> tuple[str, float, Boxes] | None:
+    """(the format the numbers seem to be in, how many boxes are right as read, the boxes so read).
+
+    None where they are right as they are, or no other reading is clearly better. The four numbers
+    of each box are tried in every order people have written them in.
+    """
+    table = part.table
+    limit = _limits(part)
+    usable = (limit > 0).all(1)
+    if usable.sum() < 3:
+        return None
+    share = float(_fits(table.boxes.astype(np.float64), limit)[usable].mean())
+    raw = written_numbers(part)
+    # Fractions read as pixels lie in their images, but within the first pixel.
+    tiny = bool(np.abs(raw).max() <= 1.5) and part.module is not yolo
+    if share >= 0.9 and not tiny:
+        return None
+    best: tuple[float, str, Boxes] | None = None
+    for name, read in _READINGS.items():
+        for unit, scale in (("pixels", 1.0), ("fractions", limit)):
+            boxes = read(raw) * scale
+            right = float(_fits(boxes, limit)[usable].mean())
+            better = best is None or right > best[0] + 0.01
+            if (
+                right >= 0.98
+                and better
+                and (unit == "fractions")
+                == (tiny or (part.module is yolo and bool(np.abs(raw).max() <= 1.5)))
+            ):
+                best = (right, f"{name} in {unit}", boxes)
+    return None if best is None else (best[1], share if not tiny else 0.0, best[2])
+
+
+def written_numbers(part: Part) -> Boxes:
+    """[T, 4]: the numbers as the layout has them in its files."""
+    boxes = part.table.boxes.astype(np.float64)
+    if part.module is voc:
+        return boxes + np.array([1, 1, 0, 0])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    if part.module is yolo:
+        limit = _limits(part)
+        return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, sides], 1) / limit
+    return np.concatenate([boxes[:, :2], sides], 1)
+
+
+def _fits(boxes: Boxes, limit: Boxes) -> NDArray[np.bool_]:
+    """[T]: a box with an area that lies in its image, to a pixel or a hundredth of it."""
+    slack = np.maximum(1.0, limit * 0.01)
+    right = boxes[:, 2:] > boxes[:, :2]
+    right &= boxes[:, :2] >= -slack[:, :2]
+    right &= boxes[:, 2:] <= limit[:, 2:] + slack[:, 2:]
+    return np.all(right, axis=1)
+
+
+_READINGS: dict[str, Callable[[Boxes], Boxes]] = {
+    "x1, y1, x2, y2": lambda v: v,
+    "x, y, width, height": lambda v: np.concatenate([v[:, :2], v[:, :2] + v[:, 2:]], 1),
+    "centre x, centre y, width, height": lambda v: np.concatenate(
+        [v[:, :2] - v[:, 2:] / 2, v[:, :2] + v[:, 2:] / 2], 1
+    ),
+    "y1, x1, y2, x2": lambda v: v[:, [1, 0, 3, 2]],
+}

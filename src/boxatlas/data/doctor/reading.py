@@ -1,0 +1,104 @@
+"""Reading for the doctor: as training reads, but gathering what is wrong instead of stopping."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from boxatlas.data.doctor.flaws import Flaw
+from boxatlas.data.formats import FORMATS, detect_format, voc
+from boxatlas.data.formats.building import Builder
+from boxatlas.data.table import Table
+from boxatlas.errors import InputError
+
+# The readers' words -> the kind of flaw. Words that are not here are "annotation_invalid".
+_KIND_OF = {
+    "the image of this annotation is missing": "image_missing",
+    "the image is missing": "image_missing",
+    "the split's images are missing": "split_empty",
+    "not an image that can be read": "image_unreadable",
+    "is not a number": "not_a_number",
+    "is not a finite number": "not_a_number",
+    "is far too large": "not_a_number",
+    "a path that leaves the folder": "path_leaves",
+    "an image that is not listed": "annotation_orphan",
+    "no such category": "class_unknown",
+    "no such class": "class_unknown",
+    "a class that classes.txt does not list": "class_unknown",
+    "two categories of one": "class_twice",
+    "two classes of one name": "class_twice",
+    "two images of one id": "id_twice",
+    "two annotations of one id": "id_twice",
+    "a polygon of fewer than three points": "mask_points",
+    "is no mask": "mask_invalid",
+    "is not valid": "file_invalid",
+    "XML that defines entities": "file_invalid",
+    "is not UTF-8 text": "file_invalid",
+    "cannot be read": "file_invalid",
+    "is nested too deep": "file_invalid",
+    "no object at the top": "file_invalid",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split (or all of a set without any) as it was read; files and origins are the builder's:
+    where image i and object k came from."""
+
+    split: str | None
+    table: Table
+    builder: Builder
+    module: ModuleType
+
+    def file(self, image: int) -> str:
+        return self.builder.files[image]
+
+    def field(self, k: int | np.intp) -> str:
+        return self.module.FIELD.format(int(self.builder.origins[k]))
+
+
+def parts_of(folder: Path, format: str | None) -> tuple[ModuleType, list[Part], list[Flaw]]:
+    """The layout, what was read of each split, and what could not be read.
+
+    VOC's splits are lists over one set of annotations, so it is read as a whole.
+    """
+    module = FORMATS[format or detect_format(folder)]
+    flaws: list[Flaw] = []
+    try:
+        splits = [] if module is voc else module.splits(folder)
+    except InputError as error:
+        return module, [], [flaw_of(error)]
+    parts = []
+    for split in splits or [None]:
+        builder = Builder(strict=False)
+        try:
+            table = module.read(folder, split, builder)
+        except InputError as error:  # the file as a whole
+            flaws.append(flaw_of(error))
+        else:
+            parts.append(Part(split, table, builder, module))
+        flaws += [flaw_of(problem) for problem in builder.problems]
+    return module, parts, flaws
+
+
+def flaw_of(error: InputError) -> Flaw:
+    """A reader's complaint as a flaw."""
+    kind = next((kind for said, kind in _KIND_OF.items() if error.problem.startswith(said)),
+                "annotation_invalid")  # fmt: skip
+    if kind == "image_unreadable":
+        message, whole = str(error), str(error.file or "")
+        kind = "image_truncated" if "truncated" in message else kind
+        return Flaw(kind, whole, "", message.removeprefix(f"{whole}: "), whole, remedy="image")
+    message = str(error)
+    where = ": ".join(str(part) for part in (error.file, error.field) if part is not None)
+    field = error.field or ""
+    number = re.search(r"(?:annotations|object|images|line) ?\[?(\d+)", field)
+    return Flaw(
+        kind, str(error.file or ""), field, message.removeprefix(f"{where}: "),
+        number=int(number[1]) if number else None,
+        remedy="image" if field.startswith("images[") else "drop",
+    )  # fmt: skip
