@@ -121,16 +121,18 @@ def kmeans_priors(
     distance: Literal["iou", "euclidean"] = "iou",
     update: Literal["mean", "median"] = "mean",
     max_iterations: int = 1000,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """Dimension clusters (section 2): (priors [k, 2], cluster of each box [N], iterations).
 
     shapes [N, 2] are widths and heights in any unit. The distance is 1 - IoU of boxes that share a
-    centre, or Euclid's. The first k boxes start; an empty cluster stays where it is; it ends when
-    no box changes its cluster. Raises ValueError for fewer boxes than clusters.
+    centre, or Euclid's. `start` [k, 2] or the first k boxes start; an empty cluster stays where it
+    is; it ends when no box changes its cluster. Raises ValueError for fewer boxes than clusters.
     """
     if not 1 <= k <= len(shapes):
         raise ValueError(f"{k} clusters of {len(shapes)} boxes")
-    priors, own = shapes[:k].clone(), torch.full((len(shapes),), -1, device=shapes.device)
+    priors = (shapes[:k] if start is None else start).clone()
+    own = torch.full((len(shapes),), -1, device=shapes.device)
     for iteration in range(1, max_iterations + 1):
         if distance == "iou":
             new = shape_iou(shapes[:, None], priors).argmax(1)
