@@ -1,6 +1,7 @@
 """One file per method. Importing this package registers every model."""
 
 from boxatlas.detectors import dsod as dsod
+from boxatlas.detectors import dssd as dssd
 from boxatlas.detectors import faster_rcnn as faster_rcnn
 from boxatlas.detectors import faster_rcnn_original as faster_rcnn_original
 from boxatlas.detectors import fssd as fssd

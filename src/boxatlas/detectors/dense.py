@@ -22,6 +22,7 @@ from boxatlas.options import Options, convention
 from boxatlas.structures import Detections, Frame
 
 Grid = tuple[int, int]  # rows, columns
+MakePredictor = Callable[[int, int], nn.Module]  # (channels, outputs) -> a predictor
 
 
 class DenseConfig(Options):
@@ -40,7 +41,8 @@ class DenseHead(nn.Module):
     """Per map one predictor of class logits and one of deltas.
 
     logits [B, A, C], deltas [B, A, 4]: maps fine to coarse, then row, column, box in the cell.
-    `boxes` counts the boxes in a cell of each map; `predictor(channels, out)` makes a predictor.
+    `boxes` counts the boxes in a cell of each map; `predictor(channels, out)` makes a predictor,
+    or one for each map does.
     """
 
     def __init__(
@@ -48,13 +50,14 @@ class DenseHead(nn.Module):
         channels: Sequence[int],
         boxes: Sequence[int],
         outputs: int,
-        predictor: Callable[[int, int], nn.Module],
+        predictor: MakePredictor | Sequence[MakePredictor],
     ) -> None:
         super().__init__()
         self.outputs, self.boxes = outputs, tuple(boxes)
-        pairs = list(zip(channels, boxes, strict=True))
-        self.cls = nn.ModuleList(predictor(c, k * outputs) for c, k in pairs)
-        self.reg = nn.ModuleList(predictor(c, k * 4) for c, k in pairs)
+        makers = [predictor] * len(channels) if callable(predictor) else predictor
+        rows = list(zip(channels, boxes, makers, strict=True))
+        self.cls = nn.ModuleList(make(c, k * outputs) for c, k, make in rows)
+        self.reg = nn.ModuleList(make(c, k * 4) for c, k, make in rows)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         logits = [flat(layer(x), self.outputs) for layer, x in zip(self.cls, maps, strict=True)]

@@ -55,11 +55,14 @@ def options(case: Case) -> dict[str, Any]:
     """The case's switches and parameters as options of its method."""
     switches, params = dict(case.switches), case.params
     made = box_options(switches.pop("boxes"))
-    made |= _METHODS[re.split(r"\d", case.run["model"])[0]](switches, params)
+    family = re.split(r"\d", case.run["model"])[0]
+    if "prediction_module" in switches:  # SSD321 too
+        family = "dssd"
+    made |= _METHODS[family](switches, params)
     if switches:
         raise UnsupportedError(f"switches {sorted(switches)}")
     made["variances"] = tuple(params["variances"])
-    if case.run["model"].startswith(("dsod", "dssd", "ssd321", "ssd513")):
+    if family in ("dsod", "dssd"):
         expect(params, pool_rounding=["ceil"])
     elif "pool_rounding" in params:
         made["ceil_pools"] = (1, 2, 3, 4) if params["pool_rounding"] == "ceil" else ()
@@ -113,6 +116,14 @@ def _dsod(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]
     }  # fmt: skip
 
 
+def _dssd(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    made = _taken(switches, "prediction_module", "fusion")
+    made["head_kernels"] = tuple(switches.pop("head_kernel"))
+    made["module_kernel"] = switches.pop("prediction_module_kernel")
+    made["tower"] = switches.pop("loc_conf_tower", None)
+    return made
+
+
 def _taken(switches: dict[str, Any], *names: str) -> dict[str, Any]:
     """Switches that are options of the same name."""
     return {name: switches.pop(name) for name in names if name in switches}
@@ -131,6 +142,7 @@ _METHODS = {
     "rfbnet": _rfbnet,
     "refinedet": _refinedet,
     "dsod": _dsod,
+    "dssd": _dssd,
 }
 
 
@@ -196,7 +208,8 @@ _NAMES = (
     "fssd512_vgg16_pytorchssd",
     "refinedet320_vgg16_caffe", "refinedet512_vgg16_caffe", "refinedet320_resnet101_caffe",
     "refinedet320_vgg16_luuuyi", "refinedet512_vgg16_luuuyi",
-    "dsod300_caffe", "dsod300_uoip",
+    "dsod300_caffe", "dsod300_uoip", "ssd321_resnet101_caffe", "dssd321_resnet101_caffe",
+    "dssd513_resnet101_caffe",
     "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
 )  # fmt: skip
 CASES = dict.fromkeys(_NAMES, network)

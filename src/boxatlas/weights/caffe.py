@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from boxatlas.weights import caffe_dsod, caffe_fssd, caffe_rcnn, caffe_refinedet, caffe_ssd
+from boxatlas.weights import (
+    caffe_dsod,
+    caffe_dssd,
+    caffe_fssd,
+    caffe_rcnn,
+    caffe_refinedet,
+    caffe_ssd,
+)
 from boxatlas.weights.source import Imported, State
 
 _METHODS: tuple[ModuleType, ...] = (
     caffe_ssd,
     caffe_fssd,
     caffe_dsod,
+    caffe_dssd,
     caffe_refinedet,
     caffe_rcnn,
 )
