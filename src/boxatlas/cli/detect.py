@@ -149,7 +149,7 @@ def _detected(
     from boxatlas.images import read
     from boxatlas.progress import console, track
 
-    at_once = _AT_ONCE if detector.preprocess.resize != "shorter" else 1
+    at_once = _AT_ONCE if detector.preprocess.resize in ("stretch", "letterbox") else 1
     chunks = [files[k : k + at_once] for k in range(0, len(files), at_once)]
     for chunk in track(chunks, "detecting"):
         opened = []

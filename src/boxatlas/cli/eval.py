@@ -22,6 +22,7 @@ from boxatlas.cli.common import (
 
 if TYPE_CHECKING:
     from boxatlas.data import Table
+    from boxatlas.data.proposals import Proposals
     from boxatlas.detectors.base import Detector
     from boxatlas.structures import Detections
 
@@ -30,13 +31,22 @@ _USUAL_SPLITS = ("test", "val")
 
 
 def command(
-    what: Annotated[
-        str, typer.Argument(metavar="CKPT|MODEL|bundled", help="Checkpoint, run folder or model.")
-    ],
     data: Annotated[
         list[Path],
         typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
     ],
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="CKPT|MODEL|bundled", help="Checkpoint, run folder or model."),
+    ] = None,
+    proposals: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--proposals",
+            metavar="FILE|CKPT",
+            help="Proposals to measure, again for others beside them; to CKPT, what it is given.",
+        ),
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Which images; test or val if not given.")
     ] = None,
@@ -75,12 +85,16 @@ def command(
     boxatlas eval runs/ssd --data photos --split test
     boxatlas eval best.safetensors --data VOC2007 --metric voc07 --out report
     boxatlas eval bundled --data coco --split val --metric coco --json
+    boxatlas eval --proposals VOC2007/proposals.npz --proposals runs/faster_rcnn --data VOC2007
     """
     from boxatlas.data import read
     from boxatlas.errors import InputError, nearest
     from boxatlas.evaluation import METRICS, evaluate, predict
     from boxatlas.progress import console
 
+    if what is None:
+        _measure_proposals(proposals or [], data, split, format, limit, out, force, device, as_json)
+        return
     if metric not in METRICS:
         raise InputError("no such metric", field="--metric", value=metric,
                          hint=nearest(metric, METRICS))  # fmt: skip
@@ -91,8 +105,9 @@ def command(
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     detector = open_detector(what, pick_device(device))
+    given = _given(detector, proposals, data, table)
     start = time.perf_counter()
-    found = predict(detector, table, workers=workers, batch_size=batch)
+    found = predict(detector, table, workers=workers, batch_size=batch, proposals=given)
     seconds = time.perf_counter() - start
     document: dict[str, Any] = {
         "model": detector.name, "checkpoint": what, "data": [str(d) for d in data],
@@ -109,6 +124,69 @@ def command(
     for note in document["notes"]:
         console().print(f"note: {note}")
     emit(document, as_json, rows=_rows(document), title=_title(document), text=_text(document, out))
+
+
+def _given(
+    detector: Detector, files: list[str] | None, folders: list[Path], table: Table
+) -> Proposals | None:
+    """The proposals that a detector is given: of --proposals, or beside the data."""
+    from boxatlas.data.proposals import beside, for_images
+
+    chosen = files or (beside(folders) if detector.takes_proposals else [])
+    return for_images(chosen, [table], detector.takes_proposals or None) if chosen else None
+
+
+def _measure_proposals(
+    sources: list[str], folders: list[Path], split: str | None, format: str | None,
+    limit: int | None, out: Path | None, force: bool, device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """How good proposals are, without a detector on top: a table, JSON, a plot."""
+    from boxatlas.data import read
+    from boxatlas.data.proposals import read_proposals
+    from boxatlas.errors import InputError
+    from boxatlas.evaluation.proposals import measure_each, plot
+    from boxatlas.files import write_text
+
+    if not sources:
+        raise InputError("give a detector, or --proposals", field="eval", hint="see --help")
+    if out is not None and not force:
+        fresh(out, False)
+    chosen = split or _usual_split(folders, format)
+    table = read(folders, chosen, format)
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
+    opened: dict[str, Any] = {
+        source: read_proposals(source)
+        if Path(source).suffix.lower() in (".npz", ".mat", ".pkl", ".pickle")
+        else open_detector(source, pick_device(device))
+        for source in sources
+    }
+    measured = measure_each(opened, table)
+    document = {
+        "data": [str(d) for d in folders], "split": chosen,
+        "proposals": {name: one.document() for name, one in measured.items()},
+    }  # fmt: skip
+    if out is not None:
+        if force:
+            fresh(out, True)
+        write_text(out / "proposals.json", json.dumps(document, indent=1) + "\n")
+        plot(measured, out / "proposals.png")
+    several = len(measured) > 1
+    rows = [
+        {**({"of": name} if several else {}), **row}
+        for name, one in measured.items()
+        for row in one.rows()
+    ]
+    best = {name: one.document()["per_class"] for name, one in measured.items()}
+    lines = ["MABO per class, all proposals:"] + [
+        f"  {label}: " + ", ".join("-" if b[label] is None else f"{b[label]:.3f}"
+                                   for b in best.values())
+        for label in table.classes
+    ]  # fmt: skip
+    if out is not None:
+        lines.append(f"plot: {out / 'proposals.png'}")
+    emit(document, as_json, rows=rows, text="\n".join(lines),
+         title=f"Proposals on {len(table)} images: " + ", ".join(measured))  # fmt: skip
 
 
 def _usual_split(folders: list[Path], format: str | None) -> str | None:

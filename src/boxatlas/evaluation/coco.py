@@ -167,6 +167,8 @@ def evaluator_of(
 ) -> Any:
     """The library's evaluator, ready to run: the one place that knows the libraries apart."""
     coco, evaluate = _library(backend)
+    if backend != "hotcoco" and rules.kind == "segm":
+        detections = _compressed(detections)
     with contextlib.redirect_stdout(io.StringIO()):
         known = coco()
         known.dataset = truth
@@ -186,6 +188,19 @@ def evaluator_of(
     params.iouThrs = list(rules.ious) if backend == "hotcoco" else np.array(rules.ious)
     params.recThrs = list(rules.recalls) if backend == "hotcoco" else np.array(rules.recalls)
     return evaluator
+
+
+def _compressed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run lengths as the other programs want them of detections."""
+    from hotcoco import mask
+
+    out = []
+    for row in rows:
+        outline = row["segmentation"]
+        if isinstance(outline, dict) and isinstance(outline["counts"], list):
+            row = {**row, "segmentation": mask.frPyObjects(outline, *outline["size"])}
+        out.append(row)
+    return out
 
 
 def _library(backend: Backend) -> tuple[Any, Any]:

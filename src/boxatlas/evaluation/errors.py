@@ -143,12 +143,10 @@ def _on_ignored(found: Found, truth: Truth, iou: float) -> Bools:
     out = np.zeros(len(found), bool)
     if not truth.ignore.any():
         return out
-    areas = np.maximum(found.boxes[:, 2:] - found.boxes[:, :2], 0).prod(1)
+    areas = voc.areas(found.boxes)
     for part, starts, of in voc.pairs(*voc.keys(found, truth)):
         each = np.repeat(part, np.diff(np.append(starts, len(of))))
-        low = np.maximum(found.boxes[each, :2], truth.boxes[of, :2])
-        high = np.minimum(found.boxes[each, 2:], truth.boxes[of, 2:])
-        shared = np.maximum(high - low, 0).prod(1)
+        shared = voc.intersections(found.boxes[each], truth.boxes[of])
         on = truth.ignore[of] & (shared >= iou * areas[each]) & (shared > 0)
         out[each[on]] = True
     return out

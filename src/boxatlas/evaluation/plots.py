@@ -118,6 +118,8 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y:
             for px, py, name in points:
                 axes.annotate(name, (px, py), fontsize=6, xytext=(3, 3), textcoords="offset points")
         axes.set(xlabel=x, ylabel=y, xscale="log")
+        for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:g}")
         if any(groups.values()):
             axes.legend(fontsize=7, frameon=False)
         return _svg(figure)

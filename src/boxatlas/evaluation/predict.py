@@ -34,7 +34,7 @@ def predict(
     path -> boxes [P, 4] in source pixels.
     """
     if batch_size is None:
-        batch_size = 1 if detector.preprocess.resize == "shorter" else 8
+        batch_size = 8 if detector.preprocess.resize in ("stretch", "letterbox") else 1
     loader = make_loader(
         table, detector.preprocess, batch_size=batch_size, shuffle=False, seed=0, workers=workers,
         proposals=proposals,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MATRIX_CLASSES = 30  # more are not readable as one picture
 _LOOK = 0.3  # the score shown at, where a class has no better one
+_SMALL = 480  # px, to which smaller pictures are enlarged
 _WHITE = (255, 255, 255)
 
 
@@ -227,10 +228,13 @@ def _one(found: Detections, table: Table, i: int, limits: np.ndarray, said: str 
         if label >= 0 and score >= limits[label]
     ]  # fmt: skip
     objects = table.objects(i)
-    image = draw(read(table.paths[i]), table.boxes[objects], [""] * len(table.labels[objects]),
+    pixels = read(table.paths[i])
+    times = max(1, _SMALL // max(pixels.shape[:2]))  # small pictures have no room for names
+    pixels = pixels.repeat(times, 0).repeat(times, 1)
+    image = draw(pixels, table.boxes[objects] * times, [""] * len(table.labels[objects]),
                  table.labels[objects].tolist(), outline=_WHITE)  # fmt: skip
     image = draw(
-        image, found.boxes[keep].numpy(), [table.classes[labels[k]] for k in keep],
+        image, found.boxes[keep].numpy() * times, [table.classes[labels[k]] for k in keep],
         [labels[k] for k in keep], [float(found.scores[k]) for k in keep],
     )  # fmt: skip
     caption = table.name(i) + (f": {said}" if said else "")
