@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from boxatlas.errors import InputError
+from boxatlas.files import write_tensors
 from boxatlas.images import IMAGE_SUFFIXES, read
 from boxatlas.ops.search import SelectiveSearch, cores, hierarchies, in_order, ranked
 
@@ -113,6 +115,7 @@ def _proposed(detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]]) -> 
     images = images.to(detector.device).contiguous(memory_format=torch.channels_last)
     size = (images.shape[-2], images.shape[-1])
     proposals = fast.propose(fast.features(images), frames, size)
+    proposals = proposals._replace(boxes=fast.outward(proposals.boxes, frames))
     return [
         Found(
             one, frame.undo(proposals.boxes[i][proposals.valid[i]]).float().cpu().numpy(),
@@ -120,3 +123,31 @@ def _proposed(detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]]) -> 
         )
         for i, (one, frame) in enumerate(zip(pixels, frames, strict=True))
     ]  # fmt: skip
+
+
+_BLOCK = 64  # images whose proposals lie in one file
+
+
+def stored(
+    detector: Detector, paths: Sequence[str], folder: Path, track: Any, most: int
+) -> dict[str, NDArray[np.float32]]:
+    """Image path -> the detector's proposals, at most so many, in source pixels.
+
+    Written to `folder` block by block; what lies there from a run before is not made again.
+    """
+    blocks = [list(paths[i : i + _BLOCK]) for i in range(0, len(paths), _BLOCK)]
+    found: dict[str, NDArray[np.float32]] = {}
+    for number, block in enumerate(track(blocks, "proposals")):
+        file = folder / f"{number:06d}.safetensors"
+        if not file.exists():
+            made = list(by_detector(detector, [Path(path) for path in block], most))
+            for one in made:
+                if isinstance(one, InputError):
+                    raise one
+            boxes = [torch.from_numpy(one.boxes) for one in made if isinstance(one, Found)]
+            counts = torch.tensor([len(b) for b in boxes])
+            write_tensors(file, {"boxes": torch.cat(boxes), "counts": counts})
+        held = load_file(file)
+        parts = held["boxes"].split(held["counts"].tolist())
+        found.update((path, part.numpy()) for path, part in zip(block, parts, strict=True))
+    return found

@@ -38,6 +38,7 @@ from boxatlas.detectors.region import (
 )
 from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
 from boxatlas.necks.fpn import FPN
+from boxatlas.ops.roi import MapLinear
 from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
 
@@ -79,6 +80,8 @@ class TwoStageConfig(Options):
     anchor_stride: Literal["fixed", "image // grid"] = convention("fixed", "stride of the anchors")
     anchor_order: Literal["ratio,size", "size,ratio"] = convention("ratio,size", "in a cell")
     inclusive: bool = convention(False, "corners belong to a box, whose width is x2 - x1 + 1")
+    inclusive_centre: bool = convention(False, "a box's centre is that of its corner pixels")
+    box_end: float = convention(0.0, "added to the far corner of a decoded box")
     roi_aligned: bool = convention(False, "RoIAlign's half-cell shift")
     roi_sampling: int = convention(2, "RoIAlign's samples a side, 0 = adaptive", ge=0)
     roi_weights: tuple[float, float, float, float] = convention((10, 10, 5, 5), "of the box code")
@@ -159,13 +162,13 @@ class ConvFC(nn.Module):
             )
             for _ in range(convs)
         )
-        self.fc = nn.Linear(channels * size * size, width)
+        self.fc = MapLinear(channels * size * size, width)
         self.width = width
 
     def forward(self, rois: Tensor) -> Tensor:
         for conv in self.convs:
             rois = F.relu(conv(rois), inplace=True)
-        return F.relu(self.fc(rois.flatten(1)), inplace=True)
+        return F.relu(self.fc(rois), inplace=True)
 
 
 def backbone_of(config: RegionConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Backbone:
@@ -188,32 +191,49 @@ def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
     )  # fmt: skip
 
 
-def region_parts(config: RegionConfig) -> dict[str, Any]:
+def coder_of(
+    config: TwoStageConfig, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
+) -> DeltaCoder:
+    """The box code that the config spells; the RPN's has no weights."""
+    return DeltaCoder(
+        weights, clamp=config.box_clamp, inclusive=config.inclusive,
+        inclusive_centre=config.inclusive_centre, end_offset=config.box_end,
+    )  # fmt: skip
+
+
+def region_parts(config: TwoStageConfig) -> dict[str, Any]:
     """The rules that a config spells, as RegionDetector takes them."""
     chosen: dict[str, Any] = {
-        "nms": config.rpn_nms,
-        "min_size": config.min_size,
-        "min_score": config.rpn_score,
-    }
+        "nms": config.rpn_nms, "min_size": config.min_size, "min_score": config.rpn_score,
+        "inclusive": config.inclusive,
+    }  # fmt: skip
     return {
-        "coder": DeltaCoder(config.roi_weights, clamp=config.box_clamp),
+        "coder": coder_of(config, config.roi_weights),
         "roi_targets": RoITargets(
-            count=config.roi_count, sampler=config.sampler, beta=config.roi_beta
+            count=config.roi_count, sampler=config.sampler, beta=config.roi_beta,
+            inclusive=config.inclusive,
         ),
         "detect_rule": DetectRule(
-            config.score, config.nms, config.max_detections, config.min_detection
+            config.score, config.nms, config.max_detections, config.min_detection, config.inclusive
         ),
         "select_in_loss": RPNSelection(*config.proposals_loss, **chosen),
         "select_in_detect": RPNSelection(*config.proposals_detect, **chosen),
-    }
+    }  # fmt: skip
 
 
 def rpn_of(config: RegionConfig, strides: Sequence[int], channels: int = 256) -> RPN:
     """The RPN that the config spells, over maps of these strides."""
     return RPN(
         channels, channels, anchor_rule(config, strides), cls=config.rpn_cls,
-        convs=config.rpn_convs, coder=DeltaCoder(clamp=math.log(1000 / 16)),
-        targets=RPNTargets(border=config.rpn_border, count=config.rpn_count, beta=config.rpn_beta),
+        convs=config.rpn_convs, coder=coder_of(config), targets=rpn_targets(config),
+    )  # fmt: skip
+
+
+def rpn_targets(config: TwoStageConfig) -> RPNTargets:
+    """How the anchors learn."""
+    return RPNTargets(
+        border=config.rpn_border, count=config.rpn_count, beta=config.rpn_beta,
+        inclusive=config.inclusive,
     )  # fmt: skip
 
 

@@ -7,9 +7,11 @@ column 0 of the K + 1 logits), M objects.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,7 @@ from boxatlas.detectors.rpn import RPN, RPNSelection
 from boxatlas.detectors.searched import searched
 from boxatlas.images import Preprocess
 from boxatlas.losses.ohem import hardest
-from boxatlas.ops.roi import RoiOp, pyramid_pool
+from boxatlas.ops.roi import MapLinear, RoiOp, pyramid_pool
 from boxatlas.options import Options
 from boxatlas.structures import Batch, Detections, Frame, Targets
 
@@ -112,13 +114,13 @@ class TwoFC(nn.Module):
 
     def __init__(self, channels: int, size: int, width: int = 1024, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc6 = nn.Linear(channels * size * size, width)
+        self.fc6 = MapLinear(channels * size * size, width)
         self.fc7 = nn.Linear(width, width)
         self.width, self.dropout = width, dropout
 
     def forward(self, rois: Tensor) -> Tensor:
         """[R, C, size, size] -> [R, width]."""
-        x = F.relu(self.fc6(rois.flatten(1)), inplace=True)
+        x = F.relu(self.fc6(rois), inplace=True)
         x = F.relu(self.fc7(F.dropout(x, self.dropout, self.training)), inplace=True)
         return F.dropout(x, self.dropout, self.training)
 
@@ -198,6 +200,17 @@ class RegionDetector(Detector):
         rule, scale = self.select_in_detect, image_scales(features[0], frames)
         return Proposals(*self.rpn.select(logits, deltas, anchors, limits, rule, scale))
 
+    def propose_all(self, table: Any, folder: Path, track: Any) -> dict[str, Any]:
+        """Image path -> proposals [P, 4] in source pixels, for a later phase of training.
+
+        As many as the heads learn from; what is done is kept in `folder` and found there again.
+        """
+        from boxatlas.proposing import stored
+
+        maker = copy.copy(self)
+        maker.select_in_detect = replace(self.select_in_loss, before=1 << 30)
+        return stored(maker, table.paths, folder, track, self.select_in_loss.after)
+
     def heads(self, features: list[Tensor], boxes: Tensor) -> Raw:
         """Boxes [B, P, 4] -> logits [B, P, K + 1] and deltas [B, P, D, 4] (see BoxPredictor)."""
         logits, deltas = self.predictor(self.head(self.roi.pool(features, boxes)))
@@ -222,6 +235,20 @@ class RegionDetector(Detector):
             proposals = self._inward(proposals, frames)
         raw = self.heads(features, proposals)
         return {**raw, "proposals": proposals, "valid": valid, **self.extra_raw(features)}
+
+    def probe(self, images: Tensor) -> list[Tensor]:
+        """The RPN's raw outputs, and the heads' on fixed boxes: what comes before any choice."""
+        features = self.features(images)
+        size = (images.shape[-2], images.shape[-1])
+        found: list[Tensor] = []
+        if self.rpn is not None:
+            logits, deltas, _ = self.rpn(features, size)
+            found += [*logits, *deltas]
+        corner = torch.linspace(0, 0.6, 4, device=images.device)
+        corners = torch.cartesian_prod(corner, corner)
+        boxes = torch.cat([corners, corners + 0.4], 1) * corners.new_tensor([*size[::-1]] * 2)
+        found += list(self.heads(features, boxes.expand(len(images), -1, -1)).values())
+        return found
 
     def extra_raw(self, features: list[Tensor]) -> Raw:
         """What `postprocess` needs beside the boxes (a mask branch keeps its features)."""
@@ -296,12 +323,16 @@ class RegionDetector(Detector):
 
     def _inward(self, boxes: Tensor, frames: Sequence[Frame] | None) -> Tensor:
         """Continuous boxes [B, P, 4] of the input as this detector counts pixels."""
-        if not self.detect_rule.inclusive:
-            return boxes
-        one = boxes.new_tensor([[0.0, 0.0, *f.scale] for f in frames or ()])
-        if frames is None:  # the input is its own source
-            one = boxes.new_tensor([[0.0, 0.0, 1.0, 1.0]])
-        return boxes - one[:, None]
+        return boxes - self._pixel(boxes, frames) if self.detect_rule.inclusive else boxes
+
+    def outward(self, boxes: Tensor, frames: Sequence[Frame] | None) -> Tensor:
+        """This detector's own boxes [B, P, 4] as continuous ones of the input."""
+        return boxes + self._pixel(boxes, frames) if self.detect_rule.inclusive else boxes
+
+    def _pixel(self, like: Tensor, frames: Sequence[Frame] | None) -> Tensor:
+        """[B, 1, 4]: how far a pixel of the source reaches; without frames the input is it."""
+        scales = [(1.0, 1.0)] if frames is None else [f.scale for f in frames]
+        return like.new_tensor([[[0.0, 0.0, *scale]] for scale in scales])
 
     # -- detecting ----------------------------------------------------------------------------
 
