@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import boxatlas
 from boxatlas import scenes
 from boxatlas.cli import main
 from boxatlas.data.proposals import read_proposals
@@ -105,6 +106,76 @@ def test_what_is_wrong_is_one_line(
     assert err.startswith("boxatlas: error:")
     assert len(err.strip().splitlines()) == 1
     assert out == ""
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    scenes.write(folder, {"test": 4}, seed=3, size=(96, 128))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rpn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector with an RPN that has learned nothing."""
+    import torch
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("rpn") / "detector.safetensors"
+    boxatlas.create_model("faster_rcnn_mobilenet_v3_fpn", num_classes=2, size=(96, 160)).save(file)
+    return file
+
+
+def test_proposals_of_files_and_rpns_are_measured_side_by_side(
+    labelled: Path, rpn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, made = labelled / "JPEGImages", tmp_path / "made"
+    assert said(capsys, "propose", images, "--out", made, "--write", "npz")[0] == 0
+    file = made / "proposals.npz"
+    code, out, err = said(
+        capsys, "eval", "--proposals", file, "--proposals", rpn, "--data", labelled,
+        "--out", tmp_path / "report", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    document = json.loads(out)
+    search, network = (document["proposals"][str(name)] for name in (file, rpn))
+    assert search["images"] == network["images"] == 4
+    assert search["recall"][-1][0] > 0.5  # made scenes are easy
+    assert set(search["per_class"]) == set(scenes.CLASSES)
+    assert json.loads((tmp_path / "report" / "proposals.json").read_text()) == document
+    assert (tmp_path / "report" / "proposals.png").stat().st_size > 1000
+    code, out, _ = said(capsys, "eval", "--proposals", file, "--data", labelled)
+    assert code == 0
+    assert "average recall" in out
+    assert "MABO per class" in out
+
+
+def test_an_rpn_writes_the_same_files(
+    labelled: Path, rpn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = said(capsys, "propose", labelled / "JPEGImages", "--out", tmp_path, "--model",
+                          rpn, "--max-boxes", 30, "--write", "npz,json", "--json")  # fmt: skip
+    assert code == 0, err
+    held = read_proposals(json.loads(out)["file"])
+    assert len(held) == 4
+    assert held.scores is not None
+    for i, name in enumerate(held.names):
+        part = slice(int(held.offsets[i]), int(held.offsets[i + 1]))
+        assert 0 < len(held[name]) <= 30
+        assert (np.diff(held.scores[part]) <= 0).all()  # best first
+        assert (held[name] <= [128, 96, 128, 96]).all()
+    row = json.loads((tmp_path / "json" / f"{held.names[0]}.json").read_text())
+    assert len(row["scores"]) == len(row["boxes"])
+
+
+def test_a_detector_without_rpn_makes_none(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "detector.safetensors"
+    boxatlas.create_model("ssdlite320_efficientnet_lite0", num_classes=2).save(file)
+    code, _, err = said(capsys, "eval", "--proposals", file, "--data", labelled)
+    assert code == 2
+    assert "no proposals of its own" in err
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -135,6 +135,23 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
             joined("scores") if scored else None,
             parts[0].about if parts else None, parts[0].file if parts else None,
         )  # fmt: skip
+
+
+def beside(folders: Sequence[str | Path]) -> list[Path]:
+    """The proposal files of data folders, where every one has its own; else none."""
+    found = [Path(folder) / FILE for folder in folders]
+    return found if found and all(file.is_file() for file in found) else []
+
+
+def for_images(files: Sequence[str | Path], tables: Sequence[Table], most: int | None) -> Proposals:
+    """The proposals of the tables' images, at most so many of each.
+
+    Raises InputError where an image has none, or those of an image of another size.
+    """
+    held = Proposals.join([read_proposals(file) for file in files]).first(most)
+    for table in tables:
+        held.check(table)
+    return held
 
 
 def read_proposals(path: str | Path) -> Proposals:

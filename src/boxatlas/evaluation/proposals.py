@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxatlas.data import Table
+from boxatlas.data.proposals import Proposals
 from boxatlas.errors import InputError
+
+if TYPE_CHECKING:
+    from boxatlas.detectors.base import Detector
 
 COUNTS = (1, 3, 10, 30, 100, 300, 500, 1000, 2000, 10000)
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(11))
@@ -154,37 +158,30 @@ def _plain(values: Floats) -> Any:
     ]
 
 
-def measure_sources(
-    sources: Sequence[str], table: Table, *, device: Any = "cpu", most: int = 1000
+def measure_each(
+    sources: Mapping[str, Proposals | Detector], table: Table, most: int = 1000
 ) -> dict[str, Measured]:
-    """Measure each source, a proposal file or a checkpoint with an RPN, on the table's images.
+    """Measure the proposals of files and of detectors' RPNs on the table's images, by name.
 
-    -> its name -> Measured. most: proposals of an image that a checkpoint makes.
+    most: of an image, by a detector.
     """
-    from boxatlas.data.proposals import read_proposals
     from boxatlas.progress import track
     from boxatlas.proposing import Found, by_detector
-    from boxatlas.weights import load
 
-    found: dict[str, Measured] = {}
-    for source in sources:
-        if source in found:
-            raise InputError("is given twice", field="--proposals", value=source)
-        if Path(source).suffix in (".npz", ".mat"):
-            held = read_proposals(source)
-            held.check(table)
-            found[source] = measure(held, table)
+    measured: dict[str, Measured] = {}
+    for name, source in sources.items():
+        if isinstance(source, Proposals):
+            source.check(table)
+            measured[name] = measure(source, table)
             continue
-        run = Path(source) / "best.safetensors"
-        detector = load(run if run.is_file() else source).to(device)
-        made = by_detector(detector, [Path(path) for path in table.paths], most)
+        made = by_detector(source, [Path(path) for path in table.paths], most)
         boxes = []
         for one in track(made, "proposing", len(table)):
             if not isinstance(one, Found):
                 raise one
             boxes.append(one.boxes)
-        found[source] = measure(boxes, table)
-    return found
+        measured[name] = measure(boxes, table)
+    return measured
 
 
 def plot(measured: Mapping[str, Measured], path: str | Path) -> None:
@@ -196,8 +193,8 @@ def plot(measured: Mapping[str, Measured], path: str | Path) -> None:
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for i, (name, one) in enumerate(measured.items()):
-        colour = f"C{i}"
+    for i, (source, one) in enumerate(measured.items()):
+        name, colour = "/".join(Path(source).parts[-2:])[-32:], f"C{i}"
         for level, style in ((0.5, "-"), (0.7, "--")):
             if level in one.thresholds:
                 at = one.thresholds.index(level)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxatlas.data.proposals import FILE, Proposals, Store, read_proposals
+from boxatlas.data.proposals import FILE, Proposals, Store, beside, for_images, read_proposals
 from boxatlas.data.table import Table
 from boxatlas.ops import selective_search, selective_search_many
 from boxatlas.progress import track
@@ -29,11 +29,9 @@ def given(
     """
     if recipe.proposals is None and most == 0:
         return None, []
-    files = [Path(recipe.proposals)] if recipe.proposals else _beside(recipe.data)
+    files = [Path(recipe.proposals)] if recipe.proposals else beside(recipe.data)
     if files:
-        held = Proposals.join([read_proposals(file) for file in files]).first(most or None)
-        for table in tables:
-            held.check(table)
+        held = for_images(files, tables, most or None)
         return held, [f"proposals: {', '.join(str(f) for f in files)}, {_mean(held)} an image"]
     if try_out:
         return _Searched(most), ["proposals: selective search"]
@@ -47,12 +45,6 @@ def given(
 
 def _mean(held: Proposals) -> str:
     return f"{len(held.boxes) / max(len(held), 1):.0f}"
-
-
-def _beside(folders: Sequence[str]) -> list[Path]:
-    """The proposal files of the data folders, where every one has its own."""
-    found = [Path(folder) / FILE for folder in folders]
-    return found if found and all(file.is_file() for file in found) else []
 
 
 def _search(paths: Sequence[str], folder: Path, most: int) -> None:
