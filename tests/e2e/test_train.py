@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commandline import Said
 
 from boxatlas import scenes
-from boxatlas.cli import main
 from boxatlas.training import read_recipe
 from boxatlas.weights import load
 
@@ -27,50 +28,34 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    capsys.readouterr()
-    try:
-        main(list(arguments))
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def test_train_leaves_a_detector(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_leaves_a_detector(made: Path, tmp_path: Path, boxatlas: Callable[..., Said]) -> None:
     run = tmp_path / "run"
-    code, out, err = said(capsys, "train", MODEL, "--data", str(made), "--out", str(run),
+    said = boxatlas("train", MODEL, "--data", str(made), "--out", str(run),
                           "--set", "train.epochs=2", *SMALL, "--json")  # fmt: skip
-    assert code == 0, err
-    document = json.loads(out)
+    assert said.code == 0, said.err
+    document = json.loads(said.out)
     assert document["iterations"] == 4  # 8 images in batches of 4, twice
     assert 0 <= document["metrics"]["mAP"] <= 1
-    assert "training: 8 images" in err
-    assert "validation: 4 images" in err
+    assert "training: 8 images" in said.err
+    assert "validation: 4 images" in said.err
     assert load(run / "best.safetensors").classes == tuple(scenes.CLASSES)
     assert read_recipe(run / "recipe.yaml").epochs == 2
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["iteration"] for r in rows if r["mAP"]] == ["2", "4"]
-    code, _, err = said(capsys, "train", MODEL, "--data", str(made), "--out", str(run), *SMALL)
-    assert code == 2
-    assert "--resume" in err
-    assert said(capsys, "train", "--resume", "--out", str(run), "--device", "cpu")[0] == 0
+    said = boxatlas("train", MODEL, "--data", str(made), "--out", str(run), *SMALL)
+    assert said.code == 2
+    assert "--resume" in said.err
+    assert boxatlas("train", "--resume", "--out", str(run), "--device", "cpu").code == 0
 
 
 def test_dry_run_writes_nothing(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: Path, tmp_path: Path, boxatlas: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = said(
-        capsys, "train", MODEL, "--data", str(made), *SMALL, "--dry-run", "--json"
-    )
-    assert code == 0, err
-    assert json.loads(out)["losses"]["classification"] > 0
+    said = boxatlas("train", MODEL, "--data", str(made), *SMALL, "--dry-run", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["losses"]["classification"] > 0
     assert not list(tmp_path.iterdir())
 
 
@@ -86,24 +71,24 @@ def test_dry_run_writes_nothing(
     ],
 )
 def test_a_mistake_is_one_line(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    made: Path, tmp_path: Path, boxatlas: Callable[..., Said], arguments: list[str],
     message: str,
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
-    code, out, err = said(capsys, "train", *arguments, "--data", str(made), "--out", str(run))
-    last = err.strip().splitlines()[-1]
-    assert code == 2
-    assert out == ""
+    said = boxatlas("train", *arguments, "--data", str(made), "--out", str(run))
+    last = said.err.strip().splitlines()[-1]
+    assert said.code == 2
+    assert said.out == ""
     assert last.startswith("boxatlas: error: ")
     assert message in last
     assert not (run / "best.safetensors").exists()
 
 
-def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_one_line(tmp_path: Path, boxatlas: Callable[..., Said]) -> None:
     (tmp_path / "empty").mkdir()
-    code, _, err = said(capsys, "train", MODEL, "--data", str(tmp_path / "empty"), "--dry-run")
-    assert code == 2
-    assert "holds no data set" in err
+    said = boxatlas("train", MODEL, "--data", str(tmp_path / "empty"), "--dry-run")
+    assert said.code == 2
+    assert "holds no data set" in said.err
 
 
 @pytest.mark.slow
