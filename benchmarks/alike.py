@@ -20,9 +20,11 @@ LIGHT: dict[str, dict[str, Any]] = {
     "ssdlite320_efficientnet_lite0": {},
     "retinanet320_efficientnet_lite0_fpn": {},
     "faster_rcnn320_efficientnet_lite0_fpn": {},
+    "yolov2": {"width": 0.25, "multi_scale": False},
+    "yolov3": {"width": 0.25, "multi_scale": False},
 }
 # Models whose trunk cannot be chosen, or that take no ImageNet weights here.
-OWN_BACKBONE: set[str] = set()
+OWN_BACKBONE: set[str] = {"yolov1_tiny", "yolov2_tiny", "yolov3_tiny"}
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,26 @@ import torch
 
 from alike import light
 from boxatlas import evaluation
-from boxatlas.data import make_loader, read
+from boxatlas.data import Table, make_loader, read
 from boxatlas.detectors.base import Detector
 from boxatlas.registry import create_model
 from boxatlas.training import Recipe
 from boxatlas.training.loop import run
 from boxatlas.training.phases import Job
+
+
+def apart(table: Table, cells: int, most: int) -> list[int]:
+    """The first images that have objects, of which no two lie in one cell of the grid."""
+    chosen = []
+    for i in range(len(table)):
+        boxes = table.boxes[table.objects(i)]
+        height, width = (float(v) for v in table.sizes[i])
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height) * cells
+        if len(boxes) and len({tuple(c) for c in centre.astype(int)}) == len(boxes):
+            chosen.append(i)
+        if len(chosen) == most:
+            break
+    return chosen
 
 
 class ReachedError(Exception):
@@ -39,6 +53,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="train")
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument(
+        "--cells", type=int, default=0, help="no cell of a grid of so many a side has two centres"
+    )
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--batch", type=int, default=8)
@@ -48,7 +65,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     one = light(given.model, given.size)
-    table = read(given.data, given.split)[: given.images]
+    table = read(given.data, given.split)
+    if given.cells:
+        table = table.select(apart(table, given.cells, given.images))
+    table = table[: given.images]
     recipe = Recipe.of(
         model=one.model, options=one.options, init=one.init, iterations=given.steps,
         batch=given.batch, optimizer="adamw", lr=given.lr, weight_decay=0.0, clip=10.0,

@@ -60,7 +60,7 @@ class WordTree:
 
     @classmethod
     def read(cls, path: str | Path, names: str | Path | None = None) -> WordTree:
-        """Darknet's format, a line `id parent` for each node; names: a file of one line for each."""
+        """Darknet's format, a line `id parent` for each node; names: a file with a line for each"""
         path = Path(path)
         ids, parents = [], []
         for number, line in enumerate(_lines(path), 1):

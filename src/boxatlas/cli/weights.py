@@ -14,10 +14,26 @@ app = typer.Typer(help="Import public checkpoints; list which there are.", no_ar
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="The published file: .pth, .safetensors, .npz.")],
-    source: Annotated[str, typer.Option("--source", help="Who published it; `weights list`.")],
-    model: Annotated[str, typer.Option("--as", help="Our model that it becomes.")],
-    out: Annotated[Path, typer.Option("--out", help="The checkpoint to write (.safetensors).")],
+    file: Annotated[
+        Path, typer.Argument(help="The published file: .pth, .safetensors, .npz, .weights.")
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Who published it; `weights list`. .weights: darknet."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--as", help="Our model that it becomes; --cfg says it too.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The checkpoint to write; default: the file as .safetensors."),
+    ] = None,
+    cfg: Annotated[
+        Path | None, typer.Option("--cfg", help="Darknet's description of the network.")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="A file with a class name on each line.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -27,12 +43,27 @@ def import_(
     Example:
       boxatlas weights import ssd300_mAP_77.43_v2.pth --source amdegroot \\
           --as ssd300_vgg16 --out ssd300.safetensors
+      boxatlas weights import yolov3.weights --cfg yolov3.cfg --names coco.names
     """
+    out = file.with_suffix(".safetensors") if out is None else out
     if not force:
         fresh(out, force)  # what is there stays until the new one is whole
+    from boxatlas.data.formats.darknet import read_names
+    from boxatlas.errors import InputError
     from boxatlas.weights import import_model
 
-    detector = import_model(file, source=source, as_=model)
+    if source is None:
+        if file.suffix != ".weights":
+            raise InputError("who published it?", field="--source", hint="`weights list`")
+        source = "darknet"
+    if cfg is not None and source != "darknet":
+        raise InputError("only Darknet's files have a cfg", field="--cfg", value=str(cfg))
+    if model is None and cfg is None:
+        raise InputError("which model is it?", field="--as", hint="`weights list`")
+    more = {} if cfg is None else {"cfg": cfg}
+    classes = None if names is None else read_names(names)
+    detector = import_model(file, source=source, as_=model or "", classes=classes, **more)
+    model = detector.name
     detector.save(out, imported={"file": file.name, "source": source})
     document = {
         "file": str(out),

@@ -1,0 +1,215 @@
+"""Darknet: a .data file that names lists of images, their classes and, for a tree, a map.
+
+    classes = 20
+    train   = train.txt        # one image a line; its labels lie beside it, as in the YOLO layout
+    valid   = val.txt
+    names   = voc.names        # one class a line, or `labels`: WordNet ids
+    map     = coco9k.map       # the node of the tree that each class of a box is
+
+A line `class 0 0 0 0` says what an image shows without a box. Its class is not mapped. Files are
+looked for beside the .data file, in the folder above it (as in Darknet's own checkout) and, where
+a name is absolute, there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from boxatlas.data.formats import yolo
+from boxatlas.data.formats.building import Builder, lines_of, read_text, sizes_of
+from boxatlas.data.table import Table
+from boxatlas.errors import InputError, nearest
+
+FIELD = yolo.FIELD
+_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+
+
+def looks_like(folder: Path) -> bool:
+    return _file(folder) is not None
+
+
+def _file(folder: Path) -> Path | None:
+    """The .data file: given itself, or the only one of a folder."""
+    if folder.suffix == ".data" and folder.is_file():
+        return folder
+    found = sorted(folder.glob("*.data")) if folder.is_dir() else []
+    return found[0] if len(found) == 1 else None
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """The options of the .data file. Raises InputError naming the line that is none."""
+    path = _file(folder)
+    if path is None:
+        raise InputError("holds no .data file, or several", file=folder,
+                         hint="name the .data file itself")  # fmt: skip
+    options = {}
+    for n, raw in enumerate(read_text(path).splitlines(), 1):
+        line = raw.split("#")[0].strip()
+        if not line or line.startswith(";"):
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not key.strip():
+            raise InputError("must be: key = value", file=path, field=f"line {n}", value=raw)
+        options[key.strip()] = value.strip()
+    return options
+
+
+def splits(folder: Path) -> list[str]:
+    return sorted({_SPLITS[key] for key in describe(folder) if key in _SPLITS})
+
+
+def read_names(path: str | Path) -> list[str]:
+    """A .names file: one class a line. Raises InputError where it is missing or names are equal."""
+    path = Path(path)
+    names = [line.strip() for line in read_text(path).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    seen: set[str] = set()
+    for n, name in enumerate(names, 1):
+        if not name or name in seen:
+            raise InputError("two classes of one name" if name else "an empty name", file=path,
+                             field=f"line {n}", value=name)  # fmt: skip
+        seen.add(name)
+    return names
+
+
+def _near(folder: Path, name: str, field: str) -> Path:
+    """A file that the .data file names."""
+    path = _file(folder)
+    assert path is not None
+    tries = [path.parent / name, path.parent.parent / name]
+    for one in tries:
+        if one.is_file():
+            return one
+    raise InputError("no such file", file=path, field=field, value=name,
+                     hint=f"looked at {tries[0]} and {tries[1]}")  # fmt: skip
+
+
+def _classes(folder: Path, options: dict[str, str]) -> tuple[list[str], list[int] | None]:
+    """(names, node of each class of a box or None)."""
+    path = _file(folder)
+    key = "labels" if "map" in options and "labels" in options else "names"
+    if key not in options:
+        raise InputError("says no names", file=path, field="names",
+                         hint=nearest("names", options))  # fmt: skip
+    names = read_names(_near(folder, options[key], key))
+    stated = options.get("classes", str(len(names)))
+    if stated != str(len(names)):
+        raise InputError(f"{options[key]} holds {len(names)} names", file=path, field="classes",
+                         value=stated)  # fmt: skip
+    if "map" not in options:
+        return names, None
+    file = _near(folder, options["map"], "map")
+    nodes = []
+    for n, line in enumerate(read_text(file).split(), 1):
+        if not line.isdigit() or int(line) >= len(names):
+            raise InputError(f"is none of the {len(names)} classes", file=file, field=f"line {n}",
+                             value=line)  # fmt: skip
+        nodes.append(int(line))
+    return names, nodes
+
+
+def read(folder: Path, split: str | None, builder: Builder) -> Table:
+    """The images of a split, or of all of them."""
+    options = describe(folder)
+    names, nodes = _classes(folder, options)
+    boxed = names if nodes is None else [names[node] for node in nodes]
+    pairs = [
+        (image, yolo.label_of(image))
+        for key, value in options.items()
+        if key in _SPLITS and split in (None, _SPLITS[key])
+        for image in _images(folder, value, key)
+    ]
+    for (image, label), size in zip(pairs, sizes_of([p for p, _ in pairs]), strict=True):
+        if isinstance(size, InputError):
+            builder.refuse(size)
+            continue
+        lines = read_text(label).split("\n") if label.is_file() else []
+        alone = _label_alone(lines, label, names)
+        builder.image(image, image.stem, size, label, -1 if alone is None else alone)
+        if alone is None and label.is_file():
+            yolo.add_objects(builder, label, size, boxed, nodes)
+    return builder.table(names)
+
+
+def _images(folder: Path, name: str, field: str) -> list[Path]:
+    """The images of a list, wherever it was written: names that lead nowhere are looked for below
+    the list's folder."""
+    file = _near(folder, name, field)
+    found = []
+    for line in lines_of(file):
+        path = Path(line)
+        tries = [path] if path.is_absolute() else [file.parent / path, file.parent.parent / path]
+        found.append(next((one for one in tries if one.is_file()), tries[0]))
+    return found
+
+
+def _label_alone(lines: list[str], file: Path, names: list[str]) -> int | None:
+    """The class that a file says of an image as a whole, or None."""
+    for n, line in enumerate(lines, 1):
+        parts = line.split()
+        if len(parts) == 5 and all(_zero(part) for part in parts[1:]):
+            if not parts[0].isdigit() or int(parts[0]) >= len(names):
+                raise InputError(f"no such class (there are {len(names)})", file=file,
+                                 field=f"line {n}", value=parts[0])  # fmt: skip
+            return int(parts[0])
+    return None
+
+
+def _zero(text: str) -> bool:
+    try:
+        return float(text) == 0
+    except ValueError:
+        return False
+
+
+def annotation_files(folder: Path) -> list[Path]:
+    """Every text file that describes the set."""
+    options = describe(folder)
+    path = _file(folder)
+    assert path is not None
+    lists = [_near(folder, value, key) for key, value in options.items() if key in _SPLITS]
+    labels = {yolo.label_of(image) for image in images_of(folder).values()}
+    return [path, *lists, *sorted(label for label in labels if label.is_file())]
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images by name."""
+    return {
+        image.stem: image
+        for key, value in describe(folder).items()
+        if key in _SPLITS
+        for image in _images(folder, value, key)
+    }
+
+
+def image_folder(split: str) -> str:
+    """Where the images of a split lie in a set of this layout."""
+    return yolo.image_folder(split)
+
+
+def left_out(table: Table) -> list[str]:
+    """What a table holds that this layout has no place for."""
+    return yolo.left_out(table)
+
+
+def write(
+    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
+) -> None:
+    """set.data, set.names, a list for each split and labels/SPLIT/*.txt (images are not copied)."""
+    from boxatlas.files import write_text
+
+    names = {"train": "train", "val": "valid", "test": "test"}
+    head = [f"classes = {len(table.classes)}", "names = set.names"]
+    for split, members in splits_of.items():
+        head.append(f"{names.get(split, split)} = {split}.txt")
+        images = "".join(f"images/{split}/{Path(image_names[i]).name}\n" for i in members)
+        write_text(folder / f"{split}.txt", images)
+        for i in members:
+            lines = yolo.lines_for(table, i)
+            if table.image_label[i] >= 0:
+                lines = [f"{table.image_label[i]} 0 0 0 0"]
+            name = Path(image_names[i]).with_suffix(".txt").name
+            write_text(folder / "labels" / split / name, "".join(f"{line}\n" for line in lines))
+    write_text(folder / "set.names", "".join(f"{name}\n" for name in table.classes))
+    write_text(folder / "set.data", "\n".join(head) + "\n")
