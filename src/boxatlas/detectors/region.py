@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from boxatlas.detectors.rpn import RPN, RPNSelection
 from boxatlas.detectors.searched import searched
 from boxatlas.images import Preprocess
 from boxatlas.losses.ohem import hardest
-from boxatlas.ops.roi import MapLinear, RoiOp, pyramid_pool
+from boxatlas.ops.roi import MapLinear, pyramid_pool
 from boxatlas.options import Options
 from boxatlas.structures import Batch, Detections, Frame, Targets
 
@@ -63,33 +63,48 @@ class LevelRule:
 
 @dataclass(frozen=True)
 class RoIRule:
-    """How a RoI is pooled: the operator, its grid, and the strides of the maps it may come from."""
+    """How a RoI is pooled: the operator, its grid, and the strides of the maps it may come from.
 
-    op: RoiOp = "align"
+    op "warp" aligns a RoI whose corners were rounded to cells first (Dai et al. 2016). reduce: what
+    becomes of the samples in a bin of "align" and "warp".
+    """
+
+    op: Literal["align", "pool", "warp"] = "align"
     size: int = 7
     sampling_ratio: int = 2
     aligned: bool = False
     strides: tuple[int, ...] = (4, 8, 16, 32)
     level: LevelRule = LevelRule()
+    reduce: Literal["average", "max"] = "average"
 
     def pool(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Boxes [B, P, 4] -> [B * P, C, size, size]."""
         image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
         rois = torch.cat([image[:, None, None].expand(*boxes.shape[:2], 1), boxes], -1)
         rois = rois.reshape(-1, 5)
+        levels, scales = self.levels(rois[:, 1:]), [1 / s for s in self.strides]
+        if self.op == "warp":
+            scale = rois.new_tensor(scales)[levels, None]
+            rois = torch.cat([rois[:, :1], (rois[:, 1:] * scale).round() / scale], 1)
+        # The largest of n x n samples: a grid n times as fine, of one sample a cell.
+        finer = max(self.sampling_ratio, 2) if self.reduce == "max" and self.op != "pool" else 1
+        pooled = pyramid_pool(
+            maps[: len(scales)], scales, rois, levels, self.size * finer,
+            op="pool" if self.op == "pool" else "align",
+            sampling_ratio=self.sampling_ratio if finer == 1 else 1, aligned=self.aligned,
+        )  # fmt: skip
+        return pooled if finer == 1 else F.max_pool2d(pooled, finer)
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Boxes [R, 4] -> [R]: which of the maps each is pooled from."""
         if len(self.strides) == 1:
-            levels = torch.zeros(len(rois), dtype=torch.int64, device=rois.device)
-        else:
-            rule = self.level
-            levels = rule.k_min * -1 + pyramid_level(
-                rois[:, 1:], rule.k_min, rule.k_max, rule.k0, rule.canonical_size,
-                inclusive=rule.inclusive, epsilon_inside_log=rule.epsilon_inside_log,
-                epsilon_outside_log=rule.epsilon_outside_log,
-                add_k0_inside_floor=rule.add_k0_inside_floor,
-            )  # fmt: skip
-        return pyramid_pool(
-            maps[: len(self.strides)], [1 / s for s in self.strides], rois, levels, self.size,
-            op=self.op, sampling_ratio=self.sampling_ratio, aligned=self.aligned,
+            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        rule = self.level
+        return -rule.k_min + pyramid_level(
+            boxes, rule.k_min, rule.k_max, rule.k0, rule.canonical_size,
+            inclusive=rule.inclusive, epsilon_inside_log=rule.epsilon_inside_log,
+            epsilon_outside_log=rule.epsilon_outside_log,
+            add_k0_inside_floor=rule.add_k0_inside_floor,
         )  # fmt: skip
 
 
@@ -211,8 +226,12 @@ class RegionDetector(Detector):
         maker.select_in_detect = replace(self.select_in_loss, before=1 << 30)
         return stored(maker, table.paths, folder, track, self.select_in_loss.after)
 
-    def heads(self, features: list[Tensor], boxes: Tensor) -> Raw:
-        """Boxes [B, P, 4] -> logits [B, P, K + 1] and deltas [B, P, D, 4] (see BoxPredictor)."""
+    def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
+        """Boxes [B, P, 4] -> logits [B, P, K + 1] and deltas [B, P, D, 4] (see BoxPredictor).
+
+        limits [B, 2]: width and height of each image's content, for heads that move boxes; what
+        they call "proposals" then stands in for the boxes given.
+        """
         logits, deltas = self.predictor(self.head(self.roi.pool(features, boxes)))
         lead = boxes.shape[:2]
         return {"logits": logits.view(*lead, -1), "deltas": deltas.view(*lead, -1, 4)}
@@ -233,8 +252,9 @@ class RegionDetector(Detector):
         else:
             valid = (proposals[..., 2:] > proposals[..., :2]).all(-1)
             proposals = self._inward(proposals, frames)
-        raw = self.heads(features, proposals)
-        return {**raw, "proposals": proposals, "valid": valid, **self.extra_raw(features)}
+        limits = content_limits(images, frames, (images.shape[-2], images.shape[-1]))
+        raw = self.heads(features, proposals, limits)
+        return {"proposals": proposals, "valid": valid, **raw, **self.extra_raw(features)}
 
     def probe(self, images: Tensor) -> list[Tensor]:
         """The RPN's raw outputs, and the heads' on fixed boxes: what comes before any choice."""
@@ -242,7 +262,7 @@ class RegionDetector(Detector):
         size = (images.shape[-2], images.shape[-1])
         found: list[Tensor] = []
         if self.rpn is not None:
-            logits, deltas, _ = self.rpn(features, size)
+            logits, deltas, _ = self.rpn(self.rpn_maps(features), size)
             found += [*logits, *deltas]
         corner = torch.linspace(0, 0.6, 4, device=images.device)
         corners = torch.cartesian_prod(corner, corner)
@@ -260,10 +280,10 @@ class RegionDetector(Detector):
         features = self.features(batch.images)
         size = (batch.images.shape[-2], batch.images.shape[-1])
         targets = replace(batch.targets, boxes=self._inward(batch.targets.boxes, batch.frames))
+        limits = content_limits(batch.images, batch.frames, size)
         losses: dict[str, Tensor] = {}
         if self.rpn is not None and batch.proposals is None:
             logits, deltas, anchors = self.rpn(self.rpn_maps(features), size)
-            limits = content_limits(batch.images, batch.frames, size)
             losses = self.rpn.loss(logits, deltas, anchors, targets, limits, generator)
             boxes, _, valid = self.rpn.select(
                 [x.detach() for x in logits], [x.detach() for x in deltas], anchors, limits,
@@ -273,7 +293,7 @@ class RegionDetector(Detector):
             boxes, valid = self._inward(batch.proposals, batch.frames), batch.valid
         else:
             raise ValueError("this method learns from proposals, and the batch holds none")
-        return {**losses, **self.head_loss(features, boxes, valid, targets, generator)}
+        return {**losses, **self.head_loss(features, boxes, valid, targets, generator, limits)}
 
     def head_loss(
         self,
@@ -282,6 +302,7 @@ class RegionDetector(Detector):
         valid: Tensor,
         targets: Targets,
         generator: torch.Generator | None,
+        limits: Tensor,
     ) -> dict[str, Tensor]:
         """What the heads lose on the RoIs that are drawn."""
         return self.box_loss(features, self.draw(features, boxes, valid, targets, generator))
