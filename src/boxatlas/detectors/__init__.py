@@ -5,6 +5,7 @@ from boxatlas.detectors import dssd as dssd
 from boxatlas.detectors import faster_rcnn as faster_rcnn
 from boxatlas.detectors import faster_rcnn_original as faster_rcnn_original
 from boxatlas.detectors import fssd as fssd
+from boxatlas.detectors import m2det as m2det
 from boxatlas.detectors import rcnn as rcnn
 from boxatlas.detectors import refinedet as refinedet
 from boxatlas.detectors import retinanet as retinanet

@@ -124,6 +124,19 @@ def _dssd(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]
     return made
 
 
+def _m2det(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    expect(params["upsample"], mode=["nearest"])
+    expect(switches, smooth=[True])
+    for name in ("smooth", "base_out"):  # the backbone's maps go by its name
+        switches.pop(name, None)
+    made = _taken(switches, "tums", "scales", "planes", "sfam", "sfam_ratio")
+    made["form"] = switches.pop("variant")
+    made["shared_leach"] = switches.pop("leach_shared")
+    made["norm_largest"] = switches.pop("norm_largest_scale")
+    made["shared_sfam"] = switches.pop("sfam_shared")
+    return made
+
+
 def _taken(switches: dict[str, Any], *names: str) -> dict[str, Any]:
     """Switches that are options of the same name."""
     return {name: switches.pop(name) for name in names if name in switches}
@@ -143,6 +156,7 @@ _METHODS = {
     "refinedet": _refinedet,
     "dsod": _dsod,
     "dssd": _dssd,
+    "m": _m2det,
 }
 
 
@@ -210,6 +224,8 @@ _NAMES = (
     "refinedet320_vgg16_luuuyi", "refinedet512_vgg16_luuuyi",
     "dsod300_caffe", "dsod300_uoip", "ssd321_resnet101_caffe", "dssd321_resnet101_caffe",
     "dssd513_resnet101_caffe",
+    "m2det320_vgg16_qijiezhao", "m2det512_vgg16_qijiezhao", "m2det800_vgg16_qijiezhao",
+    "m2det320_resnet101_qijiezhao", "m2det320_vgg16_sfam_qijiezhao",
     "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
 )  # fmt: skip
 CASES = dict.fromkeys(_NAMES, network)

@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 SOURCES = (
-    "amdegroot", "caffe", "darknet", "lufficc", "luuuyi", "pytorchssd", "rfbnet", "torchvision",
-    "uoip",
+    "amdegroot", "caffe", "darknet", "lufficc", "luuuyi", "m2det", "pytorchssd", "rfbnet",
+    "torchvision", "uoip",
 )  # fmt: skip
 _BUNDLED = Path(__file__).parent / "bundled"
 
@@ -113,7 +113,7 @@ def import_model(
     if source == "darknet":  # a file without names: the network tells its order
         from boxatlas.weights.darknet import import_darknet
 
-        return import_darknet(weights, as_=as_, classes=classes, **overrides)
+        return import_darknet(weights, as_=as_ or None, classes=classes, **overrides)
     recognise = _recogniser(source, as_)
     file = None if isinstance(weights, Mapping) else Path(weights)
     state = read_state(file) if file is not None else tensors_of(_as_tensors(weights))
