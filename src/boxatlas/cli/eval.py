@@ -100,7 +100,7 @@ def command(
                          hint=nearest(metric, METRICS))  # fmt: skip
     if out is not None and not force:
         fresh(out, False)
-    chosen = split or _usual_split(data, format)
+    chosen = split or usual_split(data, format)
     table = read(data, chosen, format)
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
@@ -151,7 +151,7 @@ def _measure_proposals(
         raise InputError("give a detector, or --proposals", field="eval", hint="see --help")
     if out is not None and not force:
         fresh(out, False)
-    chosen = split or _usual_split(folders, format)
+    chosen = split or usual_split(folders, format)
     table = read(folders, chosen, format)
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
@@ -189,7 +189,7 @@ def _measure_proposals(
          title=f"Proposals on {len(table)} images: " + ", ".join(measured))  # fmt: skip
 
 
-def _usual_split(folders: list[Path], format: str | None) -> str | None:
+def usual_split(folders: list[Path], format: str | None) -> str | None:
     """test, or else val, where every folder has it; None = all images."""
     from boxatlas.data import splits
 

@@ -1,0 +1,145 @@
+"""Published beside measured: method, backbone, input size, FPS, AP, as rows, a file and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from boxatlas._version import __version__
+from boxatlas.evaluation import plots
+from boxatlas.evaluation.page import Section, write_page
+from boxatlas.evaluation.survey import SURVEY
+from boxatlas.files import write_text
+
+
+@dataclass
+class Compared:
+    """A method with what was published of it and what was measured here.
+
+    published_ap: COCO test-dev AP; published_voc07: mAP at 0.5; both in percent. fps, latency_ms:
+    of network, decoding and suppression at batch 1 on `device`. ap, ap50, map: measured on `data`,
+    0 to 1, map by the metric asked for; None where not measured. source: the checkpoint, or None
+    for random weights, which have a speed and no accuracy. size: the model's option of that name,
+    None: its usual one.
+    """
+
+    method: str
+    backbone: str
+    input: str
+    model: str | None = None
+    published_fps: float | None = None
+    published_ap: float | None = None
+    published_voc07: float | None = None
+    fps: float | None = None
+    latency_ms: float | None = None
+    ap: float | None = None
+    ap50: float | None = None
+    map: float | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    source: str | None = None
+    size: Any = None
+
+
+def survey_rows() -> list[Compared]:
+    """The published comparison, nothing measured."""
+    return [
+        Compared(r.method, r.backbone, r.input, r.model, r.fps, r.ap, size=r.options.get("size"))
+        for r in SURVEY
+    ]
+
+
+def published_row(model: str) -> Compared:
+    """A model of ours with the best that was published of it at its own size."""
+    from boxatlas.registry import model_info
+
+    info = model_info(model)
+    coco = [p for p in info.published if "COCO" in p.data and p.metric == "AP"
+            and "many scales" not in p.data]  # fmt: skip
+    voc = [p for p in info.published if "VOC07" in p.data and "COCO" not in p.data]
+    rates = [p.fps for p in (*coco, *voc) if p.fps]
+    return Compared(
+        info.method, info.backbone, info.size, model, max(rates) if rates else None,
+        max((p.value for p in coco), default=None), max((p.value for p in voc), default=None),
+    )  # fmt: skip
+
+
+def table_rows(rows: Sequence[Compared]) -> list[dict[str, Any]]:
+    """For people: columns that are empty throughout are left out."""
+    titles = {
+        "method": "method", "model": "model", "backbone": "backbone", "input": "input",
+        "published_fps": "FPS (paper)", "fps": "FPS (here)", "published_ap": "AP (paper)",
+        "published_voc07": "VOC07 (paper)", "ap": "AP (here)", "ap50": "AP50 (here)",
+        "map": "mAP (here)", "parameters": "Mparam", "multiply_adds": "GMAC",
+    }  # fmt: skip
+    scale = {"ap": 100.0, "ap50": 100.0, "map": 100.0, "parameters": 1e-6, "multiply_adds": 1e-9}
+    kept = [key for key in titles if any(getattr(row, key) is not None for row in rows)]
+    return [
+        {titles[key]: _scaled(getattr(row, key), scale.get(key)) for key in kept} for row in rows
+    ]
+
+
+def _scaled(value: Any, factor: float | None) -> Any:
+    return value if value is None or factor is None else value * factor
+
+
+def document_of(rows: Sequence[Compared], conditions: dict[str, Any]) -> dict[str, Any]:
+    """For JSON."""
+    return {"rows": [asdict(row) for row in rows], "boxatlas": __version__, **conditions}
+
+
+def write_comparison(
+    folder: Path, rows: Sequence[Compared], conditions: dict[str, Any], command: str
+) -> None:
+    """comparison.json, comparison.csv, speed_accuracy.svg and report.html in the folder."""
+    document = document_of(rows, {**conditions, "command": command})
+    write_text(folder / "comparison.json", json.dumps(document, indent=1) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(folder / "comparison.csv", text.getvalue())
+    plot = speed_accuracy(rows)
+    write_text(folder / "speed_accuracy.svg", plot + "\n")
+    _write_page(folder / "report.html", rows, conditions, command, plot)
+
+
+def speed_accuracy(rows: Sequence[Compared]) -> str:
+    """AP over FPS, published and measured, as SVG text."""
+    name = {id(row): row.method for row in rows}
+    published = [
+        (row.published_fps, row.published_ap, name[id(row)])
+        for row in rows if row.published_fps and row.published_ap
+    ]  # fmt: skip
+    measured = [
+        (row.fps, 100 * row.ap, row.model or row.method)
+        for row in rows if row.fps and row.ap is not None
+    ]  # fmt: skip
+    return plots.scatter(
+        {"published (COCO test-dev, each on its own GPU)": published, "measured here": measured},
+        "FPS at batch 1", "AP in percent",
+    )  # fmt: skip
+
+
+def _write_page(
+    path: Path, rows: Sequence[Compared], conditions: dict[str, Any], command: str, plot: str
+) -> None:
+    drawn = [plot]
+    speeds = {row.model or row.method: row.fps for row in rows if row.fps}
+    if speeds:
+        drawn.append(plots.bars(speeds, f"FPS at batch 1 on {conditions.get('device', '')}"))
+    sections = [
+        Section("Speed and accuracy", plots=drawn),
+        Section("Table", "Published: FPS on the authors' GPU, AP on COCO test-dev, mAP on VOC07. "
+                "Here: network, decoding and suppression at batch 1; AP on the data named above; "
+                "a model without weights has a speed and no accuracy.",
+                rows=table_rows(rows)),
+        Section("Made again by", command),
+    ]  # fmt: skip
+    said = ", ".join(f"{k} {v}" for k, v in conditions.items() if v not in (None, [], ()))
+    write_page(path, "Comparison of detectors", said, sections)

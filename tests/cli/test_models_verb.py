@@ -1,0 +1,87 @@
+"""boxatlas models, explain and bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from boxatlas.registry import list_models, model_info
+
+
+def test_models_are_the_registered_ones(say) -> None:
+    code, out, _ = say("models", "--json")
+    models = json.loads(out)["models"]
+    assert code == 0
+    assert [m["name"] for m in models] == list_models()
+    for model in models:
+        info = model_info(model["name"])
+        assert model["arxiv"] == info.arxiv
+        assert model["year"] == info.year
+        assert [p["value"] for p in model["published"]] == [p.value for p in info.published]
+    code, out, _ = say("models", "ssd300*")
+    assert "ssd300_vgg16" in out
+    assert "1512.02325" in out
+
+
+def test_listed_sizes_are_those_of_the_networks() -> None:
+    from boxatlas.evaluation.sizes import known_size, size_of
+    from boxatlas.registry import create_model
+
+    for name in ("ssdlite320_efficientnet_lite0", "ssdlite320_mobilenet_v3_large"):
+        assert known_size(name) == size_of(create_model(name))
+
+
+@pytest.mark.slow
+def test_every_listed_size_is_that_of_the_network() -> None:
+    from boxatlas.evaluation.sizes import known_size, size_of
+    from boxatlas.registry import create_model
+
+    for name in list_models():
+        assert known_size(name) == size_of(create_model(name)), name
+
+
+def test_published_sizes() -> None:
+    """SSD300 has 26.3 M parameters and 31.4 G multiply-adds with 20 classes."""
+    from boxatlas.evaluation.sizes import known_size
+
+    size = known_size("ssd300_vgg16")
+    assert size is not None
+    assert size.parameters == pytest.approx(26.3e6, rel=0.01)
+    assert size.multiply_adds == pytest.approx(31.4e9, rel=0.01)
+
+
+def test_a_card_holds_the_switches_with_their_notes(say) -> None:
+    code, out, _ = say("explain", "ssdlite320_efficientnet_lite0", "--json")
+    card = json.loads(out)
+    assert code == 0
+    assert card["arxiv"] == "1512.02325"
+    switches = {s["name"]: s for s in card["switches"]}
+    assert switches["negatives"]["default"] == 3
+    assert "section 2.2" in switches["negatives"]["note"]
+    assert switches["boxes_on_first_map"]["values"] == [4, 6]
+    assert "modern/ssdlite320_efficientnet_lite0" in card["recipes"]
+    assert card["parameters"] > 1e6
+    code, text, _ = say("explain", "ssdlite320_efficientnet_lite0")
+    assert "Switches" in text
+    assert "section 2.2" in text
+    code, _, err = say("explain", "ssd3000")
+    assert code == 2
+    assert "did you mean" in err
+
+
+def test_bench_of_a_model_and_a_checkpoint(say, checkpoint: Path, made_scenes: Path) -> None:
+    code, out, err = say("bench", checkpoint, "--data", made_scenes, "--split", "val", "--seconds",
+                         0, "--batch", 2, "--json", "--device", "cpu")  # fmt: skip
+    assert code == 0, err
+    (one,) = json.loads(out)["benchmarks"]
+    assert one["model"] == "ssdlite320_efficientnet_lite0"
+    assert one["input"] == [96, 96]
+    assert set(one["throughput"]) == {"1", "2"}
+    assert one["fps"] == pytest.approx(1000 / one["latency_ms"])
+    assert one["score"] is None
+    assert one["multiply_adds"] > 1e6
+    code, _, err = say("bench", "no*such")
+    assert code == 2
+    assert "no model matches" in err
