@@ -18,13 +18,19 @@ BACKBONE = "timm/tf_efficientnet_lite0"
 # little; narrower layers and fewer RoIs keep a step on two cores near that of SSDlite.
 LIGHT: dict[str, dict[str, Any]] = {
     "ssdlite320_efficientnet_lite0": {},
+    "fssd300_vgg16": {},
+    "rfbnet300_vgg16": {},
+    "refinedet320_vgg16": {},
+    "dssd321_r101": {"module_widths": 64, "decoder_width": 128, "extra_width": 64},
+    "m2det320_vgg16": {"tums": 4, "planes": 64},
+    "dsod300": {"stem": 32, "bottleneck": 64, "growth": 16},
     "retinanet320_efficientnet_lite0_fpn": {},
     "faster_rcnn320_efficientnet_lite0_fpn": {},
     "yolov2": {"width": 0.25, "multi_scale": False},
     "yolov3": {"width": 0.25, "multi_scale": False},
 }
 # Models whose trunk cannot be chosen, or that take no ImageNet weights here.
-OWN_BACKBONE: set[str] = {"yolov1_tiny", "yolov2_tiny", "yolov3_tiny"}
+OWN_BACKBONE: set[str] = {"dsod300", "yolov1_tiny", "yolov2_tiny", "yolov3_tiny"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Light:
 
     @property
     def init(self) -> str:
-        return "none" if self.model in OWN_BACKBONE else "imagenet"
+        scratch = self.model in OWN_BACKBONE or self.options.get("pretrained") is False
+        return "none" if scratch else "imagenet"
 
     @property
     def folder(self) -> str:

@@ -59,7 +59,9 @@ class DSSDConfig(SingleShotConfig):
     # How programs differ.
     staged: bool = convention(False, "section 3.3: first the SSD learns, then the decoder on it")
     module_kernel: Literal[1, 3] = convention(3, "of a prediction module's middle convolution")
-    module_widths: tuple[int, ...] | None = convention(None, "of each map's module; None: 256")
+    module_widths: int | tuple[int, ...] = convention(256, "of the modules, or of each map's")
+    decoder_width: int = convention(512, "channels of the decoder's maps", ge=1)
+    extra_width: int = convention(256, "inside an extra residual block; its map is 4 times that")
     head_kernels: tuple[int, ...] | None = convention(None, "of each map's predictors; None: 3")
     tower: int | None = convention(None, "width of a 3x3 convolution before each predictor")
     bn_eps: float = convention(1e-5, "of all batch norms")
@@ -77,13 +79,17 @@ class DSSD(SingleShot):
             config, (8, 16, 32),
             resnet101=lambda: caffe_resnet101((3, 5), config.residual_stride, eps, dilate_c5=True),
         )  # fmt: skip
-        neck = ExtraBlocks(backbone.channels, grids_of(backbone, config.shape)[-1], eps=eps)
+        grid = grids_of(backbone, config.shape)[-1]
+        neck = ExtraBlocks(backbone.channels, grid, width=config.extra_width, eps=eps)
         channels = neck.channels
         ratios = given(config.ratios, [(1.6, 2.0, 3.0)] * len(channels), "ratios")
         decoder = None
         if config.decoder:
             halvings = [(2, 2)] * (len(backbone.channels) - 1)
-            decoder = Decoder(channels, [*halvings, *neck.shapes], fuse=config.fusion, eps=eps)
+            decoder = Decoder(
+                channels, [*halvings, *neck.shapes], width=config.decoder_width,
+                fuse=config.fusion, eps=eps,
+            )  # fmt: skip
         outputs = len(classes) + 1
         before, head = _predictors(
             config, decoder.channels if decoder else channels, ratios, outputs
@@ -157,7 +163,8 @@ def _predictors(
 ) -> tuple[EachMap, DenseHead]:
     """(the prediction module of each map, the predictors that read it)."""
     levels = len(channels)
-    widths = given(config.module_widths, [256] * levels, "module_widths")
+    own = config.module_widths
+    widths = [own] * levels if isinstance(own, int) else given(own, [0] * levels, "module_widths")
     kernels = given(config.head_kernels, [3] * levels, "head_kernels")
     modules = EachMap([_module(config, c, w) for c, w in zip(channels, widths, strict=True)])
     seen = [

@@ -33,14 +33,18 @@ class ExtraBlocks(nn.Module):
     each block) say what was made.
     """
 
-    def __init__(self, channels: Sequence[int], grid: tuple[int, int], *, eps: float) -> None:
+    def __init__(
+        self, channels: Sequence[int], grid: tuple[int, int], *, width: int = 256, eps: float
+    ) -> None:
         super().__init__()
         self.channels, self.shapes = list(channels), []
         self.extras = nn.ModuleList()
         side = min(grid)
         while side > 1:
             kernel, stride = shrink(side)
-            block = Residual(self.channels[-1], kernel=kernel, stride=stride, eps=eps)
+            block = Residual(
+                self.channels[-1], width, 4 * width, kernel=kernel, stride=stride, eps=eps
+            )
             self.extras.append(block)
             self.channels.append(block.channels)
             self.shapes.append((kernel, stride))
