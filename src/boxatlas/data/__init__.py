@@ -1,8 +1,18 @@
 """Labelled images: reading any layout into one table, augmenting, feeding batches."""
 
-from boxatlas.data.formats import detect_format, read, splits
+from boxatlas.data.formats import detect_format, read, read_splits, splits
 from boxatlas.data.loader import Loader, make_loader
-from boxatlas.data.table import Table
+from boxatlas.data.table import Row, Table
 from boxatlas.data.transforms import augmentation
 
-__all__ = ["Loader", "Table", "augmentation", "detect_format", "make_loader", "read", "splits"]
+__all__ = [
+    "Loader",
+    "Row",
+    "Table",
+    "augmentation",
+    "detect_format",
+    "make_loader",
+    "read",
+    "read_splits",
+    "splits",
+]

@@ -14,6 +14,7 @@ from boxatlas.data.formats.building import Box, Builder, by_stem, leaves, number
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
+CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "annotations[{}]"
 _PLAIN = (int, float)
 _PREFIX = re.compile(r"^(instances|annotations|_annotations\.coco)[_.-]?")
@@ -58,7 +59,13 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
     files = _files(folder)
     if split is not None:
         return read_file(files[split], folder, builder)
-    return Table.join([read_file(path, folder, Builder(builder.strict)) for path in files.values()])
+    parts = []
+    for path in files.values():
+        one = Builder(builder.strict)
+        parts.append(read_file(path, folder, one))
+        builder.problems += one.problems
+        builder.headers |= one.headers
+    return Table.join(parts)
 
 
 def annotation_files(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from boxatlas.data.formats.building import (
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
+CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "object[{}]"
 _IMAGES = ("JPEGImages", "images", "Images")
 

@@ -1,0 +1,78 @@
+"""boxatlas data anchors: priors that fit a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boxatlas.cli.common import ForceOption, FormatOption, JsonOption, SeedOption, emit
+from boxatlas.cli.data.common import FolderArgument, SplitOption, chosen_splits, unused
+
+
+def command(
+    folder: FolderArgument,
+    k: Annotated[int, typer.Option("--k", min=1, max=100, help="How many priors.")] = 5,
+    size: Annotated[
+        int, typer.Option("--size", min=8, help="Side of the network's input, in pixels.")
+    ] = 416,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Pixels of a cell.")] = 32,
+    letterbox: Annotated[
+        bool, typer.Option("--letterbox", help="The input keeps the aspect, as in YOLOv3.")
+    ] = False,
+    most: Annotated[
+        int, typer.Option("--up-to", min=1, max=40, help="Compare k = 1 to this many.")
+    ] = 10,
+    median: Annotated[
+        bool, typer.Option("--median", help="Centres are medians instead of means.")
+    ] = False,
+    split: SplitOption = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Write a plot.")] = None,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    format: FormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cluster the boxes' widths and heights by IoU (YOLO9000, section 2): priors for this data.
+
+    Takes the training split where there is one. The table compares the average IoU of k = 1, 2, ...
+    clusters, by IoU and by Euclid's distance.
+
+    \b
+    boxatlas data anchors photos --k 5
+    boxatlas data anchors photos --k 9 --size 608 --letterbox --out anchors.png --json
+    """  # fmt: skip
+    from boxatlas.data import Table, splits
+    from boxatlas.data.anchors import cluster, curve, plot, shapes_of
+    from boxatlas.progress import track
+
+    if out is not None:
+        unused(out, force)
+    known = splits(folder, format)
+    split = split or next((name for name in ("train", "trainval") if name in known), None)
+    table = Table.join(list(chosen_splits(folder, split, format).values()))
+    shapes = shapes_of(table, (size, size) if letterbox else None)
+    update = "median" if median else "mean"
+    found = cluster(shapes, k, update=update, seed=seed)
+    ks = range(1, min(max(most, k), len(shapes)) + 1)
+    rows = curve(shapes, ks, update=update, seed=seed,
+                 each=lambda steps: track(steps, "clustering", len(ks)))  # fmt: skip
+    if out is not None:
+        plot(rows, shapes, found, out)
+    pixels = found.pixels((size, size))
+    cells = [(round(w / stride, 4), round(h / stride, 4)) for w, h in pixels]
+    document = {
+        "k": k, "split": split, "objects": len(shapes), "size": size,
+        "average_iou": found.average_iou, "fractions": found.shapes.tolist(), "pixels": pixels,
+        "cells": cells, "counts": found.counts, "curve": rows, "plot": out and str(out),
+    }  # fmt: skip
+    if not as_json:
+        emit(None, False, rows=[{"k": r["k"], "average IoU": r["iou"], "by Euclid": r["euclidean"]}
+                                for r in rows])  # fmt: skip
+        emit(None, False, rows=[
+            {"width": w, "height": h, f"cells of {stride}": f"{c[0]:.2f}, {c[1]:.2f}", "objects": n}
+            for (w, h), c, n in zip(pixels, cells, found.counts, strict=True)
+        ], title=f"{k} priors in pixels of {size} x {size}")  # fmt: skip
+    emit(document, as_json, text=f"average IoU {found.average_iou:.4f} over {len(shapes)} objects"
+         + (f" of {split}" if split else ""))  # fmt: skip

@@ -1,0 +1,102 @@
+"""boxatlas data check: what is wrong with a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boxatlas.cli.common import FormatOption, JsonOption, emit
+from boxatlas.cli.data.common import FolderArgument
+
+if TYPE_CHECKING:
+    from boxatlas.data.doctor import Report
+
+_SHOWN = 3  # of each kind, where not all are asked for
+
+
+def command(
+    folder: FolderArgument,
+    fix: Annotated[
+        Path | None,
+        typer.Option("--fix", metavar="OUT", help="Write a repaired copy, list what was done."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every flaw, not a few a kind.")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Whether to decode the images too.")
+    ] = True,
+    format: FormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List every flaw of a data set with its file and place. Exits with 1 if there are errors.
+
+    Errors spoil training or evaluation; warnings are worth a look. All cores decode the images.
+
+    \b
+    boxatlas data check photos
+    boxatlas data check photos --all --no-images
+    boxatlas data check photos --fix photos_fixed
+    boxatlas data check photos --json > flaws.json
+    """
+    from boxatlas.data.doctor import check
+    from boxatlas.progress import track
+
+    def each(found: Any, total: int) -> Any:
+        return track(found, "looking at images", total)
+
+    report = check(folder, format, images=images, each=each)
+    document: dict[str, Any] = {
+        "folder": str(folder), "layout": report.module.__name__.rpartition(".")[2],
+        "images": report.images, "objects": report.objects, "splits": report.splits,
+        "errors": sum(flaw.count for flaw in report.errors), "counts": report.counts,
+        "flaws": [flaw.as_dict() for flaw in report.flaws],
+    }  # fmt: skip
+    if not as_json:
+        _tell(report, every)
+    if fix is not None:
+        _fix(report, fix, document, as_json)
+    if as_json:
+        emit(document, True)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _tell(report: Report, every: bool) -> None:
+    from boxatlas.data.doctor import KINDS
+
+    rows = [{"": KINDS[kind].level, "flaw": kind, "what": KINDS[kind].meaning, "count": n}
+            for kind, n in report.counts.items()]  # fmt: skip
+    if rows:
+        emit(None, False, rows=rows)
+    shown: dict[str, int] = {}
+    for flaw in sorted(report.flaws, key=lambda flaw: list(report.counts).index(flaw.kind)):
+        shown[flaw.kind] = shown.get(flaw.kind, 0) + 1
+        if every or shown[flaw.kind] <= _SHOWN:
+            print(f"{flaw.level}: {flaw}")
+        elif shown[flaw.kind] == _SHOWN + 1:
+            print(f"  ... and more of {flaw.kind}: --all lists them")
+    errors = sum(flaw.count for flaw in report.errors)
+    warnings = sum(report.counts.values()) - errors
+    splits = ", ".join(f"{name} {n}" for name, n in report.splits.items())
+    print(f"{report.images} images{f' ({splits})' if splits else ''}, {report.objects} objects: "
+          f"{errors} errors, {warnings} warnings")  # fmt: skip
+
+
+def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> None:
+    from boxatlas.data.doctor import check
+    from boxatlas.data.doctor.repair import repair
+
+    actions = repair(report, out)
+    again = check(out, report.module.__name__.rpartition(".")[2], images=False)
+    document["repaired"] = {"folder": str(out), "actions": [a.as_dict() for a in actions],
+                            "errors left": [flaw.as_dict() for flaw in again.errors]}  # fmt: skip
+    if as_json:
+        return
+    for action in actions:
+        print(f"repaired: {action.flaw}: {action.did}")
+    for flaw in again.errors:
+        print(f"still there: {flaw}")
+    print(f"{out}: a copy with {len(actions)} repairs, {len(again.errors)} errors left")

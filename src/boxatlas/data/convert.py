@@ -1,0 +1,108 @@
+"""A data set in another layout: images copied, annotations written, what is lost said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxatlas.data.doctor.sets import apart
+from boxatlas.data.formats import FORMATS
+from boxatlas.data.table import Table
+from boxatlas.errors import InputError, nearest
+
+Each = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+def convert(
+    splits: Mapping[str, Table], out: str | Path, to: str, each: Each = iter
+) -> tuple[Table, list[str]]:
+    """Write a set in layout `to`; returns what was written, and what the layout could not hold.
+
+    The set appears at `out` when it is whole. Raises InputError for an unknown layout, a folder in
+    use, or an image that is missing.
+    """
+    out = Path(out)
+    if to not in FORMATS or not hasattr(FORMATS[to], "write"):
+        raise InputError("no such layout", field="--to", value=to, hint=nearest(to, FORMATS))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("holds something already", file=out, hint="pass another folder")
+    chosen, notes = _chosen(splits, to)
+    table, members = _united(chosen)
+    names, renamed = _names(table)
+    notes += FORMATS[to].left_out(table) + renamed
+    temporary = out.with_name(f".{out.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        jobs = [(split, i) for split, rows in members.items() for i in rows]
+        for split, i in each(jobs):
+            _copy(table.paths[i], temporary / FORMATS[to].image_folder(split) / names[i])
+        FORMATS[to].write(table, temporary, names, members)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(temporary, out)
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"could not be written: {error.strerror or error}", file=out) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return table, notes
+
+
+def _chosen(splits: Mapping[str, Table], to: str) -> tuple[dict[str, Table], list[str]]:
+    """The splits to write: where a layout gives each its folder, only those that do not overlap."""
+    if set(splits) == {""}:
+        return {"train": splits[""]}, ["splits: there are none; all images are written as train"]
+    names = list(splits)
+    if to != "voc" and apart(names) and set(apart(names)) != set(names):
+        kept = apart(names)
+        left = [name for name in names if name not in kept]
+        note = f"splits: {', '.join(left)} overlap {', '.join(kept)} and are not written"
+        lost = {p for n in left for p in splits[n].paths} - {
+            p for n in kept for p in splits[n].paths}  # fmt: skip
+        if lost:
+            note += f"; {len(lost)} images are in none of those that are"
+        return {name: splits[name] for name in kept}, [note]
+    return dict(splits), []
+
+
+def _united(splits: Mapping[str, Table]) -> tuple[Table, dict[str, list[int]]]:
+    """One table with every image once, and which rows each split holds."""
+    whole = Table.join(list(splits.values()))
+    first: dict[str, int] = {}
+    for i, path in enumerate(whole.paths):
+        first.setdefault(path, i)
+    row = {path: n for n, path in enumerate(first)}
+    members = {name: [row[path] for path in table.paths] for name, table in splits.items()}
+    return whole.select(np.array(list(first.values()), np.int64)), members
+
+
+def _names(table: Table) -> tuple[list[str], list[str]]:
+    """A file name for each image, no two alike without their suffix either."""
+    taken: set[str] = set()
+    names, renamed = [], []
+    for path in table.paths:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        name, n = stem, 1
+        while name.lower() in taken:  # some file systems do not tell A from a
+            n += 1
+            name = f"{stem}_{n}"
+        taken.add(name.lower())
+        names.append(name + suffix)
+        if name != stem:
+            renamed.append(f"{stem}{suffix} -> {name}{suffix}")
+    few = ", ".join(renamed[:3]) + (", ..." if len(renamed) > 3 else "")
+    return names, [f"names: {len(renamed)} images are renamed: {few}"] if renamed else []
+
+
+def _copy(path: str, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(path, to)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
