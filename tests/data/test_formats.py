@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sets import CLASSES, LAYOUTS, picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read, splits
-from boxatlas.data.formats import FORMATS, WRITABLE
+from boxatlas.data.formats import WRITABLE
 from boxatlas.errors import InputError
 
 

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from boxatlas.data.formats import coco, fiftyone, labelstudio, voc, yolo
+from boxatlas.data import cache
+from boxatlas.data.formats import coco, darknet, fiftyone, folders, labelstudio, voc, yolo
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
 FORMATS: dict[str, ModuleType] = {
-    "voc": voc, "coco": coco, "yolo": yolo, "fiftyone": fiftyone, "labelstudio": labelstudio,
+    "voc": voc, "coco": coco, "darknet": darknet, "yolo": yolo, "fiftyone": fiftyone,
+    "labelstudio": labelstudio, "folders": folders,
 }  # fmt: skip
+WRITABLE = tuple(name for name in FORMATS if name != "folders")  # the layouts that hold boxes
 
 
 def detect_format(folder: Path) -> str:
     """The layout of a folder, found by looking. Raises InputError where it is none of ours."""
     if not folder.exists():
         raise InputError("no such folder", file=folder)
+    if folder.is_file() and darknet.looks_like(folder):
+        return "darknet"
     if not folder.is_dir():
         raise InputError("is a file, not the folder of a data set", file=folder)
     for name, module in FORMATS.items():
@@ -27,7 +32,8 @@ def detect_format(folder: Path) -> str:
             return name
     raise InputError(
         "holds no data set: neither VOC (Annotations/*.xml), COCO (annotations/*.json), YOLO "
-        "(data.yaml or labels/), FiftyOne (labels.json) nor Label Studio (tasks.json)",
+        "(data.yaml or labels/), FiftyOne (labels.json), Label Studio (tasks.json), Darknet "
+        "(.data) nor a folder for each class",
         file=folder, hint="--format names the layout",
     )  # fmt: skip
 
@@ -36,7 +42,7 @@ def _module(folder: Path, format: str | None) -> ModuleType:
     if format is not None and format not in FORMATS:
         raise InputError("no such layout", field="format", value=format,
                          hint=nearest(format, FORMATS))  # fmt: skip
-    if format is not None and not folder.is_dir():
+    if format is not None and not folder.is_dir() and not darknet.looks_like(folder):
         raise InputError("no such folder", file=folder)
     return FORMATS[format or detect_format(folder)]
 
@@ -63,13 +69,46 @@ def read(
     return Table.join([_read_one(Path(folder), split, format) for folder in many])
 
 
+def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Table]:
+    """A table for each split of a set; one table named "" where it has none.
+
+    VOC's lists may overlap (trainval), so its annotations are read once.
+    """
+    folder = Path(folder)
+    module = _module(folder, format)
+    names = module.splits(folder)
+    if not names:
+        return {"": read(folder, None, format)}
+    if module is not voc:
+        return {name: read(folder, name, format) for name in names}
+    table = read(folder, None, format)
+    row = {id_: i for i, id_ in enumerate(table.ids)}
+    found = {}
+    for name in names:
+        members = voc.members(folder, name)
+        for id_ in members:
+            if id_ not in row:
+                raise InputError("an image that has no annotation",
+                                 file=folder / "ImageSets" / "Main" / f"{name}.txt",
+                                 field="name", value=id_)  # fmt: skip
+        found[name] = table.select([row[id_] for id_ in members])
+    return found
+
+
 def _read_one(folder: Path, split: str | None, format: str | None) -> Table:
     module = _module(folder, format)
     known = module.splits(folder)
     if split is not None and known and split not in known:
         raise InputError("no such split", file=folder, field="split", value=split,
                          hint=nearest(split, known))  # fmt: skip
-    table = module.read(folder, split if known else None, Builder())
+    split = split if known else None
+    key = cache.key_of(folder, module, split)
+    table = cache.load(key, folder) if key else None
+    if table is None:
+        builder = Builder()
+        table = module.read(folder, split, builder)
+        if key and not builder.headers:
+            cache.save(key, folder, table)
     if len(table) == 0:
         raise InputError("the data set holds no image", file=folder, field="split", value=split)
     return table
