@@ -1,18 +1,24 @@
 """The fast form of a network: batch norm folded into convolutions, channels last, and on a CPU
-weights laid out once as oneDNN wants them, with the activation inside the convolution.
+weights laid out once as oneDNN wants them, with activations and residual sums inside the
+convolutions.
 
-Which batch norm follows which convolution is seen in one traced forward, not guessed from names,
-and the fast network must answer as the plain one does or the change is undone.
+What follows which convolution is seen in one traced forward, not guessed from names, and the fast
+network must answer as the plain one does or the change is undone.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from boxatlas.backbones.resnet import Block, FrozenBatchNorm2d
+from boxatlas.ops.roi import MapLinear
 
 if TYPE_CHECKING:
     from boxatlas.detectors.base import Detector
@@ -80,58 +86,70 @@ def _probe_size(model: Detector) -> tuple[int, int]:
 # -- batch norm -----------------------------------------------------------------------------------
 
 
+_Norm = nn.BatchNorm2d | FrozenBatchNorm2d
+
+
 def fold_norms(model: nn.Module, image: Tensor) -> None:
     """Put each batch norm, as it stands in eval mode, into the convolution before it, in place.
 
     image: any input that `model` takes; which norm follows which convolution is seen on it. A norm
     whose convolution is also read elsewhere stays.
     """
-    for conv, norm in _pairs(model, image):
+    for conv, norm in _followers(model, image, nn.Conv2d, _Norm):
         _fold(conv, norm)
         _replace(model, norm, getattr(norm, "act", None) or nn.Identity())
 
 
-def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each batch norm and the convolution whose output, used nowhere else, is its input."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    consumers: dict[nn.Conv2d, int] = {}
-    pairs: dict[nn.Conv2d, nn.BatchNorm2d] = {}
+def _followers(model: nn.Module, image: Tensor, first: Any, second: Any) -> list[tuple[Any, Any]]:
+    """Each module of kind `second` that alone reads the output of one of kind `first`.
+
+    Both run equally often: a convolution shared by levels with a norm of its own each cannot fold.
+    """
+    made: dict[int, tuple[nn.Module, Tensor]] = {}
+    readers: dict[nn.Module, int] = {}
+    pairs: dict[nn.Module, nn.Module] = {}
     calls: dict[nn.Module, int] = {}
 
-    def after_conv(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        calls[module] = calls.get(module, 0) + 1
-        made[id(out)] = (module, out)  # holding `out` keeps its id from being used again
-
     def before(module: nn.Module, args: tuple[object, ...]) -> None:
+        if isinstance(module, nn.Identity):  # gives on the very tensor
+            return
+        calls[module] = calls.get(module, 0) + 1
         for arg in args:
             if isinstance(arg, Tensor) and id(arg) in made:
-                conv = made[id(arg)][0]
-                consumers[conv] = consumers.get(conv, 0) + 1
-                if isinstance(module, nn.BatchNorm2d):
-                    calls[module] = calls.get(module, 0) + 1
-                    pairs[conv] = module
+                source = made[id(arg)][0]
+                readers[source] = readers.get(source, 0) + 1
+                if isinstance(module, second):
+                    pairs[source] = module
 
-    handles = []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(after_conv))
-        if not list(module.children()) or isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(before))
-    try:
-        model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    # A layer that runs twice (a head shared by levels with a norm of its own each) cannot fold.
+    def after(module: nn.Module, args: tuple[object, ...], out: object) -> None:
+        if isinstance(module, first) and isinstance(out, Tensor):
+            made[id(out)] = (module, out)  # holding `out` keeps its id from being used again
+        elif isinstance(module, second) and id(out) in made:
+            del made[id(out)]  # changed in place: no longer the first module's output
+
+    kinds = (first, second)
+    watched = [m for m in model.modules() if not list(m.children()) or isinstance(m, kinds)]
+    with _hooked(watched, before, after):
+        getattr(model, "probe", model)(image)
     return [
-        (conv, norm)
-        for conv, norm in pairs.items()
-        if consumers[conv] == 1 and calls[conv] == 1 and calls[norm] == 1
+        (source, module)
+        for source, module in pairs.items()
+        if readers[source] == calls[source] == calls[module]
     ]
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+@contextmanager
+def _hooked(modules: list[nn.Module], before: Any, after: Any = None) -> Iterator[None]:
+    handles = [m.register_forward_pre_hook(before) for m in modules]
+    handles += [m.register_forward_hook(after) for m in modules if after is not None]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fold(conv: nn.Conv2d, norm: _Norm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(
@@ -147,10 +165,14 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 setattr(module, name, new)
 
 
-# -- convolutions on a CPU ------------------------------------------------------------------------
+# -- layers on a CPU ------------------------------------------------------------------------------
 
-# Activations that oneDNN applies to a convolution's output before it is written.
-_FUSED: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Hardswish: "hardswish"}
+# Activations that oneDNN applies to a layer's output before it is written.
+_FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.Hardswish: ("hardswish", []),
+}
 
 
 class PackedConv2d(nn.Module):
@@ -161,7 +183,7 @@ class PackedConv2d(nn.Module):
         padding = conv.padding if isinstance(conv.padding, tuple) else (0, 0)
         self.geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.bias = conv.bias
-        self.activation, self.scalars = "none", []
+        self.activation: tuple[str, list[float]] = ("none", [])
         weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore
             weight.to_mkldnn(), *self.geometry, list(shape)
@@ -169,60 +191,96 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.geometry, self.activation, self.scalars, ""
+            x, self.weight, self.bias, *self.geometry, *self.activation, ""
+        )
+
+    def added(self, x: Tensor, other: Tensor) -> Tensor:
+        """relu(convolution + other)."""
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], ""
         )
 
 
-def _pack(model: nn.Module, image: Tensor) -> None:
-    """Replace convolutions on maps larger than one cell; what fails stays as it is."""
-    shapes: dict[nn.Conv2d, tuple[int, ...]] = {}
+class PackedLinear(nn.Module):
+    """A fully connected layer whose weight lies as oneDNN wants it, channels last over a map."""
+
+    def __init__(self, linear: nn.Linear, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bias, self.on_map = linear.bias, isinstance(linear, MapLinear)
+        weight = linear.weight.detach()
+        if self.on_map:
+            weight = weight.view(-1, *shape[1:]).permute(0, 2, 3, 1).reshape(weight.shape)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.on_map:
+            x = x.permute(0, 2, 3, 1).flatten(1)  # no copy of what RoIAlign wrote
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+class FusedBlock(nn.Module):
+    """A residual block whose sum and last activation happen inside its last convolution."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Any = self.block.last
+        return last.added(self.block.branch(x), self.block.shortcut(x))
+
+
+def _pack(model: Detector, image: Tensor) -> None:
+    """Replace what is worth it; what fails stays as it is."""
+    image = image.contiguous(memory_format=torch.channels_last)
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.Conv2d)
-        shapes[module] = tuple(args[0].shape)
+        size = tuple(args[0].shape)
+        if module not in shapes or size[-1] > shapes[module][-1]:  # the finest level's
+            shapes[module] = size
 
-    convs = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
-        and type(m).forward is nn.Conv2d.forward  # not one that pads in a way of its own
-        and m.padding_mode == "zeros"
-        and not isinstance(m.padding, str)
-    ]
-    handles = [m.register_forward_pre_hook(before) for m in convs]
+    with _hooked([m for m in model.modules() if _packable(m)], before):
+        model.probe(image)
     try:
-        model(image.contiguous(memory_format=torch.channels_last))
-    finally:
-        for handle in handles:
-            handle.remove()
-    try:
-        packed = {
-            conv: PackedConv2d(conv, shape)
-            for conv, shape in shapes.items()
-            if shape[-1] * shape[-2] > 1 and conv.weight.dtype == torch.float32
-        }
+        packed = {m: _packed(m, shape) for m, shape in shapes.items()}
     except (RuntimeError, AttributeError):  # a build of torch without oneDNN
         return
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and child in packed:
+            if packed.get(child) is not None:
                 setattr(module, name, packed[child])
+    for conv, activation in _followers(model, image, PackedConv2d, tuple(_FUSED)):
+        conv.activation = _FUSED[type(activation)]
+        _replace(model, activation, nn.Identity())
     for module in list(model.modules()):
-        if isinstance(module, nn.Sequential):
-            _fuse_activations(module)
+        for name, child in module.named_children():
+            if isinstance(child, Block) and _fusable(child):
+                setattr(module, name, FusedBlock(child))
 
 
-def _fuse_activations(row: nn.Sequential) -> None:
-    """In a plain row of layers, an activation moves into the convolution before it."""
-    before: nn.Module | None = None
-    for name, layer in row.named_children():
-        if isinstance(before, PackedConv2d) and before.activation == "none":
-            kind = _FUSED.get(type(layer))
-            if isinstance(layer, nn.ReLU6):
-                before.activation, before.scalars = "hardtanh", [0.0, 6.0]
-            elif kind is not None:
-                before.activation = kind
-            if before.activation != "none":
-                setattr(row, name, nn.Identity())
-        if not isinstance(layer, nn.Identity):
-            before = layer
+def _packable(module: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        return type(module) in (nn.Linear, MapLinear) and module.weight.dtype == torch.float32
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward  # not one that pads in a way of its own
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and module.weight.dtype == torch.float32
+    )
+
+
+def _packed(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
+    if isinstance(module, nn.Linear):
+        return PackedLinear(module, shape)
+    assert isinstance(module, nn.Conv2d)
+    return PackedConv2d(module, shape) if shape[-1] * shape[-2] > 1 else None
+
+
+def _fusable(block: Block) -> bool:
+    return (
+        isinstance(block.last, PackedConv2d)
+        and block.last.activation[0] == "none"
+        and isinstance(block.last_norm, nn.Identity)
+    )

@@ -60,7 +60,33 @@ def norm_layer(kind: Literal["batch", "frozen"] = "batch", eps: float = 1e-5) ->
     return lambda channels: nn.BatchNorm2d(channels, eps)
 
 
-class BasicBlock(nn.Module):
+class Block(nn.Module):
+    """relu(shortcut + branch, whose last convolution and norm stand apart)."""
+
+    relu: nn.Module
+    downsample: nn.Module | None
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Everything before the last convolution."""
+        raise TypeError(f"{type(self).__name__} does not define branch")
+
+    @property
+    def last(self) -> nn.Module:
+        raise TypeError(f"{type(self).__name__} does not define last")
+
+    @property
+    def last_norm(self) -> nn.Module:
+        raise TypeError(f"{type(self).__name__} does not define last_norm")
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return x if self.downsample is None else self.downsample(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last_norm(self.last(self.branch(x)))
+        return self.relu(y + self.shortcut(x))
+
+
+class BasicBlock(Block):
     """Two 3x3 convolutions (ResNet-18 and 34)."""
 
     expansion = 1
@@ -72,18 +98,25 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, dilation, dilation, bias=False)
         self.bn1 = norm(width)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
         self.bn2 = norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, width, stride, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+    def branch(self, x: Tensor) -> Tensor:
+        return self.relu1(self.bn1(self.conv1(x)))
+
+    @property
+    def last(self) -> nn.Module:
+        return self.conv2
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn2
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3, 1x1. `stride_in_1x1`: the original places the stride in the first 1x1."""
 
     expansion = 4
@@ -97,18 +130,26 @@ class Bottleneck(nn.Module):
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(channels, width, 1, first, bias=False)
         self.bn1 = norm(width)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, second, dilation, dilation, groups, bias=False)
         self.bn2 = norm(width)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = norm(out)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, out, stride, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(x)))
+
+    @property
+    def last(self) -> nn.Module:
+        return self.conv3
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn3
 
 
 def _shortcut(channels: int, out: int, stride: int, norm: Norm) -> nn.Sequential | None:

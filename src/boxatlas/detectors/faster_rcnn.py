@@ -53,7 +53,7 @@ class TwoStageConfig(Options):
     )
 
     # ideas
-    roi_op: Literal["align", "pool"] = switch(
+    roi_op: Literal["align", "pool", "warp"] = switch(
         "pool", "FPN section 4.2 pools; RoIAlign from Mask R-CNN (table 2c) on"
     )
     sampler: Literal["random", "ohem"] = switch(

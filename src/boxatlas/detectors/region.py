@@ -79,9 +79,7 @@ class RoIRule:
 
     def pool(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Boxes [B, P, 4] -> [B * P, C, size, size]."""
-        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
-        rois = torch.cat([image[:, None, None].expand(*boxes.shape[:2], 1), boxes], -1)
-        rois = rois.reshape(-1, 5)
+        rois = self.rois(boxes)
         levels, scales = self.levels(rois[:, 1:]), [1 / s for s in self.strides]
         if self.op == "warp":
             scale = rois.new_tensor(scales)[levels, None]
@@ -94,6 +92,12 @@ class RoIRule:
             sampling_ratio=self.sampling_ratio if finer == 1 else 1, aligned=self.aligned,
         )  # fmt: skip
         return pooled if finer == 1 else F.max_pool2d(pooled, finer)
+
+    def rois(self, boxes: Tensor) -> Tensor:
+        """Boxes [B, P, 4] -> [R, 5], the image's number first."""
+        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+        image = image[:, None, None].expand(*boxes.shape[:2], 1)
+        return torch.cat([image, boxes], -1).reshape(-1, 5)
 
     def levels(self, boxes: Tensor) -> Tensor:
         """Boxes [R, 4] -> [R]: which of the maps each is pooled from."""

@@ -12,9 +12,19 @@ from typing import Any, Literal
 
 import torch
 import torchvision.ops
-from torch import Tensor
+from torch import Tensor, nn
 
 RoiOp = Literal["align", "pool"]
+
+
+class MapLinear(nn.Linear):
+    """A fully connected layer over a whole map: [R, C, P, P] -> [R, out].
+
+    Its columns run channel, row, column, as in every published fc6.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
 
 
 def roi_pool(
@@ -124,10 +134,15 @@ def _align_into(
 
     rows = torch.arange(len(rois)) if rows is None else rows
     cells = features.detach().permute(0, 2, 3, 1).contiguous().numpy()
+    # Where a RoI starts and how long it is, in cells, rounded step by step as torch rounds.
+    shift = 0.5 if aligned else 0.0
+    start = rois[:, 1:3] * scale - shift
+    length = rois[:, 3:5] * scale - shift - start
+    spans = torch.cat([start, length if aligned else length.clamp(min=1)], 1).detach()
+    arguments = (pooled.numpy(), cells, rois[:, 0].long().numpy(), spans.numpy(), rows.numpy())
     kernel = _align_kernel()
-    arguments = (pooled.numpy(), cells, rois.detach().contiguous().numpy(), rows.numpy())
     in_threads(
-        lambda a, b: kernel(*arguments, a, b, scale, sampling_ratio, aligned),
+        lambda a, b: kernel(*arguments, a, b, sampling_ratio),
         len(rows),
         torch.get_num_threads(),
     )
@@ -176,23 +191,17 @@ def _align_kernel() -> Any:
 
     axis = compiled(axis)
 
-    def kernel(out, cells, rois, rows, start, stop, scale, sampling_ratio, aligned):  # noqa: ANN
+    def kernel(out, cells, images, spans, rows, start, stop, sampling_ratio):  # noqa: ANN
         height, width, channels = cells.shape[1], cells.shape[2], cells.shape[3]
         bins_y, bins_x = out.shape[1], out.shape[2]
-        shift = np.float32(0.5 if aligned else 0.0)
-        scale = np.float32(scale)
         y_first, y_count = np.empty(bins_y, np.int64), np.empty(bins_y, np.int64)
         x_first, x_count = np.empty(bins_x, np.int64), np.empty(bins_x, np.int64)
         y_weight = np.empty((bins_y, height), np.float32)
         x_weight = np.empty((bins_x, width), np.float32)
         for i in range(start, stop):
             row = rows[i]
-            image = int(rois[row, 0])
-            x1, y1 = rois[row, 1] * scale - shift, rois[row, 2] * scale - shift
-            roi_w = rois[row, 3] * scale - shift - x1
-            roi_h = rois[row, 4] * scale - shift - y1
-            if not aligned:
-                roi_w, roi_h = max(roi_w, np.float32(1.0)), max(roi_h, np.float32(1.0))
+            image = images[row]
+            x1, y1, roi_w, roi_h = spans[row]
             bin_w, bin_h = roi_w / np.float32(bins_x), roi_h / np.float32(bins_y)
             grid_x = sampling_ratio if sampling_ratio > 0 else int(np.ceil(bin_w))
             grid_y = sampling_ratio if sampling_ratio > 0 else int(np.ceil(bin_h))
