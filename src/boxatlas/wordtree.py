@@ -8,6 +8,7 @@ Shape letters: N nodes, G groups, D the longest path, S the largest group, ... a
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -63,7 +64,7 @@ class WordTree:
         """Darknet's format, a line `id parent` for each node; names: a file with a line for each"""
         path = Path(path)
         ids, parents = [], []
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(read_lines(path), 1):
             parts = line.split()
             try:
                 if len(parts) != 2:
@@ -75,7 +76,7 @@ class WordTree:
                                  field=f"line {number}", value=line) from None  # fmt: skip
         words = None
         if names is not None:
-            words = _lines(Path(names))
+            words = read_lines(Path(names))
             if len(words) != len(ids):
                 raise InputError(f"{len(words)} names for {len(ids)} nodes", file=names)
         return cls(parents, ids, words, file=path)
@@ -90,7 +91,7 @@ class WordTree:
     def read_map(self, path: str | Path) -> list[int]:
         """A map into this tree: the node of each class, one a line."""
         nodes = []
-        for number, line in enumerate(_lines(Path(path)), 1):
+        for number, line in enumerate(read_lines(Path(path)), 1):
             if not line.strip().isdigit() or int(line) >= len(self):
                 raise InputError(f"is not a node of the tree (0 to {len(self) - 1})", file=path,
                                  field=f"line {number}", value=line)  # fmt: skip
@@ -106,26 +107,14 @@ class WordTree:
         """The tree of section 4 from each word's hypernym paths (root first, the word last).
 
         First all words with one path; then, for those with several, the path that adds the fewest
-        edges, the word that needs fewest first. Children are numbered breadth first.
+        edges, the word that needs fewest first. A path joins the tree at its last word that is
+        there already. Children are numbered breadth first. Raises InputError for a path that does
+        not end at its word.
         """
-        parent: dict[str, str | None] = {}
-
-        def add(path: Sequence[str]) -> None:
-            for above, word in zip([None, *path[:-1]], path, strict=True):
-                parent.setdefault(word, above)
-
         for word, ways in paths.items():
             if not ways or any(not way or way[-1] != word for way in ways):
                 raise InputError("a path must end at its word", field="paths", value=word)
-            if len(ways) == 1:
-                add(ways[0])
-        left = {word: ways for word, ways in paths.items() if len(ways) > 1 and word not in parent}
-        while left:
-            cost = {w: min(sum(p not in parent for p in way) for way in ways)
-                    for w, ways in left.items()}  # fmt: skip
-            word = min(left, key=cost.__getitem__)
-            add(min(left.pop(word), key=lambda way: sum(p not in parent for p in way)))
-            left = {w: ways for w, ways in left.items() if w not in parent}
+        parent = _grown(paths)
         children: dict[str | None, list[str]] = {}
         for word, above in parent.items():
             children.setdefault(above, []).append(word)
@@ -134,7 +123,8 @@ class WordTree:
             order += children.get(word, [])
         number = {word: i for i, word in enumerate(order)}
         parents = [-1 if (p := parent[word]) is None else number[p] for word in order]
-        return cls(parents, order, [names.get(w, w) for w in order] if names else None)
+        ids = ["_".join(word.split()) for word in order]  # a file's ids hold no space
+        return cls(parents, ids, [(names or {}).get(word, word) for word in order])
 
     # -- what it says -----------------------------------------------------------------------------
 
@@ -283,6 +273,48 @@ class Index:
         self.paths = torch.stack(steps, dim=1)
 
 
+def _grown(paths: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, str | None]:
+    """Word -> parent, by the rule of `WordTree.from_paths`."""
+    parent: dict[str, str | None] = {}
+    missing: dict[str, list[tuple[str, int]]] = {}  # word not yet there: the paths it lies on
+
+    def needed(way: Sequence[str]) -> int:
+        """How many words a path adds: those after its last one that is there."""
+        return next((i for i, w in enumerate(reversed(way)) if w in parent), len(way))
+
+    def add(way: Sequence[str]) -> list[str]:
+        start = len(way) - needed(way)
+        before = way[start - 1] if start else None
+        for word in way[start:]:
+            parent[word], before = before, word
+        return list(way[start:])
+
+    for ways in paths.values():
+        if len(ways) == 1:
+            add(ways[0])
+    order = {word: i for i, word in enumerate(paths)}
+    heap: list[tuple[int, int, int, str]] = []  # words added, then the order of the words
+    for word, ways in paths.items():
+        for number, way in enumerate(ways):
+            if word not in parent:
+                heap.append((needed(way), order[word], number, word))
+                for w in way:
+                    if w not in parent:
+                        missing.setdefault(w, []).append((word, number))
+    heapq.heapify(heap)
+    while heap:
+        cost, _, number, word = heapq.heappop(heap)
+        way = paths[word][number]
+        if word in parent or cost != needed(way):
+            continue  # there already, or cheaper by now: that entry comes first
+        for new in add(way):
+            for other, place in missing.pop(new, ()):
+                if other not in parent:
+                    entry = (needed(paths[other][place]), order[other], place, other)
+                    heapq.heappush(heap, entry)
+    return parent
+
+
 def _distinct(names: Sequence[str], ids: Sequence[str], file: str | Path | None) -> tuple[str, ...]:
     """Names that differ: one that several nodes bear is followed by the node's id."""
     if len(names) != len(ids):
@@ -294,7 +326,7 @@ def _distinct(names: Sequence[str], ids: Sequence[str], file: str | Path | None)
     )
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a text file without the empty ones at its end."""
     try:
         text = path.read_text(encoding="utf-8")

@@ -60,8 +60,8 @@ def import_(
         raise InputError("only Darknet's files have a cfg", field="--cfg", value=str(cfg))
     if model is None and cfg is None:
         raise InputError("which model is it?", field="--as", hint="`weights list`")
-    more = {} if cfg is None else {"cfg": cfg}
-    classes = None if names is None else read_names(names)
+    more = {"cfg": cfg, "names": names} if source == "darknet" else {}
+    classes = None if names is None or more else read_names(names)
     detector = import_model(file, source=source, as_=model or "", classes=classes, **more)
     model = detector.name
     detector.save(out, imported={"file": file.name, "source": source})

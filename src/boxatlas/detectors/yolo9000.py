@@ -9,9 +9,13 @@ Shape letters: B images, A priors of a cell, N nodes of the tree, H x W cells.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +27,7 @@ from boxatlas.losses.yolo import region_loss
 from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch
-from boxatlas.wordtree import Decoder, WordTree
+from boxatlas.wordtree import Decoder, WordTree, read_lines
 
 PRIORS = ((0.77871, 1.14074), (3.00525, 4.31277), (9.22725, 9.61974))  # in cells
 
@@ -38,10 +42,16 @@ class YOLO9000Config(YOLOv2Config):
     oversampling: float = switch(
         4.0, "section 4: images with labels alone for each with boxes; 0: as they come", ge=0
     )
-    parents: tuple[int, ...] | None = convention(
-        None, "each class's parent among the classes, -1 = a root; None: all are roots"
+    tree: str | None = convention(None, "Darknet's file of the tree: `id parent` a line")
+    tree_names: str | None = convention(None, "a file of its words, one a line; None: the ids")
+    class_map: tuple[str, str] | None = convention(
+        None, "files: names of the data's classes, and the node that each is"
     )
-    tree: str | None = convention(None, "a file that says so (Darknet's, `id parent` a line)")
+    parents: tuple[int, ...] | None = convention(
+        None, "the tree without a file: each class's parent, -1 = a root; None: all are roots"
+    )
+    ids: tuple[str, ...] | None = convention(None, "the ids of its words")
+    words: dict[str, int] | None = convention(None, "names of the data's classes: their nodes")
     tree_decode: Decoder = convention("conditional", "how the answer is read off the tree")
     tree_score: Literal["objectness", "objectness_times_absolute"] = convention(
         "objectness", "what a detection's score is"
@@ -60,12 +70,14 @@ class YOLO9000(YOLOv2):
 
     config: YOLO9000Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, classes: Sequence[str], config: YOLO9000Config) -> None:
-        super().__init__(classes, config)
-        self.tree = _tree(classes, config)
+    def __init__(self, tree: WordTree, config: YOLO9000Config) -> None:
+        super().__init__(tree.names, config)
+        self.tree = tree
         # Without a tree the groups' softmax is one over all words, each a root.
         flat = config.class_loss == "flat"
-        self.groups = WordTree([-1] * len(classes), names=classes) if flat else self.tree
+        self.groups = WordTree([-1] * len(tree), names=tree.names) if flat else tree
+        self.words = _words(tree, config)
+        self.answers: list[int] | None = None
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """YOLOv2's loss over paths for images with boxes; the path alone for those with a label."""
@@ -98,8 +110,12 @@ class YOLO9000(YOLOv2):
     def scored(
         self, logits: Tensor, objectness: Tensor, score: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One class a box: the deepest word that is sure enough."""
+        """One class a box: the deepest word that is sure enough. After `asked`: those words."""
         config = self.config
+        if self.answers is not None:
+            scores = objectness[:, None] * self.class_scores(logits)[:, self.answers]
+            row, label = (scores >= score).nonzero(as_tuple=True)
+            return row, label, scores[row, label]
         conditional = self.groups.conditional(logits)
         label = self.groups.decode(conditional, config.tree_threshold, config.tree_decode)
         value = objectness
@@ -110,14 +126,47 @@ class YOLO9000(YOLOv2):
         return row, label[row], value[row]
 
     def describe(self) -> dict[str, Any]:
-        """As every detector's; a checkpoint carries its tree, not the name of a file."""
+        """As every detector's; a checkpoint carries its tree, not the names of files."""
         document = super().describe()
-        options = {k: v for k, v in document["options"].items() if k != "tree"}
-        document["options"] = {**options, "parents": list(self.tree.parents)}
+        files = ("tree", "tree_names", "class_map")
+        options = {k: v for k, v in document["options"].items() if k not in files}
+        own = {"parents": list(self.tree.parents), "ids": list(self.tree.ids)}
+        document["options"] = {**options, **own, "words": dict(self.words)}
         return document
 
+    def nodes_of(self, names: Sequence[str]) -> list[int]:
+        """The nodes that names of classes mean: by `words`, as ids, or as words of the tree.
+
+        Raises InputError for one that is none of these, naming the nearest.
+        """
+        known = {**{name: i for i, name in enumerate(self.tree.names)},
+                 **{id_: i for i, id_ in enumerate(self.tree.ids)}, **self.words}  # fmt: skip
+        out = []
+        for name in names:
+            node = known.get(name, known.get(_DARKNETS.get(name, "")))
+            if node is None:
+                raise InputError("no such word in the tree", field="class", value=name,
+                                 hint=nearest(name, known))  # fmt: skip
+            out.append(node)
+        return out
+
+    def asked(self, names: Sequence[str]) -> YOLO9000:
+        """This detector when only these classes are asked for, so that it can be measured.
+
+        Each box then scores objectness times the probability of each of them (section 4's
+        evaluation on ImageNet's detection task); its classes are these. The weights are shared.
+        """
+        out = copy.copy(self)
+        out.answers, out.classes, out._fast = self.nodes_of(names), tuple(names), None
+        return out
+
     def training_table(self, table: Any) -> Any:
-        """The training images with those that have boxes repeated, for `oversampling` to 1."""
+        """The training images with words for classes, those with boxes repeated."""
+        nodes = np.array([*self.nodes_of(table.classes), -1], np.int32)
+        table = replace(
+            table, classes=self.classes, labels=nodes[table.labels],
+            image_label=nodes[table.image_label],
+        )  # fmt: skip
         return oversampled(table, self.config.oversampling)
 
 
@@ -126,8 +175,6 @@ def oversampled(table: Any, ratio: float) -> Any:
 
     Never are images left out; a table of one kind alone stays as it is.
     """
-    import numpy as np
-
     labelled = np.flatnonzero(table.image_label >= 0)
     boxed = np.flatnonzero(table.image_label < 0)
     if not ratio or not len(labelled) or not len(boxed):
@@ -137,29 +184,40 @@ def oversampled(table: Any, ratio: float) -> Any:
 
 
 def _tree(classes: Sequence[str], config: YOLO9000Config) -> WordTree:
-    if config.tree is not None and config.parents is not None:
-        raise InputError("give the tree as a file or as parents", field="tree", value=config.tree)
+    """The tree of a file, whose words are then the classes, or over the given classes."""
     if config.tree is not None:
-        tree = WordTree.read(config.tree)
-        parents = tree.parents
-    else:
-        parents = config.parents or (-1,) * len(classes)
+        if config.parents is not None:
+            raise InputError("give the tree as a file or as parents", field="tree",
+                             value=config.tree)  # fmt: skip
+        return WordTree.read(config.tree, config.tree_names)
+    parents = config.parents or (-1,) * len(classes)
     if len(parents) != len(classes):
-        raise InputError(
-            f"{len(parents)} nodes for {len(classes)} classes", field="tree", value=config.tree,
-            hint="classes are the tree's names, in its order",
-        )  # fmt: skip
-    return WordTree(parents, names=classes)
+        raise InputError(f"{len(parents)} nodes for {len(classes)} classes", field="parents")
+    return WordTree(parents, config.ids, classes)
 
 
-def words_of(tree: WordTree, names: Sequence[str]) -> list[int]:
-    """The nodes of names. Raises InputError for one that is not in the tree, naming the nearest."""
-    number = {name: node for node, name in enumerate(tree.names)}
-    for name in names:
-        if name not in number:
-            raise InputError("no such word in the tree", field="class", value=name,
-                             hint=nearest(name, number))  # fmt: skip
-    return [number[name] for name in names]
+def _words(tree: WordTree, config: YOLO9000Config) -> dict[str, int]:
+    """The data's own names of classes: their nodes."""
+    words = dict(config.words or {})
+    if config.class_map is not None:
+        names, nodes = (read_lines(Path(file)) for file in config.class_map)
+        mapped = tree.read_map(config.class_map[1])
+        if len(names) != len(nodes):
+            raise InputError(f"{len(nodes)} nodes for {len(names)} names", field="class_map",
+                             file=config.class_map[1])  # fmt: skip
+        words.update(zip(names, mapped, strict=True))
+    for name, node in words.items():
+        if not 0 <= node < len(tree):
+            raise InputError(f"is not a node of the tree (0 to {len(tree) - 1})",
+                             field=f"words.{name}", value=node)  # fmt: skip
+    return words
+
+
+# COCO's own names of what Darknet's coco.names calls otherwise.
+_DARKNETS = {
+    "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor",
+    "potted plant": "pottedplant", "dining table": "diningtable",
+}  # fmt: skip
 
 
 @register_model(
@@ -174,4 +232,8 @@ def words_of(tree: WordTree, names: Sequence[str]) -> list[int]:
 def yolo9000(classes: Sequence[str], **options: Any) -> YOLO9000:
     """YOLO9000 at 544x544: classes in a WordTree (`tree=FILE` or `parents=[...]`), three priors."""
     own = {"anchors": PRIORS, "passthrough": False, "tower": 0, "joined": 0}
-    return YOLO9000(classes, YOLO9000Config.of(**{**own, **options}))
+    config = YOLO9000Config.of(**{**own, **options})
+    model = YOLO9000(_tree(classes, config), config)
+    if config.tree is not None and len(classes) < len(model.tree):
+        model.nodes_of(classes)  # the data's classes must be words of the tree
+    return model

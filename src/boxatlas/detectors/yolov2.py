@@ -183,7 +183,7 @@ class YOLOv2(PriorDetector):
 
     def maps(self, raw: Raw) -> list[Map]:
         x = raw["raw"]
-        numbers = x.unflatten(1, (len(self.priors), 5 + self.num_classes))
+        numbers = x.unflatten(1, (len(self.priors), -1))
         return [Map(numbers, self.priors, 32)]
 
     def class_scores(self, logits: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ def predict(
     that no image's padding depends on its neighbours. workers: decoding processes. proposals: image
     path -> boxes [P, 4] in source pixels.
     """
+    asked = getattr(detector, "asked", None)
+    if asked is not None:  # of a WordTree's words those that the data has
+        detector = asked(table.classes)
     if batch_size is None:
         batch_size = 8 if detector.preprocess.resize in ("stretch", "letterbox") else 1
     loader = make_loader(

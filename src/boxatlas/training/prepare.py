@@ -56,7 +56,9 @@ def images_of(recipe: Recipe) -> Images:
         learned.append(split or "all images")
     train, dropped = Table.join(parts).without_empty_boxes()
     val, said = _validation(recipe, known, train)
-    if val is None and recipe.val_split == "auto" and len(train) > 1:
+    if val is not None:  # an image of a class but no boxes judges nothing
+        val = val.select(val.image_label < 0)
+    if val is None and recipe.val_split == "auto" and int((train.image_label < 0).sum()) > 1:
         train, val = _tenth(train, recipe.seed)
         said = f"no val split: a tenth of the training images, seed {recipe.seed}, not learned"
     if val is not None:  # one order of classes for both
@@ -101,10 +103,15 @@ def _validation(
 
 
 def _tenth(table: Table, seed: int) -> tuple[Table, Table]:
-    """(the rest, a tenth of the images drawn by the seed), each in the table's order."""
-    count = max(1, round(len(table) * _HELD_OUT))
+    """(the rest, a tenth of the images drawn by the seed), each in the table's order.
+
+    Images of a class but no boxes are not drawn.
+    """
+    boxed = np.flatnonzero(table.image_label < 0)
+    count = max(1, round(len(boxed) * _HELD_OUT))
     drawn = np.zeros(len(table), bool)
-    drawn[np.random.default_rng([seed, len(table)]).permutation(len(table))[:count]] = True
+    order = np.random.default_rng([seed, len(boxed)]).permutation(len(boxed))
+    drawn[boxed[order[:count]]] = True
     return table.select(~drawn), table.select(drawn)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, written
+from boxatlas.data.formats.darknet import read_names
 from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError, nearest
 from boxatlas.registry import create_model
@@ -60,12 +61,15 @@ def import_darknet(
     as_: str | None = None,
     cfg: str | Path | None = None,
     classes: Sequence[str] | None = None,
+    names: str | Path | None = None,
     **overrides: Any,
 ) -> Detector:
     """A detector from a .weights file, or from arrays named by layer.
 
     cfg: the network's own file (or its text), which says model, classes and options. Without it
-    `as_` names the model and the file's length the number of classes. classes: their names.
+    `as_` names the model and the file's length the number of classes. classes: their names, or
+    names: a file of them. A cfg's tree is looked for beside it, one folder above (as in Darknet's
+    checkout) and in the working directory.
     Raises InputError where the cfg is no network of ours, or the file is truncated, too long or of
     another network, naming the byte.
     """
@@ -83,17 +87,38 @@ def import_darknet(
             and as_.split("_")[0] != found.model.split("_")[0]
         ):
             raise InputError(f"is a {found.model}, not a {as_}", file=None if text else cfg)
-    names = tuple(classes) if classes is not None else class_names(found.classes)
-    if len(names) != found.classes:
-        raise InputError(f"{len(names)} class names for {found.classes} classes", field="classes")
     options = {**found.options, **overrides}
-    model = create_model(found.model, classes=names, **options)
+    if found.model == "yolo9000" and "parents" not in overrides:
+        options = {**_tree_near(found.tree, cfg), **options}
+        if names is not None:  # not all of its words differ: the tree tells them apart
+            options["tree_names"], names = str(names), None
+    if names is not None:
+        classes = read_names(names)
+    called = tuple(classes) if classes is not None else class_names(found.classes)
+    if len(called) != found.classes:
+        raise InputError(f"{len(called)} class names for {found.classes} classes",
+                         field="classes", file=names)  # fmt: skip
+    model = create_model(found.model, classes=called, **options)
     if isinstance(weights, Mapping):
         load_state(model, weights)
     else:
         header = load_file(model, weights)
         model.images_seen.fill_(min(header.seen, 2**62))
     return model
+
+
+def _tree_near(tree: str | None, cfg: str | Path | None) -> dict[str, Any]:
+    """The option that names a cfg's tree. Raises InputError where its file is not found."""
+    if tree is None:
+        return {}
+    here = Path(cfg).parent if cfg is not None and "\n" not in str(cfg) else Path()
+    tries = [here / tree, here.parent / tree, Path(tree)]
+    for one in tries:
+        if one.is_file():
+            return {"tree": str(one)}
+    raise InputError("the tree is missing", file=None if cfg is None else str(cfg).split("\n")[0],
+                     field="tree", value=tree,
+                     hint=f"looked at {', '.join(map(str, tries))}")  # fmt: skip
 
 
 def _guessed(

@@ -70,11 +70,12 @@ def write_cfg(sections: Sequence[Section]) -> str:
 
 @dataclass(frozen=True)
 class Recognised:
-    """A cfg as a model of ours: name, number of classes, options."""
+    """A cfg as a model of ours: name, number of classes, options, the file of its tree."""
 
     model: str
     classes: int
     options: dict[str, Any]
+    tree: str | None = None
 
 
 def recognised(sections: Sequence[Section], file: str | Path | None = None) -> Recognised:
@@ -98,7 +99,7 @@ def recognised(sections: Sequence[Section], file: str | Path | None = None) -> R
             raise InputError(str(error), file=file) from None
         place, difference = _difference(sections[1:], layers_of(model))
         if not difference:
-            return Recognised(name, count, {**common, **options})
+            return Recognised(name, count, {**common, **options}, outputs[-1].get("tree"))
         if place > closest[0]:
             closest = (place, difference)
             if place + 1 < len(kinds):
