@@ -141,7 +141,7 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
             continue
         builder.image(image, image.stem, size, label)
         if label.is_file():
-            highest = max(highest, _objects(builder, label, size, classes))
+            highest = max(highest, add_objects(builder, label, size, classes))
     if classes is None:
         classes = [f"class{i}" for i in range(highest + 1)]
     return builder.table(classes)
@@ -185,10 +185,11 @@ def label_of(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _objects(
-    builder: Builder, label: Path, size: tuple[int, int], classes: list[str] | None
-) -> int:
-    """Add an image's objects; returns the highest class number."""
+def add_objects(
+    builder: Builder, label: Path, size: tuple[int, int], classes: list[str] | None,
+    numbers: list[int] | None = None,
+) -> int:  # fmt: skip
+    """Add an image's objects; returns the highest class number. numbers: what a class becomes."""
     highest = -1
     for n, line in enumerate(read_text(label).split("\n"), 1):
         if not line.strip():
@@ -198,7 +199,7 @@ def _objects(
         except InputError as error:
             builder.refuse(error)
             continue
-        builder.add(box, kind, n, mask=mask)
+        builder.add(box, kind if numbers is None else numbers[kind], n, mask=mask)
         highest = max(highest, kind)
     return highest
 
@@ -265,7 +266,7 @@ def write(
 
     for split, members in splits_of.items():
         for i in members:
-            lines = [f"{line}\n" for line in _lines(table, i)]
+            lines = [f"{line}\n" for line in lines_for(table, i)]
             name = Path(image_names[i]).with_suffix(".txt").name
             write_text(folder / "labels" / split / name, "".join(lines))
     text = yaml.safe_dump(
@@ -275,7 +276,7 @@ def write(
     write_text(folder / "data.yaml", text)
 
 
-def _lines(table: Table, i: int) -> list[str]:
+def lines_for(table: Table, i: int) -> list[str]:
     """A line for each object: its polygon where it is one, else its box."""
     height, width = (float(v) for v in table.sizes[i])
     part, lines = table.objects(i), []
