@@ -75,10 +75,18 @@ def run_phase(
     if len(stages) > 1:
         log.say(f"phase {index + 1} of {len(stages)}: {phase.name}")
     if phase.fit is not None:
-        staging.fit(job, phase, recipe)
-        product = job.model
-        position.metrics = job.evaluate(product) if job.evaluate else {}
-        log.say(f"{phase.name}: fitted {scalars(position.metrics)}")
+        stop.at_once = True  # the method keeps its own work, and goes on with it
+        try:
+            if stop.asked:
+                raise KeyboardInterrupt
+            staging.fit(job, phase, recipe)
+            product = job.model
+            position.metrics = job.evaluate(product) if job.evaluate else {}
+        finally:
+            stop.at_once = False
+        score = scalars(position.metrics).get("mAP")
+        judged = "" if score is None else f", {recipe.metric} mAP {score:.4f}"
+        log.say(f"{phase.name}: fitted{judged}")
     else:
         descent = Descent(job, phase, recipe, position, log, stop)
         if resumed:
