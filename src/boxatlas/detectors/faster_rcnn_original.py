@@ -148,7 +148,7 @@ def faster_rcnn_zf(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN
 
 # As the published ResNets are trained: all losses at once, anchors of five sizes kept at the
 # border, one objectness logit, RoIAlign.
-_RESNET: dict[str, Any] = {
+RESNET: dict[str, Any] = {
     "train_schedule": "joint", "size": (800, 1333), "rpn_cls": "sigmoid", "rpn_border": False,
     "anchor_base": None, "anchor_sizes": (32, 64, 128, 256, 512), "anchor_order": "size,ratio",
     "roi_op": "align", "roi_count": 512, "min_size": 0.0, "nms": 0.5, "dropout": 0.0,
@@ -163,7 +163,7 @@ _RESNET: dict[str, Any] = {
 )  # fmt: skip
 def faster_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
     """Faster R-CNN on ResNet-50's conv4; its conv5 is the head of each RoI (1512.03385)."""
-    return _build(classes, {**_RESNET, "backbone": "resnet50", "rpn_width": 1024}, options)
+    return _build(classes, {**RESNET, "backbone": "resnet50", "rpn_width": 1024}, options)
 
 
 @_register(
@@ -173,7 +173,7 @@ def faster_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> OriginalFaster
 def faster_rcnn_r50_dc5(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
     """Faster R-CNN on a dilated conv5 of ResNet-50, with two fully connected layers."""
     own = {"backbone": "resnet50", "resnet_map": "dc5", "rpn_width": 2048, "box_width": 1024}
-    return _build(classes, {**_RESNET, **own}, options)
+    return _build(classes, {**RESNET, **own}, options)
 
 
 @_register("EfficientNet-Lite0", "shorter side 320")

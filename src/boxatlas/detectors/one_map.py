@@ -36,7 +36,14 @@ _DEEP = ("resnet50", "resnet101", "resnet152")
 _SMALL = {"caffenet": 6, "zf": 6}  # the side that their fc6 was made for; 7 elsewhere
 
 
-class OneMapConfig(TwoStageConfig):
+class OneMapAnchors(TwoStageConfig):
+    """The choices of an RPN on one map."""
+
+    anchor_base: int | None = convention(16, "the base box that anchors are grown from")
+    rpn_width: int = convention(512, "channels of the RPN's 3x3 convolution", ge=1)
+
+
+class OneMapConfig(OneMapAnchors):
     """The choices of methods on one map."""
 
     backbone: str = convention("vgg16", 'vgg16, zf, caffenet, resnet50, ... or "timm/NAME"')
@@ -55,8 +62,6 @@ class OneMapConfig(TwoStageConfig):
     ceil_pools: bool = convention(True, "VGG's pools round up, as Caffe's do")
     dropout: float = convention(0.5, "of fc6 and fc7", ge=0, lt=1)
     box_width: int = convention(4096, "width of fc6 and fc7", ge=1)
-    anchor_base: int | None = convention(16, "the base box that anchors are grown from")
-    rpn_width: int = convention(512, "channels of the RPN's 3x3 convolution", ge=1)
     nms: float = convention(0.3, "suppression among detections of a class")
     roi_count: int = convention(128, "RoIs that learn, per image")
 
@@ -174,7 +179,7 @@ def one_map_parts(config: OneMapConfig, parts: Cut) -> dict[str, Any]:
     return {"trunk": parts.trunk, "head": parts.head, "roi": rule, **region_parts(config)}
 
 
-def one_map_rpn(config: OneMapConfig, channels: int, strides: Sequence[int] = (16,)) -> RPN:
+def one_map_rpn(config: OneMapAnchors, channels: int, strides: Sequence[int] = (16,)) -> RPN:
     """An RPN whose anchors all lie on one map."""
     sizes = tuple(
         s for row in config.anchor_sizes for s in (row if isinstance(row, tuple) else [row])
