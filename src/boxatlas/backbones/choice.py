@@ -1,16 +1,17 @@
-"""The backbone of a pyramid by name: ResNet, ResNeXt, MobileNetV3 or anything of timm."""
+"""The backbone of a pyramid by name: ResNet, ResNeXt, MobileNetV3, Darknet, anything of timm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
+from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet
 from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
 from boxatlas.backbones.resnet import ResNet, norm_layer
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.images import Preprocess
 
-Backbone = ResNet | MobileNetV3Features | TimmFeatures
+Backbone = ResNet | MobileNetV3Features | TimmFeatures | Darknet
 
 
 def pyramid_backbone(
@@ -24,12 +25,17 @@ def pyramid_backbone(
 ) -> Backbone:
     """A module images -> maps of `stages` (C2 at stride 4 to C5 at 32), with `channels`, `strides`.
 
-    name: resnet50, resnext101_32x8d, mobilenet_v3_large (two maps of stride 32) or "timm/NAME",
-    whose norms are its own. pretrained: ImageNet weights. Raises InputError for an unknown name,
-    or weights out of reach.
+    name: resnet50, resnext101_32x8d, mobilenet_v3_large (two maps of stride 32), or one whose norms
+    are its own: darknet19, darknet53, extraction, "timm/NAME". pretrained: ImageNet weights.
+    Raises InputError for an unknown name, or weights out of reach.
     """
     if name.startswith(PREFIX):
         return TimmFeatures(name, [2**s for s in stages], pretrained=pretrained)
+    if name in STAGES:
+        darknet = Darknet(name, [2**s for s in stages])
+        if pretrained:
+            darknet.load_pretrained()
+        return darknet
     made = norm_layer(norm, norm_eps)
     backbone = (
         MobileNetV3Features(made)
@@ -43,6 +49,8 @@ def pyramid_backbone(
 
 def pyramid_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
     """Shorter side to size[0], longer at most size[1], colours as the backbone's weights expect."""
+    if name in STAGES:
+        return Preprocess(size=size, resize="shorter", **INPUTS)
     if not name.startswith(PREFIX):
         return Preprocess(size=size, resize="shorter")
     mean, std = normalisation(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,7 @@ def norm_layer(eps: float = 1e-5, place: EpsPlace = "inside_root") -> Norm:
 
 
 NORM = norm_layer()
+INPUTS: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # of 0..1
 
 
 class Conv(nn.Sequential):
@@ -230,6 +231,15 @@ class Darknet(nn.Module):
         self.strides = list(strides)
         self.channels = [at[s][1] for s in strides]
         self._wanted = [at[s][0] for s in strides]
+
+    def load_pretrained(self, weights: str | None = None) -> None:
+        """ImageNet weights as published; weights: another entry of PRETRAINED than the name's.
+
+        Raises InputError where there are none or they cannot be fetched.
+        """
+        from boxatlas.backbones.darknet_file import load_published
+
+        load_published(self, PRETRAINED.get(weights or self.name), self.name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet
 from boxatlas.backbones.resnet import ResNet
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
@@ -243,10 +244,14 @@ def backbone_of(
                     hint="pretrained=false, or a timm backbone",
                 )  # fmt: skip
             backbone.load_pretrained()
+    elif name in STAGES:
+        backbone, inputs = Darknet(name, strides), {**INPUTS, "scale": 1 / 255}
+        if config.pretrained:
+            backbone.load_pretrained()
     else:
         raise InputError(
             "no such backbone", field="backbone", value=name,
-            hint=", ".join([*own, "or timm/NAME"]),
+            hint=", ".join([*own, *STAGES, "or timm/NAME"]),
         )  # fmt: skip
     return backbone, Preprocess(size=config.shape, **inputs)
 

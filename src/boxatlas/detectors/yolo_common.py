@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.backbones.darknet import (
-    PRETRAINED,
+    INPUTS,
     STAGES,
     Darknet,
     EpsPlace,
@@ -21,7 +21,6 @@ from boxatlas.backbones.darknet import (
     initialise,
     norm_layer,
 )
-from boxatlas.backbones.darknet_file import load_published
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.formats import cxcywh_to_xyxy
 from boxatlas.boxes.nms import Candidates, Found, class_nms
@@ -77,8 +76,8 @@ def backbone_of(
                          hint=f"{known} or timm/NAME")  # fmt: skip
     made = Darknet(name, strides, norm=norm)
     if config.pretrained:
-        load_published(made, PRETRAINED.get(weights or name), name)
-    return made, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        made.load_pretrained(weights)
+    return made, dict(INPUTS)
 
 
 def preprocess_of(config: YoloConfig, normal: dict[str, Any]) -> Preprocess:
