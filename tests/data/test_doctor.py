@@ -367,3 +367,9 @@ def test_real_sets_show_the_flaws_that_are_known_of_them(shared_data: Path, name
         assert "BloodImage_00037" in near[0]
         assert "BloodImage_00038" in near[0]
         assert report.counts["path_foreign"] == 364
+
+
+def test_the_documentation_lists_every_kind_of_flaw():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.level} | {kind.meaning} | {kind.repair} |" in text
