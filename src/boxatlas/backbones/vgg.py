@@ -79,12 +79,14 @@ class VGG16(nn.Module):
         self.add_module(name, conv)
         if self.batch_norm:
             self.add_module(f"{name}_bn", nn.BatchNorm2d(conv.out_channels))
+        # A module of its own, so that the fast form sees which convolution it can go into.
+        self.add_module(f"{name}_relu", nn.ReLU(inplace=True))
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         x = getattr(self, name)(x)
         if self.batch_norm:
             x = getattr(self, f"{name}_bn")(x)
-        return F.relu_(x)
+        return getattr(self, f"{name}_relu")(x)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, made = images, {}
