@@ -3,12 +3,15 @@
     python benchmarks/ssd_loss.py [--rounds 5]
 
 Both get the same anchors, objects and network outputs; the losses must agree before anything is
-timed. Runs take turns, the best of each counts, and the ratios are what to read.
+timed. Runs take turns, the best of each counts, and the ratios are what to read: ours must not be
+slower at 200 objects, and at 7 take at most 3 % of a whole training step of SSD300. Times are CPU
+seconds of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +26,8 @@ from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import match_argmax_per_object, match_bipartite
 from boxatlas.losses.multibox import multibox_loss
-from boxatlas.structures import Targets
+from boxatlas.registry import create_model
+from boxatlas.structures import Batch, Frame, Targets
 
 VOC300 = [
     DefaultBoxLevel((38, 38), 8, 30, 60, (2,)),
@@ -82,9 +86,25 @@ def scene(images: int, objects: int, classes: int, anchors: int) -> tuple[Target
 def timed(run: Callable[[], Tensor], leaves: Sequence[Tensor]) -> float:
     for leaf in leaves:
         leaf.grad = None
-    start = time.perf_counter()
+    start = time.process_time()
     run().backward()
-    return time.perf_counter() - start
+    return time.process_time() - start
+
+
+def step(images: int, targets: Targets) -> float:
+    """Seconds of a training step of SSD300 on so many images, the better of two."""
+    model = create_model("ssd300_vgg16").train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+    pixels = torch.randn(images, 3, 300, 300).contiguous(memory_format=torch.channels_last)
+    batch = Batch(pixels, [Frame((300, 300), (300, 300))] * images, targets)
+    seconds = []
+    for _ in range(2):
+        start = time.process_time()
+        torch.stack(list(model.loss(batch).values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
 def main() -> None:
@@ -95,6 +115,7 @@ def main() -> None:
     anchors = default_boxes(VOC300, (300, 300))
     print("milliseconds for a batch, forward and backward, SSD300, 1 thread")
     print("batch objects classes  torchvision  same rule  ratio  bipartite  ratio")
+    short = []
     cases = ((1, 7, 20), (4, 7, 20), (32, 7, 20), (32, 7, 90), (4, 50, 20), (4, 200, 20))
     for images, objects, classes in cases:
         targets, logits, deltas = scene(images, objects, classes, len(anchors))
@@ -118,6 +139,15 @@ def main() -> None:
         peer, same, greedy = best["torchvision"], best["same rule"], best["bipartite"]
         print(f"{images:5d} {objects:7d} {classes:7d}  {peer:11.1f}  {same:9.1f}  "
               f"{peer / same:5.2f}  {greedy:9.1f}  {peer / greedy:5.2f}")  # fmt: skip
+        if objects == 200 and peer < 0.95 * greedy:  # what two runs of the same code differ by
+            short.append("the loss at 200 objects")
+        if (images, objects) == (4, 7):
+            whole = step(images, targets) * 1e3
+            print(f"      a training step of SSD300 takes {whole:.0f} ms: the loss is "
+                  f"{greedy / whole:.1%}")  # fmt: skip
+            if greedy > 0.03 * whole:
+                short.append("the loss's share of a step")
+    sys.exit(f"short of: {', '.join(short)}" if short else 0)
 
 
 if __name__ == "__main__":
