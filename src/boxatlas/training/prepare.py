@@ -129,7 +129,12 @@ def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[
         raise
     model.options.pop("pretrained", None)  # its checkpoints bring all weights with them
     if recipe.init in ("none", "imagenet"):
-        return model, [f"weights: {'random' if recipe.init == 'none' else 'ImageNet backbone'}"]
+        said = [f"weights: {'random' if recipe.init == 'none' else 'ImageNet backbone'}"]
+        if recipe.init == "none" and recipe.freeze:
+            said.append(
+                "  the layers that `freeze` names stay random: --set freeze=[] lets them learn"
+            )
+        return model, said
     from boxatlas.weights import load_into
 
     done = load_into(model, recipe.init)
