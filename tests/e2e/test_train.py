@@ -42,7 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_leaves_a_detector(made: Path, tmp_path: Path, boxatlas: Callable[..., Said]) -> None:
     run = tmp_path / "run"
     said = boxatlas("train", MODEL, "--data", str(made), "--out", str(run),
-                    "--set", "train.epochs=2", "--set", "eval_every=1", *SMALL, "--json")  # fmt: skip
+                    "--set", "train.epochs=2", "--set", "eval_every=1", *SMALL,
+                    "--json")  # fmt: skip
     assert said.code == 0, said.err
     document = json.loads(said.out)
     assert document["iterations"] == 4  # 8 images in batches of 4, twice
