@@ -39,7 +39,7 @@ def command(
             help="Where a demo is there already: go on with it, or start in a new folder beside.",
         ),
     ] = True,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="How long to train.")] = 14,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="How long to train.")] = 12,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -199,10 +199,10 @@ def _unseen(folder: Path, detector: Detector) -> Section:
 
     shown = []
     files = sorted(p for p in (folder / "unseen").glob("*.jpg") if "_found" not in p.stem)
-    for result, path in zip(detector.detect(list(files), score=0.4), files, strict=True):
+    for result, path in zip(detector.detect(list(files), score=0.3), files, strict=True):
         drawn = result.draw()
         write_with(path.with_name(f"{path.stem}_found.jpg"),
                    lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90))  # fmt: skip
         shown.append(picture(drawn, path.stem.replace("_", " ")))
-    text = "Scenes of no split, with everything that scores at least 0.4."
+    text = "Scenes of no split, with everything that scores at least 0.3."
     return Section("Unseen pictures", text, pictures=shown)
