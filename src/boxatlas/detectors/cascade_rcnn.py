@@ -52,9 +52,9 @@ class CascadeConfig(RegionConfig):
     )
 
     class_agnostic: bool = convention(True, "one box for all classes")
-    roi_weights: Four = convention((10, 10, 5, 5), "of the first stage's box code")
-    stage_factors: tuple[float, ...] = convention(
-        (1, 2, 3, 4), "of each stage's box code, times the first's"
+    stage_weights: tuple[Four, ...] = convention(
+        ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15), (40, 40, 20, 20)),
+        "of each stage's box code; without `stage_statistics` all have the first's",
     )
     score_boxes: Literal["last", "own"] = convention(
         "last", "heads score the last stage's boxes, or those that each was given"
@@ -88,7 +88,7 @@ class CascadeRCNN(FasterRCNN):
     predictor: nn.ModuleList
 
     def __init__(self, classes: Sequence[str], config: CascadeConfig) -> None:
-        for name in ("iou_thresholds", "stage_factors", "stage_gradients", "stage_losses"):
+        for name in ("iou_thresholds", "stage_weights", "stage_gradients", "stage_losses"):
             if len(getattr(config, name)) < config.stages:
                 raise InputError(f"needs a value for each of {config.stages} stages", field=name,
                                  value=getattr(config, name))  # fmt: skip
@@ -103,11 +103,9 @@ class CascadeRCNN(FasterRCNN):
             )
             for _ in range(heads)
         )
-        factors = [f if config.stage_statistics else 1.0 for f in config.stage_factors]
-        if config.mode != "cascade":
-            factors = [1.0] * len(factors)
-        x, y, w, h = config.roi_weights
-        self.coders = [coder_of(config, (x * f, y * f, w * f, h * f)) for f in factors]
+        own = config.stage_statistics and config.mode == "cascade"
+        weights = [config.stage_weights[t if own else 0] for t in range(config.stages)]
+        self.coders = [coder_of(config, one) for one in weights]
         self.coder = self.coders[0 if config.mode == "integral" else config.stages - 1]
 
     # -- the stages ---------------------------------------------------------------------------

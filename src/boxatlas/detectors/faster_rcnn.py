@@ -86,6 +86,7 @@ class TwoStageConfig(Options):
     roi_sampling: int = convention(2, "RoIAlign's samples a side, 0 = adaptive", ge=0)
     roi_weights: tuple[float, float, float, float] = convention((10, 10, 5, 5), "of the box code")
     box_clamp: float | None = convention(CLAMP, "bound of a box's growth when decoding, as log")
+    box_clamp_below: bool = convention(False, "and of its shrinking")
     class_agnostic: bool = convention(False, "one box for all classes")
     background_box: bool = convention(False, "box outputs begin with a row for the background")
     rpn_count: int = convention(256, "anchors that learn, per image")
@@ -196,8 +197,9 @@ def coder_of(
 ) -> DeltaCoder:
     """The box code that the config spells; the RPN's has no weights."""
     return DeltaCoder(
-        weights, clamp=config.box_clamp, inclusive=config.inclusive,
-        inclusive_centre=config.inclusive_centre, end_offset=config.box_end,
+        weights, clamp=config.box_clamp, clamp_below=config.box_clamp_below,
+        inclusive=config.inclusive, inclusive_centre=config.inclusive_centre,
+        end_offset=config.box_end,
     )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ class PositionSensitiveDetector(RegionDetector):
     """
 
     score: ScoreMaps
+    parts: PSRoIRule
     rpn_levels: int
     first_score: int
 
@@ -126,16 +127,13 @@ class PositionSensitiveDetector(RegionDetector):
         k, config = self.choices.k, self.choices
         rois = self.roi.rois(boxes)
         levels = self.roi.levels(rois[:, 1:])
-        end = 1.0 if self.detect_rule.inclusive else 0.0
-        whole = config.rounding == "map"
-        rule = PSRoIRule(config.rounding, 0.0 if whole else end, 1.0 if whole else 0.1, -whole)
         out = maps[0].new_zeros(len(rois), maps[0].shape[1] // k**2, k, k)
         for i, (one, stride) in enumerate(zip(maps, self.roi.strides, strict=True)):
             rows = (levels == i).nonzero()[:, 0] if len(maps) > 1 else slice(None)
             if config.roi_op == "align":
                 part = psroi_align(one, rois[rows], k, 1 / stride)
             else:
-                part = psroi_pool(one, rois[rows], k, 1 / stride, rule)
+                part = psroi_pool(one, rois[rows], k, 1 / stride, self.parts)
             if len(maps) == 1:
                 return part
             out = out.index_put((rows,), part)  # pyright: ignore[reportArgumentType]
@@ -161,6 +159,13 @@ class PositionSensitiveDetector(RegionDetector):
             own = ClassRows(1, offset, 4 * parts)
             rows |= {f"score.box.{leaf}": own for leaf in ("weight", "bias")}
         return rows
+
+
+def part_rule(config: PositionSensitive, inclusive: bool) -> PSRoIRule:
+    """Where the parts of a RoI end: as the authors have it, or with corners rounded to cells."""
+    if config.rounding == "map":
+        return PSRoIRule("map", 0.0, 1.0, -1)
+    return PSRoIRule(end_offset=float(inclusive))
 
 
 def targets_of(config: PositionSensitive, rule: RoITargets) -> RoITargets:
@@ -207,6 +212,7 @@ class RFCN(PositionSensitiveDetector):
         )  # fmt: skip
         self.rpn_levels, self.first_score = 1, len(trunk.channels) - 1
         self.score = ScoreMaps(trunk.channels[-1], len(classes), config)
+        self.parts = part_rule(config, config.inclusive)
 
 
 def trunk_of(config: RFCNConfig) -> tuple[ResNet | TimmFeatures, int]:
@@ -249,6 +255,7 @@ class RFCNPyramid(PositionSensitiveDetector):
         )  # fmt: skip
         self.rpn_levels, self.first_score = len(trunk.strides), 0
         self.score = ScoreMaps(trunk.width, len(classes), config)
+        self.parts = part_rule(config, config.inclusive)
 
 
 # -- the models -----------------------------------------------------------------------------------

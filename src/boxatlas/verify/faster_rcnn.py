@@ -1,6 +1,6 @@
 """Faster R-CNN with a pyramid: maps, RPN, anchors, RoI features, head and boxes.
 
-Public: CASES; built, box_values, which other detectors with torchvision's layout share.
+Public: CASES; built, box_values, map_values, which other detectors with torchvision's layout share.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def network(case: Case) -> dict[str, Any]:
 def built(case: Case, **more: Any) -> RegionDetector:
     """The case's network in eval mode; `more` are options beside those of its switches."""
     run = case.run
-    expect(case.switches, fpn_upsample=["nearest_to_lateral_size"])
+    # Doubling gives the lateral's size where the input divides by 32, and fails elsewhere.
+    expect(case.switches, fpn_upsample=["nearest_to_lateral_size", "nearest_x2"])
     made = {ours: case.switches[name] for name, ours in _SAME.items() if name in case.switches}
     for name, (ours, values) in _VALUES.items():
         if name in case.switches:
@@ -85,34 +86,42 @@ def set_rules(case: Case, model: RegionDetector) -> None:
         model.roi, size=roi["output_size"], sampling_ratio=roi["sampling_ratio"],
         aligned=roi["aligned"], level=rule, strides=model.roi.strides[: len(roi["levels"])],
     )  # fmt: skip
-    model.coder = coder(params["coder"])
+    stages = params["coder"].get("weights", params["coder"].get("stds"))
+    if not isinstance(stages[0], list):  # a cascade has a code for each stage
+        model.coder = coder(params["coder"])
 
 
 def box_values(case: Case, model: RegionDetector, maps: list[Tensor]) -> dict[str, Any]:
     """What the case's outputs name, by its names of the levels."""
     params = case.params
     height, width = params["image_size"]
-    assert model.rpn is not None
-    out: dict[str, Any] = {}
-    scores, deltas = model.rpn.head(maps)
-    for name, level, score, delta in zip(params["levels"], maps, scores, deltas, strict=True):
-        out |= {f"feat_{name}": level, f"rpn_objectness_{name}": score, f"rpn_deltas_{name}": delta}
-    out["anchors"] = model.rpn.anchors(maps, (height, width))
-    proposals = case.stored("proposals")
-    pooled = model.roi.pool(maps, proposals[None])
+    out = map_values(case, model, maps)
+    proposals, pooled = case.stored("proposals"), out["box_roi_features"]
     features = model.head(pooled)
     logits, boxes = model.predictor(features)
     decoded = model.coder.decode(boxes.view(len(boxes), -1, 4), proposals[:, None])
     if params.get("clip_decoded"):
         decoded = clip(decoded, (height, width))
     return out | {
-        "box_roi_features": pooled,
         "box_head_features": features,
         "class_logits": logits,
         "box_regression": boxes,
         "box_decoded": decoded,
         "n_parameters": torch.tensor(sum(p.numel() for p in model.parameters())),
     }
+
+
+def map_values(case: Case, model: RegionDetector, maps: list[Tensor]) -> dict[str, Any]:
+    """What comes before the heads: maps, RPN, anchors, RoI features."""
+    height, width = case.params["image_size"]
+    assert model.rpn is not None
+    out: dict[str, Any] = {}
+    scores, deltas = model.rpn.head(maps)
+    for name, level, score, delta in zip(case.params["levels"], maps, scores, deltas, strict=True):
+        out |= {f"feat_{name}": level, f"rpn_objectness_{name}": score, f"rpn_deltas_{name}": delta}
+    out["anchors"] = model.rpn.anchors(maps, (height, width))
+    out["box_roi_features"] = model.roi.pool(maps, case.stored("proposals")[None])
+    return out
 
 
 CASES = {

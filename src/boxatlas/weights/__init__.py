@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 SOURCES = (
-    "amdegroot", "caffe", "darknet", "lufficc", "luuuyi", "m2det", "pytorchssd", "rfbnet",
-    "torchvision", "uoip",
+    "amdegroot", "caffe", "darknet", "detectron2", "lufficc", "luuuyi", "m2det", "mmdet",
+    "mxnet", "py_faster_rcnn", "pytorchssd", "rfbnet", "torchvision", "uoip",
 )  # fmt: skip
 _BUNDLED = Path(__file__).parent / "bundled"
 
@@ -177,7 +177,7 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
             continue
         if theirs not in state:
             raise InputError("no such tensor: the file is not of this model", field=theirs)
-        value = state[theirs]
+        value = found.convert(own, state[theirs])
         same = found.reshape and value.numel() == target.numel()
         out[own], _ = value.reshape(target.shape) if same else value, used.add(theirs)
     left = sorted(name for name in set(state) - used if not found.ignored(name))

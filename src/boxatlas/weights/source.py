@@ -20,7 +20,8 @@ class Imported:
 
     options: what `create_model` is given (the profile); preprocess: fields of the Preprocess that
     differ; classes: the names; name: our tensor's name -> the source's; reshape: a tensor of
-    as many values but another shape takes ours; ignored: names that nothing here needs.
+    as many values but another shape takes ours; ignored: names that nothing here needs; convert:
+    our name and the source's tensor -> ours, where its rows lie in another order.
     """
 
     options: dict[str, Any]
@@ -29,6 +30,7 @@ class Imported:
     preprocess: dict[str, Any] = field(default_factory=dict)
     reshape: bool = False
     ignored: Callable[[str], bool] = field(default=lambda name: False)
+    convert: Callable[[str, Tensor], Tensor] = field(default=lambda name, value: value)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ CHECKPOINTS = (
               "torchvision"),
     Published("fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", "faster_rcnn_r50_fpn_v2", "COCO",
               "torchvision"),
+    Published("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "mask_rcnn_r50_fpn", "COCO",
+              "torchvision"),
+    Published("maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", "mask_rcnn_r50_fpn_v2", "COCO",
+              "torchvision"),
     Published("retinanet_resnet50_fpn_coco-eeacb38b.pth", "retinanet_r50_fpn", "COCO",
               "torchvision"),
     Published("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", "retinanet_r50_fpn_v2", "COCO",
@@ -45,7 +49,8 @@ PREPROCESS = {"mean": (0.48235, 0.45882, 0.40784), "std": (1 / 255,) * 3, "scale
 MODELS = (
     "faster_rcnn_r50_fpn", "faster_rcnn_r50_fpn_v2", "faster_rcnn_r101_fpn",
     "faster_rcnn_mobilenet_v3_fpn", "faster_rcnn320_mobilenet_v3_fpn", "retinanet_r50_fpn",
-    "retinanet_r50_fpn_v2", "retinanet_r101_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large",
+    "retinanet_r50_fpn_v2", "retinanet_r101_fpn", "mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn_v2",
+    "mask_rcnn_r101_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large",
 )  # fmt: skip
 
 _HEAD = {"cls": "head.classification_head.module_list", "reg": "head.regression_head.module_list"}
@@ -55,7 +60,7 @@ def recognise(state: State, model: str) -> Imported:
     """By the model asked for."""
     if model.startswith("retinanet"):
         return _retinanet(state)
-    if model.startswith("faster_rcnn"):
+    if model.startswith(("faster_rcnn", "mask_rcnn")):
         return _faster_rcnn(state, model)
     if model == "ssdlite320_mobilenet_v3_large":
         leaf = "0.1.weight"
@@ -108,6 +113,9 @@ FASTER_RCNN = {
     "min_detection": 1e-2,
 }  # fmt: skip
 
+# Targets are means of the object's pixels; map 0 is the background's.
+MASKS = {"mask_background": True, "mask_target": "soft", "mask_aligned": False}
+
 Rules = Sequence[tuple[str, str]]
 
 PYRAMID_RULES: Rules = (
@@ -131,6 +139,9 @@ REGION_RULES: Rules = (
     (r"head\.convs\.", "roi_heads.box_head."),
     (r"head\.fc\.", "roi_heads.box_head.5."),
     (r"head\.fc", "roi_heads.box_head.fc"),
+    (r"mask\.convs\.", "roi_heads.mask_head."),
+    (r"mask\.deconv\.", "roi_heads.mask_predictor.conv5_mask."),
+    (r"mask\.logits\.", "roi_heads.mask_predictor.mask_fcn_logits."),
     (r"predictor\.cls\.", "roi_heads.box_predictor.cls_score."),
     (r"predictor\.box\.", "roi_heads.box_predictor.bbox_pred."),
 )
@@ -154,6 +165,9 @@ def _older(name: str, state: State) -> str:
     """The name before torchvision 0.13 wrapped single convolutions in rows of layers."""
     old = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d)\.0\.", r"\1.", name)
     old = re.sub(r"(rpn\.head\.conv)\.0\.0\.", r"\1.", old)
+    mask = re.fullmatch(r"(roi_heads\.mask_head)\.(\d)\.0\.(\w+)", old)
+    if mask:
+        old = f"{mask[1]}.mask_fcn{int(mask[2]) + 1}.{mask[3]}"
     subnet = re.fullmatch(r"(head\.\w+_head\.conv)\.(\d)\.0\.(\w+)", old)
     if subnet:
         old = f"{subnet[1]}.{2 * int(subnet[2])}.{subnet[3]}"
@@ -198,5 +212,7 @@ def _faster_rcnn(state: State, model: str) -> Imported:
     options = {**FASTER_RCNN, **backbone_norm(state, 1e-5 if mobile else 0.0)}
     if second:
         options |= {"fpn_norm": "batch", "rpn_convs": 2, "box_head": "4conv1fc"}
+    if model.startswith("mask"):
+        options |= {**MASKS, "mask_norm": "batch" if second else "none"}
     count = tensor_of(state, "roi_heads.box_predictor.cls_score.weight").shape[0] - 1
     return Imported(options, class_names(count), namer(REGION_RULES, state), PYRAMID_PREPROCESS)

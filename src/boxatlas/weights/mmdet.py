@@ -1,0 +1,97 @@
+"""mmdetection's Cascade and Mask R-CNNs: PyTorch style backbones with their own batch norms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from boxatlas.weights.detectron2 import background_first
+from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+
+_ZOO = "open-mmlab/mmdetection, configs/*/README"
+CHECKPOINTS = (
+    Published("faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth", "faster_rcnn_r50_fpn", "COCO",
+              _ZOO),
+    Published("faster_rcnn_r101_fpn_1x_coco-f513f705.pth", "faster_rcnn_r101_fpn", "COCO", _ZOO),
+    Published("mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6.pth", "mask_rcnn_r50_fpn", "COCO", _ZOO),
+    Published("mask_rcnn_r101_fpn_1x_coco", "mask_rcnn_r101_fpn", "COCO", _ZOO),
+    Published("cascade_rcnn_r50_fpn_1x_coco_20200316-3dc56deb.pth", "cascade_rcnn_r50_fpn", "COCO",
+              _ZOO),
+    Published("cascade_rcnn_r101_fpn_1x_coco_20200317-0b6a2fbf.pth", "cascade_rcnn_r101_fpn",
+              "COCO", _ZOO),
+    Published("cascade_mask_rcnn_r50_fpn_1x_coco_20200203-9d4dcb24.pth",
+              "cascade_mask_rcnn_r50_fpn", "COCO", _ZOO),
+)  # fmt: skip
+MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
+
+# A RoI's level is floor(2 + log2(side / 56 + 1e-6)); sizes shrink at most as they may grow.
+PROFILE: dict[str, Any] = {
+    "roi_op": "align", "roi_aligned": True, "roi_sampling": 0, "rpn_beta": 0.0, "roi_beta": 0.0,
+    "norm": "batch", "level_epsilons": (0.25e-6, 0.0), "box_clamp_below": True,
+}  # fmt: skip
+CASCADE: dict[str, Any] = {
+    "score_boxes": "own", "score_of": "logit", "stage_gradients": (1, 1, 1),
+    "stage_losses": (1, 0.5, 0.25), "resample": True, "drop_above": None, "roi_beta": 1.0,
+    "stage_weights": tuple(
+        (1 / xy, 1 / xy, 1 / wh, 1 / wh) for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
+    ),
+}  # fmt: skip
+MASKS: dict[str, Any] = {"mask_paste": "continuous", "mask_target": "bitmap"}
+PREPROCESS: dict[str, Any] = {
+    "channels": "rgb", "scale": 1.0, "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375), "multiple": 32,
+}  # fmt: skip
+
+_RULES = (
+    (r"trunk\.backbone\.", "backbone."),
+    (r"trunk\.neck\.inner\.(\d)\.0\.", r"neck.lateral_convs.\1.conv."),
+    (r"trunk\.neck\.outer\.(\d)\.0\.", r"neck.fpn_convs.\1.conv."),
+    (r"rpn\.head\.conv\.0\.", "rpn_head.rpn_conv."),
+    (r"rpn\.head\.cls\.", "rpn_head.rpn_cls."),
+    (r"rpn\.head\.box\.", "rpn_head.rpn_reg."),
+    (r"head\.(\d\.)?fc6\.", r"roi_head.bbox_head.\g<1>shared_fcs.0."),
+    (r"head\.(\d\.)?fc7\.", r"roi_head.bbox_head.\g<1>shared_fcs.1."),
+    (r"predictor\.(\d\.)?cls\.", r"roi_head.bbox_head.\g<1>fc_cls."),
+    (r"predictor\.(\d\.)?box\.", r"roi_head.bbox_head.\g<1>fc_reg."),
+)
+_MASK_RULES = (
+    (r"convs\.(\d)\.0\.", r"convs.\1.conv."),
+    (r"deconv\.", "upsample."),
+    (r"logits\.", "conv_logits."),
+)
+
+
+def recognise(state: State, model: str) -> Imported:
+    """By the model asked for."""
+    cascade, masks = model.startswith("cascade"), "mask" in model
+    first = "roi_head.bbox_head.0" if cascade else "roi_head.bbox_head"
+    count = tensor_of(state, f"{first}.fc_cls.weight").shape[0] - 1
+    boxes = tensor_of(state, f"{first}.fc_reg.weight").shape[0] // 4
+    options = dict(PROFILE)
+    options["class_agnostic"] = boxes == 1 and (cascade or count != 1)
+    options |= {**(CASCADE if cascade else {}), **(MASKS if masks else {})}
+    return Imported(
+        options, class_names(count), namer(cascade), PREPROCESS, convert=background_first
+    )
+
+
+def namer(cascade: bool) -> Callable[[str], str]:
+    """Our names -> mmdetection's."""
+
+    def name(own: str) -> str:
+        mask = re.match(r"(?:mask|more_masks\.(\d))\.(.*)", own)
+        if mask:
+            stage = f"{int(mask[1]) + 1 if mask[1] else 0}." if cascade else ""
+            return f"roi_head.mask_head.{stage}{_replaced(mask[2], _MASK_RULES)}"
+        return _replaced(own, _RULES)
+
+    return name
+
+
+def _replaced(own: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, start in rules:
+        found = re.match(pattern, own)
+        if found:
+            return found.expand(start) + own[found.end() :]
+    return own

@@ -1,0 +1,64 @@
+"""Fast and Faster R-CNN by their author (Caffe), as named arrays: "conv1_1.weight", "fc6.bias", ...
+
+A .caffemodel is first written as an npz (or a dict) of its layers' blobs under these names. Corners
+are pixels that belong to a box; released weights predict plain shifts and ratios, which nothing
+bounds; inputs are BGR 0..255 less the mean colour and are not padded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+
+_WHERE = "rbgirshick/py-faster-rcnn (as named arrays, npz)"
+_FAST = "rbgirshick/fast-rcnn (as named arrays, npz)"
+CHECKPOINTS = (
+    Published("VGG16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "VOC 07", _WHERE),
+    Published("ZF_faster_rcnn_final.caffemodel", "faster_rcnn_zf", "VOC 07", _WHERE),
+    Published("coco_vgg16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "COCO", _WHERE),
+    Published("vgg16_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_vgg16", "VOC 07", _FAST),
+    Published("caffenet_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_alexnet", "VOC 07", _FAST),
+)  # fmt: skip
+MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
+
+PROFILE: dict[str, Any] = {
+    "inclusive": True, "roi_weights": (1.0, 1.0, 1.0, 1.0), "box_clamp": None,
+    "background_box": True, "ceil_pools": True,
+}  # fmt: skip
+PREPROCESS: dict[str, Any] = {
+    "channels": "bgr", "scale": 1.0, "mean": (102.9801, 115.9465, 122.7717),
+    "std": (1.0, 1.0, 1.0), "multiple": 1,
+}  # fmt: skip
+
+_RULES = (
+    (r"trunk\.(?:network\.)?(conv\d(?:_\d)?)\.", r"\1."),
+    (r"rpn\.head\.conv\.0\.", "rpn_conv/3x3."),
+    (r"rpn\.head\.cls\.", "rpn_cls_score."),
+    (r"rpn\.head\.box\.", "rpn_bbox_pred."),
+    (r"head\.(fc\d(?:_[LU])?)\.", r"\1."),
+    (r"predictor\.cls\.", "cls_score."),
+    (r"predictor\.box\.", "bbox_pred."),
+)
+
+
+def recognise(state: State, model: str) -> Imported:
+    """By the model asked for; COCO's has anchors of a fourth size."""
+    options = dict(PROFILE)
+    outputs = tensor_of(state, "cls_score.weight").shape[0]
+    options["class_agnostic"] = tensor_of(state, "bbox_pred.weight").shape[0] == 8 != 4 * outputs
+    if "rpn_cls_score.weight" in state and tensor_of(state, "rpn_cls_score.weight").shape[0] == 24:
+        options["anchor_sizes"] = (64, 128, 256, 512)
+    if "fc6_L.weight" in state:
+        ranks = (tensor_of(state, f"{fc}_L.weight").shape[0] for fc in ("fc6", "fc7"))
+        options["truncated_svd"] = tuple(ranks)
+    return Imported(options, class_names(outputs - 1), _name, PREPROCESS)
+
+
+def _name(own: str) -> str:
+    for pattern, start in _RULES:
+        found = re.match(pattern, own)
+        if found:
+            return found.expand(start) + own[found.end() :]
+    return own
