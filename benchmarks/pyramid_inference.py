@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ PEERS = {
 SIZE = (480, 640)
 
 
-def peer(name: str, image: np.ndarray) -> nn.Module:
+def peer(name: str, image: np.ndarray) -> Any:
     """torchvision's model with weights of which some hundred boxes pass the threshold."""
     torch.manual_seed(0)
     sizes = {} if "320" in name else {"min_size": SIZE[0], "max_size": SIZE[1]}
@@ -63,7 +64,7 @@ def peer(name: str, image: np.ndarray) -> nn.Module:
     return model
 
 
-def _spread(layer: nn.Module, model: nn.Module, image: np.ndarray, background: int) -> None:
+def _spread(layer: Any, model: nn.Module, image: np.ndarray, background: int) -> None:
     """Scale a class layer until its scores differ, then shift it until a few hundred pass."""
     seen: list[torch.Tensor] = []
     handle = layer.register_forward_hook(lambda m, a, out: seen.append(out.detach()))
@@ -121,7 +122,7 @@ def main() -> None:
     short = []
     for name in options.model or TARGETS:
         reference = peer(name, image)
-        extra = {} if "320" in name else {"size": SIZE}
+        extra: dict[str, Any] = {} if "320" in name else {"size": SIZE}
         model = import_model(reference.state_dict(), source="torchvision", as_=name, **extra).eval()
         for module in reference.modules():  # both with the epsilon of the built network
             if isinstance(module, nn.BatchNorm2d):

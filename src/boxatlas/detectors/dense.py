@@ -8,6 +8,7 @@ output (K, or K + 1 with the background at column 0), N candidates over all imag
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -216,8 +217,8 @@ class DenseDetector(Detector):
         )
 
     def class_rows(self) -> dict[str, ClassRows]:
-        own = getattr(self.head, "class_rows", None)
-        return own() if callable(own) else {}
+        own: Any = getattr(self.head, "class_rows", dict)
+        return own()
 
 
 def _clipped(boxes: Tensor, frames: Sequence[Frame], image: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class MapLinear(nn.Linear):
     Its columns run channel, row, column, as in every published fc6.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1))
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(1))
 
 
 def roi_pool(
