@@ -76,6 +76,30 @@ def import_(
     emit(document, as_json, text=text)
 
 
+@app.command("export")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of a YOLO detector.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write (.weights).")],
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what Darknet loads: FILE.weights, and .cfg and .names (and .tree) beside it.
+
+    \b
+    Example:
+      boxatlas weights export runs/yolov3/best.safetensors --out cells.weights
+    """
+    from boxatlas.weights import load
+    from boxatlas.weights.darknet import export_darknet
+
+    if not force:
+        for suffix in (".weights", ".cfg", ".names", ".tree"):
+            fresh(out.with_suffix(suffix), force)
+    detector = load(checkpoint)
+    files = [str(file) for file in export_darknet(detector, out)]
+    emit({"files": files, "model": detector.name}, as_json, text="\n".join(files))
+
+
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """The published checkpoints that `weights import` reads.

@@ -97,7 +97,10 @@ def recognised(sections: Sequence[Section], file: str | Path | None = None) -> R
                 model = create_model(name, num_classes=count, **common, **options)
         except InputError as error:
             raise InputError(str(error), file=file) from None
-        place, difference = _difference(sections[1:], layers_of(model))
+        try:
+            place, difference = _difference(sections[1:], layers_of(model))
+        except InputError as error:
+            raise InputError(str(error), file=file) from None
         if not difference:
             return Recognised(name, count, {**common, **options}, outputs[-1].get("tree"))
         if place > closest[0]:
@@ -116,7 +119,7 @@ def _yolo_options(sections: Sequence[Section], outputs: list[dict[str, str]],
     first = outputs[0]
     options = {
         "anchors": _anchors(first, file),
-        "masks": tuple(tuple(int(v) for v in o.get("mask", "").split(",") if v) for o in outputs),
+        "masks": tuple(_mask(o, file) for o in outputs),
         "ignore_iou": _number(first, "ignore_thresh", 0.5, file),
         "truth_iou": _number(first, "truth_thresh", 1.0, file),
         "multi_scale": _number(first, "random", 0.0, file) != 0,
@@ -185,25 +188,37 @@ def _shape(kind: str, options: dict[str, str], index: int) -> tuple[Any, ...]:
     def get(key: str, default: str) -> str:
         return options.get(key, default)
 
+    def whole(key: str, default: int) -> int:
+        try:
+            return int(options.get(key, default))
+        except ValueError:
+            raise InputError("must be a whole number", field=f"section {index + 1}, {key}",
+                             value=options[key]) from None  # fmt: skip
+
     if kind in ("convolutional", "local"):
-        size = int(get("size", "1"))
-        pad = size // 2 if int(get("pad", "0")) else int(get("padding", "0"))
-        counts = ("filters", "1"), ("stride", "1"), ("batch_normalize", "0"), ("groups", "1")
+        size = whole("size", 1)
+        pad = size // 2 if whole("pad", 0) else whole("padding", 0)
+        counts = ("filters", 1), ("stride", 1), ("batch_normalize", 0), ("groups", 1)
         unusual = get("xnor", "0"), get("binary", "0")
-        whole = (int(get(key, default)) for key, default in counts)
-        return kind, size, pad, get("activation", "logistic"), *whole, *unusual
+        numbers = (whole(key, default) for key, default in counts)
+        return kind, size, pad, get("activation", "logistic"), *numbers, *unusual
     if kind == "maxpool":
-        stride = int(get("stride", "1"))
-        size = int(get("size", str(stride)))
-        return kind, size, stride, int(get("padding", str(size - 1)))
+        stride = whole("stride", 1)
+        size = whole("size", stride)
+        return kind, size, stride, whole("padding", size - 1)
     if kind in ("route", "shortcut"):
-        given = [int(v) for v in get("layers" if kind == "route" else "from", "").split(",") if v]
+        key = "layers" if kind == "route" else "from"
+        try:
+            given = [int(v) for v in get(key, "").split(",") if v]
+        except ValueError:
+            raise InputError("must be numbers of layers", field=f"section {index + 1}, {key}",
+                             value=options[key]) from None  # fmt: skip
         return (kind, *(v + index if v < 0 else v for v in given))
     if kind == "connected":
-        return (kind, int(get("output", "1")), get("activation", "logistic"),
-                int(get("batch_normalize", "0")))  # fmt: skip
+        return (kind, whole("output", 1), get("activation", "logistic"),
+                whole("batch_normalize", 0))  # fmt: skip
     if kind in ("upsample", "reorg"):
-        return kind, int(get("stride", "2")), int(get("reverse", "0"))
+        return kind, whole("stride", 2), whole("reverse", 0)
     if kind in ("detection", "region"):
         return kind, get("classes", "20" if kind == "region" else "1"), get("num", "1")
     if kind == "yolo":
@@ -224,6 +239,15 @@ def _whole(options: dict[str, str], key: str, default: int, file: str | Path | N
         raise InputError("must be a positive whole number", file=file, field=key,
                          value=options.get(key))  # fmt: skip
     return int(value)
+
+
+def _mask(options: dict[str, str], file: str | Path | None) -> tuple[int, ...]:
+    text = options.get("mask", "")
+    try:
+        return tuple(int(v) for v in text.split(",") if v)
+    except ValueError:
+        raise InputError("must be numbers of anchors", file=file, field="mask",
+                         value=text) from None  # fmt: skip
 
 
 def _anchors(options: dict[str, str], file: str | Path | None) -> tuple[tuple[float, float], ...]:
