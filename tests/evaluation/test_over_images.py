@@ -81,7 +81,7 @@ def test_masks_are_kept_small(detector: Detector, data: Table, monkeypatch) -> N
 
 def test_speed_adds_up(detector: Detector) -> None:
     speed = measure(detector, made_images(2, (48, 64)), seconds=0.0, batches=(1, 2), untrained=True)
-    assert set(speed.parts_ms) == set(PARTS)
+    assert set(speed.parts_ms) == set(PARTS) - {"proposals"}  # the method takes none
     assert all(ms >= 0 for ms in speed.parts_ms.values())
     assert speed.fps == pytest.approx(1000 / speed.latency_ms)
     assert speed.fps_whole < speed.fps

@@ -52,16 +52,15 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _row(model: dict[str, Any]) -> dict[str, Any]:
-    def best(kind: str) -> float | None:
-        found = [p["value"] for p in model["published"] if kind in p["data"]]
-        return max(found) if found else None
+    from boxatlas.evaluation.survey import headline
+    from boxatlas.registry import model_info
 
-    rates = [p["fps"] for p in model["published"] if p["fps"]]
+    fps, coco, voc = headline(model_info(model["name"]))
     return {
         "name": model["name"], "arXiv": model["arxiv"] or "-", "year": str(model["year"]),
         "family": model["family"], "backbone": model["backbone"], "input": model["input"],
         "Mparam": _in(model["parameters"], 1e6), "GMAC": _in(model["multiply_adds"], 1e9),
-        "VOC07": best("VOC07"), "COCO": best("COCO"), "FPS": max(rates) if rates else None,
+        "VOC07": voc, "COCO": coco, "FPS": fps,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from boxatlas._version import __version__
 from boxatlas.evaluation import plots
 from boxatlas.evaluation.page import Section, write_page
-from boxatlas.evaluation.survey import SURVEY
+from boxatlas.evaluation.survey import SURVEY, headline
 from boxatlas.files import write_text
 
 
@@ -59,14 +59,7 @@ def published_row(model: str) -> Compared:
     from boxatlas.registry import model_info
 
     info = model_info(model)
-    coco = [p for p in info.published if "COCO" in p.data and p.metric == "AP"
-            and "many scales" not in p.data]  # fmt: skip
-    voc = [p for p in info.published if "VOC07" in p.data and "COCO" not in p.data]
-    rates = [p.fps for p in (*coco, *voc) if p.fps]
-    return Compared(
-        info.method, info.backbone, info.size, model, max(rates) if rates else None,
-        max((p.value for p in coco), default=None), max((p.value for p in voc), default=None),
-    )  # fmt: skip
+    return Compared(info.method, info.backbone, info.size, model, *headline(info))
 
 
 def table_rows(rows: Sequence[Compared]) -> list[dict[str, Any]]:

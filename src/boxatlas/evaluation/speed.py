@@ -24,7 +24,7 @@ from boxatlas.structures import Frame
 if TYPE_CHECKING:
     from boxatlas.detectors.base import Detector
 
-PARTS = ("read", "preprocess", "network", "postprocess")
+PARTS = ("read", "preprocess", "proposals", "network", "postprocess")
 _WARM_UP = 3
 _LEAST = 5  # timed images, however slow
 _USUAL_OBJECTS = 100  # what an untrained network is made to find
@@ -34,8 +34,9 @@ _USUAL_OBJECTS = 100  # what an untrained network is made to find
 class Speed:
     """Seconds are never mixed with milliseconds here: every `_ms` is one, `seconds` the other.
 
-    fps: 1000 / median of network + postprocess at batch 1; fps_whole: reading and preprocessing
-    too; latency_ms, latency_p95_ms: of network + postprocess; parts_ms: medians; throughput: batch
+    fps: 1000 / median of network + postprocess at batch 1; fps_whole: all parts, such as reading,
+    preprocessing and a search for proposals, where the method takes them from outside; latency_ms,
+    latency_p95_ms: of network + postprocess; parts_ms: medians; throughput: batch
     size -> images a second; images, seconds: what was timed; score: the threshold where one was
     set for untrained weights; peak_memory_mb: of the process on a CPU, of the allocator on a GPU.
     """
@@ -85,11 +86,12 @@ def measure(
         score = usual_score(detector, *_input(detector, [inputs[0]]))
     for k in range(_WARM_UP):
         _timed(detector, *_input(detector, [inputs[k % len(inputs)]]), score)
+    timed = PARTS if detector.takes_proposals else tuple(p for p in PARTS if p != "proposals")
     said("batch 1")
     _reset_peak(detector.device)
     rounds, found, spent = _rounds(detector, sources, seconds, score)
     peak = _peak(detector.device)
-    both = rounds[:, 2] + rounds[:, 3]
+    both = rounds[:, 3] + rounds[:, 4]
     median = np.median(rounds, 0)
     throughput = {1: 1 / float(np.median(both))}
     for size in batches:
@@ -102,7 +104,7 @@ def measure(
         fps_whole=1 / float(np.median(rounds.sum(1))),
         latency_ms=1000 * float(np.median(both)),
         latency_p95_ms=1000 * float(np.percentile(both, 95)),
-        parts_ms={name: 1000 * float(v) for name, v in zip(PARTS, median, strict=True)},
+        parts_ms={n: 1000 * float(v) for n, v in zip(PARTS, median, strict=True) if n in timed},
         throughput=throughput, device=_device_name(detector.device),
         threads=torch.get_num_threads(), input=(shape[0], shape[1]), images=len(rounds),
         seconds=spent, detections=found, peak_memory_mb=peak, score=score,
@@ -114,8 +116,7 @@ def measure(
 def _rounds(
     detector: Detector, sources: Sequence[Source], seconds: float, score: float | None
 ) -> tuple[np.ndarray, float, float]:
-    """Times [rounds, read | preprocess | network | postprocess] in seconds, the mean number of
-    detections, and the seconds spent."""
+    """Times [rounds, PARTS] in seconds, the mean number of detections, and the seconds spent."""
     rows, found = [], 0
     began = time.perf_counter()
     while len(rows) < _LEAST or time.perf_counter() - began < seconds:
@@ -125,8 +126,8 @@ def _rounds(
         images, frames = _input(detector, [detector.preprocess(image)])
         _wait(detector.device)
         ready = time.perf_counter()
-        network, after, count = _timed(detector, images, frames, score)
-        rows.append((opened - start, ready - opened, network, after))
+        searched, network, after, count = _timed(detector, images, frames, score)
+        rows.append((opened - start, ready - opened, searched, network, after))
         found += count
     return np.array(rows), found / len(rows), time.perf_counter() - began
 
@@ -134,16 +135,24 @@ def _rounds(
 @torch.inference_mode()
 def _timed(
     detector: Detector, images: Tensor, frames: Sequence[Frame], score: float | None
-) -> tuple[float, float, int]:
-    """(seconds of the network, of decoding and suppression, detections)."""
+) -> tuple[float, float, float, int]:
+    """(seconds of the search for proposals, of the network, of decoding and suppression, how many
+    detections)."""
+    begun = time.perf_counter()
+    proposals: Tensor | None = None
+    if detector.takes_proposals:
+        from boxatlas.detectors.searched import searched
+
+        proposals = searched(images, frames, detector.preprocess, most=detector.takes_proposals)
     start = time.perf_counter()
     fast = detector.fast()
-    raw = fast(images, frames)
+    raw = fast(images, frames, proposals)
     _wait(detector.device)
     between = time.perf_counter()
     found = fast.postprocess(raw, frames, score=score)
     _wait(detector.device)
-    return between - start, time.perf_counter() - between, sum(len(one) for one in found)
+    end = time.perf_counter()
+    return start - begun, between - start, end - between, sum(len(one) for one in found)
 
 
 def _throughput(
@@ -156,7 +165,7 @@ def _throughput(
     rounds: list[float] = []
     began = time.perf_counter()
     while len(rounds) < 3 or time.perf_counter() - began < seconds:
-        network, after, _ = _timed(detector, images, frames, score)
+        _, network, after, _ = _timed(detector, images, frames, score)
         rounds.append(network + after)
     return size / float(np.median(rounds))
 

@@ -9,6 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from boxatlas.registry import ModelInfo
+
+
+def headline(info: ModelInfo) -> tuple[float | None, float | None, float | None]:
+    """(FPS, COCO AP, VOC2007 mAP at 0.5): the best that was published of a model's own training
+    and one scale of the image."""
+    coco = [p for p in info.published if p.data.startswith("COCO") and p.metric == "AP"
+            and "many scales" not in p.data]  # fmt: skip
+    voc = [p for p in info.published if p.data.startswith("VOC07") and "COCO" not in p.data]
+    rates = [p.fps for p in (*coco, *voc) if p.fps]
+    return (
+        max(rates, default=None), max((p.value for p in coco), default=None),
+        max((p.value for p in voc), default=None),
+    )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Row:
