@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from sets import CLASSES, LAYOUTS, picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read, splits
 from boxatlas.data.formats import WRITABLE
+from boxatlas.data.masks import decode
 from boxatlas.errors import InputError
 
 
@@ -242,3 +246,61 @@ def test_real_sets_have_the_counts_that_their_makers_state(shared_data: Path):
         small = int((table.object_areas < 32**2).sum())
         large = int((table.object_areas > 96**2).sum())
         assert (small, len(table.labels) - small - large, large) == sizes
+
+
+def test_fiftyones_samples_with_tags_and_masks(tmp_path: Path):
+    """samples.json: boxes are fractions, a mask is a compressed array of the box."""
+    picture(tmp_path / "data" / "a.jpg", (80, 100))
+    picture(tmp_path / "data" / "b.jpg", (40, 40))
+    stream = io.BytesIO()
+    np.save(stream, np.array([[True, False], [True, True]]))
+    mask = base64.b64encode(zlib.compress(stream.getvalue())).decode()
+    detections = [
+        {"_cls": "Detection", "label": "cat", "bounding_box": [0.1, 0.5, 0.2, 0.25],
+         "mask": {"$binary": {"base64": mask, "subType": "00"}}, "iscrowd": True},
+        {"_cls": "Detection", "label": "ant", "bounding_box": [0, 0, 1, 1]},
+    ]  # fmt: skip
+    samples = [
+        {"filepath": "data/a.jpg", "tags": ["validation"],
+         "ground_truth": {"_cls": "Detections", "detections": detections}},
+        {"filepath": "data/b.jpg", "tags": ["train"], "ground_truth": None},
+    ]  # fmt: skip
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": samples}))
+    assert splits(tmp_path) == ["train", "val"]
+    table = read(tmp_path, "val")
+    assert table.classes == ("ant", "cat")
+    assert table[0].names == ["cat", "ant"]
+    np.testing.assert_allclose(table.boxes, [[10, 40, 30, 60], [0, 0, 100, 80]], atol=1e-4)
+    assert table.ignore.tolist() == [True, False]
+    assert table.masks is not None
+    bitmap = decode(table.masks[0])
+    assert bitmap.sum() == 20 * 20 * 3 / 4  # three quarters of the box
+    assert bitmap[40:60, 10:20].all()
+    assert not bitmap[40:50, 20:30].any()
+    assert len(read(tmp_path, "train").labels) == 0
+
+
+def test_label_studios_export(tmp_path: Path):
+    """An uploaded image has letters before its name; a turned rectangle becomes its bounds."""
+    picture(tmp_path / "photos" / "a.jpg", (80, 100))
+    region = {"original_width": 100, "original_height": 80, "from_name": "l", "to_name": "i"}
+    results = [
+        {**region, "type": "rectanglelabels", "value": {
+            "x": 10, "y": 25, "width": 20, "height": 50, "rotation": 0,
+            "rectanglelabels": ["cat"]}},
+        {**region, "type": "rectanglelabels", "value": {
+            "x": 50, "y": 50, "width": 20, "height": 25, "rotation": 90,
+            "rectanglelabels": ["dog"]}},
+        {**region, "type": "choices", "value": {"choices": ["sunny"]}},
+    ]  # fmt: skip
+    tasks = [{
+        "id": 12, "data": {"image": "/data/upload/3/0123abcd-a.jpg"},
+        "annotations": [{"was_cancelled": True, "result": []}, {"result": results}],
+    }]  # fmt: skip
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    assert detect_format(tmp_path) == "labelstudio"
+    table = read(tmp_path)
+    assert table.ids == [12]
+    assert table[0].names == ["cat", "dog"]
+    # 20 x 20 pixels turned about its corner (50, 40), clockwise: it lies left of it now.
+    np.testing.assert_allclose(table.boxes, [[10, 20, 30, 60], [30, 40, 50, 60]], atol=1e-4)

@@ -136,7 +136,7 @@ def _masks(part: Part) -> Iterator[Flaw]:
             continue
         try:
             around = extent(mask)
-        except (ValueError, IndexError, OverflowError) as error:
+        except (ValueError, IndexError, OverflowError, MemoryError) as error:
             yield _flaw(part, k, image, "mask_invalid", f"the mask cannot be read: {error}", "mask")
             continue
         if around is None:

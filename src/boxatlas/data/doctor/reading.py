@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
-from boxatlas.data.formats import FORMATS, detect_format, voc
+from boxatlas.data.formats import FORMATS, detect_format, fiftyone, labelstudio, voc
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -58,7 +58,13 @@ class Part:
         return self.builder.files[image]
 
     def field(self, k: int | np.intp) -> str:
-        return self.module.FIELD.format(int(self.builder.origins[k]))
+        """Where object k is in its file; with its image's name where a file holds many images and
+        numbers the objects of each anew."""
+        field = self.module.FIELD.format(int(self.builder.origins[k]))
+        if self.module not in (fiftyone, labelstudio):
+            return field
+        image = int(np.searchsorted(self.table.offsets, k, side="right")) - 1
+        return f"{Path(self.table.paths[image]).name}: {field}"
 
 
 def parts_of(folder: Path, format: str | None) -> tuple[ModuleType, list[Part], list[Flaw]]:
