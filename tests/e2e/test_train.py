@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commandline import Said
+from safetensors.torch import load_file
 
 from boxatlas import scenes
 from boxatlas.training import read_recipe
+from boxatlas.training.checkpoint import read_header
 from boxatlas.weights import load
 
 MODEL = "ssdlite320_efficientnet_lite0"
@@ -115,3 +119,33 @@ def test_two_processes_train_and_evaluate_together(made: Path, tmp_path: Path) -
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert json.loads(ended.stdout)["iterations"] == 2
     assert (run / "best.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_same_weights(made: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of a real detector's training from files, augmentation and all."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "boxatlas", "train", MODEL, "--data", str(made),
+             "--set", "epochs=5", "--set", "save_every=1", *SMALL, "--seed", "3"]  # fmt: skip
+
+    def train(run: Path, *more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*start, "--out", str(run), *more], env=environment,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train(whole).wait() == 0
+    for reached in (2, 5):
+        running = train(stopped, "--resume")
+        deadline = time.monotonic() + 300
+        while running.poll() is None and time.monotonic() < deadline:
+            header = read_header(stopped) if stopped.exists() else None
+            if header and header["position"].trained >= reached:
+                break
+            time.sleep(0.02)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    assert train(stopped, "--resume").wait() == 0
+    for name in ("last.safetensors", "resume.safetensors"):
+        ours, theirs = load_file(whole / name), load_file(stopped / name)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key].equal(theirs[key]) for key in ours)
