@@ -26,8 +26,8 @@ LIGHT: dict[str, dict[str, Any]] = {
     "dsod300": {"stem": 32, "bottleneck": 64, "growth": 16},
     "retinanet320_efficientnet_lite0_fpn": {},
     "faster_rcnn320_efficientnet_lite0_fpn": {},
-    "yolov2": {"width": 0.25, "multi_scale": False},
-    "yolov3": {"width": 0.25, "multi_scale": False},
+    "yolov2_efficientnet_lite0": {},
+    "yolov3_efficientnet_lite0": {},
 }
 # Models whose trunk cannot be chosen, or that take no ImageNet weights here.
 OWN_BACKBONE: set[str] = {"dsod300", "yolov1_tiny", "yolov2_tiny", "yolov3_tiny"}

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -169,7 +170,7 @@ class PriorDetector(Detector):
         that a caller gives is reached.
         """
         config = self.config
-        least = math.nextafter(config.score, 1.0) if score is None else score
+        least = just_above(config.score) if score is None else score
         found = [self.candidates(one, least) for one in self.maps(raw)]
         boxes = torch.cat([b for b, _ in found])
         chosen = Candidates(*(torch.cat(part) for part in zip(*(c for _, c in found), strict=True)))
@@ -189,6 +190,11 @@ class PriorDetector(Detector):
         boxes = self.coder.decode(numbers, cell, one.priors.to(rows)[prior], grid)
         boxes = cxcywh_to_xyxy(boxes) * boxes.new_tensor([one.input[1], one.input[0]] * 2)
         return boxes[index], Candidates(image[index], index, label, value)
+
+
+def just_above(score: float) -> float:
+    """The smallest float32 that exceeds a threshold: Darknet compares by `>`."""
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))
 
 
 def undone(model: Detector, found: Sequence[Found], frames: Sequence[Frame]) -> list[Detections]:

@@ -12,7 +12,6 @@ Shape letters: B images, S cells of the grid, N boxes of a cell, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from boxatlas.detectors.yolo_common import (
     YoloConfig,
     backbone_of,
     check_size,
+    just_above,
     mean_losses,
     preprocess_of,
     truth_of,
@@ -203,7 +203,7 @@ class YOLOv1(Detector):
         """Score = confidence * class, then NMS within each class (section 2.3); input pixels."""
         config = self.config
         boxes, _, scores = self.decode(raw)
-        least = math.nextafter(config.score, 1.0) if score is None else score
+        least = just_above(config.score) if score is None else score
         chosen = above(scores, least, or_equal=True)
         height, width = config.shape
         place = cxcywh_to_xyxy(boxes[chosen.image, chosen.row])

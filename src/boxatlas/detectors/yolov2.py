@@ -225,16 +225,12 @@ def build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, A
     config = YOLOv2Config.of(**{**defaults, **options})
     if config.anchor_boxes:
         return YOLOv2(classes, config)
-    own = {
-        name: value
-        for name, value in {**defaults, **options}.items()
-        if name in YOLOv1Config.model_fields and name in options
-    }
-    own.pop("size", None)
-    return YOLOv1(classes, YOLOv1Config.of(
-        **{**own, "batch_norm": config.batch_norm,
-           "dropout": 0.0 if config.batch_norm else 0.5},
-    ))  # fmt: skip
+    shared = {name: value for name, value in options.items() if name in YOLOv1Config.model_fields}
+    rows = {
+        "backbone": config.resolved().backbone, "batch_norm": config.batch_norm,
+        "dropout": 0.0 if config.batch_norm else 0.5,
+    }  # fmt: skip
+    return YOLOv1(classes, YOLOv1Config.of(**{**shared, **rows}))
 
 
 # -- the models -----------------------------------------------------------------------------------
@@ -270,3 +266,10 @@ def yolov2_tiny(classes: Sequence[str], **options: Any) -> Detector:
     if len(classes) == 80:
         own |= {"joined": 512, "release": "later"}
     return build(classes, own, options)
+
+
+@_register("EfficientNet-Lite0", "320")
+def yolov2_efficientnet_lite0(classes: Sequence[str], **options: Any) -> Detector:
+    """A light YOLOv2 at 320x320: a small backbone, a quarter of the detector's channels."""
+    own = {"backbone": "timm/tf_efficientnet_lite0", "width": 0.25, "size": 320}
+    return build(classes, {**own, "multi_scale": False}, options)

@@ -260,3 +260,10 @@ def yolov3_tiny(classes: Sequence[str], **options: Any) -> YOLOv3:
     """Tiny YOLOv3: two maps, six priors."""
     own = {"backbone": "darknet_tiny", "form": "tiny"}
     return YOLOv3(classes, YOLOv3Config.of(**{**own, **options}))
+
+
+@_register("EfficientNet-Lite0", "320")
+def yolov3_efficientnet_lite0(classes: Sequence[str], **options: Any) -> YOLOv3:
+    """A light YOLOv3 at 320x320: a small backbone, a quarter of the detector's channels."""
+    own = {"backbone": "timm/tf_efficientnet_lite0", "width": 0.25, "size": 320}
+    return YOLOv3(classes, YOLOv3Config.of(**{**own, "multi_scale": False, **options}))

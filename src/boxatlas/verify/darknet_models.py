@@ -5,7 +5,6 @@ A network is read from its cfg and filled through the importer, as a public file
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from boxatlas.backbones.darknet import Classifier, EpsPlace, Norm, norm_layer
 from boxatlas.boxes.formats import xyxy_to_cxcywh
 from boxatlas.detectors.yolo9000 import YOLO9000
-from boxatlas.detectors.yolo_common import Map, PriorDetector
+from boxatlas.detectors.yolo_common import Map, PriorDetector, just_above
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights.darknet import import_darknet, load_state
@@ -180,7 +179,7 @@ def _scores(
     """The scores of all boxes, and the detections above the case's threshold."""
     floor = case.params["decode_threshold"]
     found = {"decoded.probs": torch.where(scores > floor, scores, 0.0)}
-    least = math.nextafter(case.params["threshold"], math.inf)
+    least = just_above(case.params["threshold"])
     kept = model.stay(dict(raw), least, len(scores) * model.num_classes)[0]
     place = _in_image(case, model, kept.boxes)
     lead = torch.stack([kept.labels.float(), kept.scores], 1)
