@@ -21,11 +21,15 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/boxatlas demo
 
+# Up to four test files at a time, each with one thread.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile \
+  -n $$($(BIN)/python -c "import os; print(min(os.cpu_count() or 1, 4))")
+
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
