@@ -41,6 +41,10 @@ class TimmFeatures(nn.Module):
         _check(name)
         indices = _indices(name, strides)
         self.body = _created(name, pretrained, features_only=True, out_indices=indices)
+        # timm's EfficientNets and MobileNets run to their end whatever is asked for.
+        stages = getattr(self.body, "_stage_out_idx", None)
+        if stages and hasattr(self.body, "blocks"):
+            self.body.blocks = self.body.blocks[: max(stages)]  # pyright: ignore
         if fold:
             _folded(self.body)
         self.strides = list(strides)
