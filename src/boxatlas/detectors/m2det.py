@@ -68,13 +68,13 @@ class M2DetConfig(SingleShotConfig):
 
 
 class M2Det(SingleShot):
-    """Two maps of the backbone -> MLFPN -> predictors on each scale."""
+    """Two maps of the backbone, one of stride 8, the deepest -> MLFPN -> predictors."""
 
     config: M2DetConfig
 
     def __init__(self, classes: Sequence[str], config: M2DetConfig) -> None:
         backbone, preprocess = backbone_of(
-            config, (8, 16), resnet101=resnet101,
+            config, (8, 32), resnet101=resnet101,
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
         )  # fmt: skip
         neck = MLFPN(
