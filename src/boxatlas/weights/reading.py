@@ -16,13 +16,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from boxatlas.errors import InputError
+from boxatlas.weights.pickles import read_pickle
 
 State = dict[str, Tensor]
 KEY = "boxatlas"  # the metadata entry that describes a detector of ours
 
 
 def read_state(path: str | Path) -> State:
-    """The tensors of a file by name: safetensors, PyTorch (tensors only) or named arrays (npz).
+    """The tensors of a file by name: safetensors, PyTorch (tensors only), named arrays (npz),
+    or a pickle of arrays (pkl).
 
     A state dict inside a training checkpoint ("model", "state_dict", ...) is found. Raises
     InputError where the file is missing, truncated, of another kind, or would run code.
@@ -41,6 +43,11 @@ def read(path: str | Path) -> tuple[State, dict[str, Any] | None]:
         raise InputError("the file is empty", file=path)
     if path.suffix == ".npz":
         return _read_arrays(path), None
+    if path.suffix == ".pkl":
+        state = tensors_of(read_pickle(path))
+        if not state:
+            raise InputError("holds no arrays by name", file=path)
+        return state, None
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(path)
     return _read_torch(path), None
