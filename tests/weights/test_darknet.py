@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from boxatlas.backbones.darknet import Darknet
-from boxatlas.backbones.darknet_file import Header, fill_prefix, read_numbers, written
+from boxatlas.backbones.darknet import Conv, Darknet
+from boxatlas.backbones.darknet_file import Header, fill_prefix, parts_of, read_numbers, written
 from boxatlas.cli import main
 from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError
@@ -175,6 +175,21 @@ def test_a_prefix_fills_the_backbone_and_says_what(tmp_path: Path):
     fill_prefix(alone, read_numbers(tmp_path / "tiny.conv.13"))
     assert torch.equal(alone.state_dict()["stages.0.0.conv.weight"],
                        source.state_dict()["backbone.stages.0.0.conv.weight"])  # fmt: skip
+
+
+def test_a_backbone_without_norms_takes_those_of_the_file_in(tmp_path: Path):
+    """YOLO as in its paper has none; the published classifiers do."""
+    torch.manual_seed(0)
+    normed = Darknet("darknet_tiny", (32,)).eval()
+    for name, buffer in normed.named_buffers():
+        if name.endswith(("mean", "var")):
+            buffer.uniform_(0.5, 1.5)
+    parts = [part for m in normed.modules() if isinstance(m, Conv) for _, part in parts_of(m, "")]
+    written(tmp_path / "a.conv", parts, Header())
+    plain = Darknet("darknet_tiny", (32,), norm=None).eval()
+    fill_prefix(plain, read_numbers(tmp_path / "a.conv"))
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(plain(image)[0], normed(image)[0], atol=1e-4)
 
 
 # -- cfg ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from boxatlas.backbones.darknet import Conv, Pretrained
 from boxatlas.errors import InputError
@@ -151,10 +152,26 @@ def parts_of(conv: Conv, where: str) -> list[Part]:
 
 
 def fill_prefix(network: nn.Module, numbers: Numbers) -> None:
-    """Fill the convolutions of a backbone from the start of a file, which may hold more."""
+    """Fill the convolutions of a backbone from the start of a file, which may hold more.
+
+    A published file holds batch norms; a convolution without one takes in what its own would do.
+    """
     for index, conv in enumerate(m for m in network.modules() if isinstance(m, Conv)):
-        for name, target in parts_of(conv, f"convolution {index}"):
+        layer = conv.get_submodule("conv")
+        assert isinstance(layer, nn.Conv2d)
+        where = f"convolution {index}"
+        own = dict(conv.named_children()).get("norm")
+        norm = nn.BatchNorm2d(layer.out_channels) if own is None else own
+        for name, target in conv_parts(layer, norm, where):
             numbers.fill(name, target)
+        if own is None:
+            assert isinstance(norm, nn.BatchNorm2d)
+            mean, variance = norm.running_mean, norm.running_var
+            assert mean is not None
+            assert variance is not None
+            layer.weight, layer.bias = fuse_conv_bn_weights(
+                layer.weight, None, mean, variance, norm.eps, norm.weight, norm.bias
+            )
 
 
 def load_published(network: nn.Module, published: Pretrained | None, name: str) -> None:
