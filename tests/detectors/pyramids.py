@@ -46,26 +46,29 @@ def total(model: Detector, given: Batch, seed: int = 0) -> torch.Tensor:
     return torch.stack(list(model.loss(given, torch.Generator().manual_seed(seed)).values())).sum()
 
 
-def torchvisions(name: str, **options: Any) -> Any:
-    """A peer with random weights whose scores differ enough for some hundred detections."""
+def torchvisions(name: str, images: list[torch.Tensor], **options: Any) -> Any:
+    """A peer whose random weights suit these images [3, h, w]: some hundred detections on each."""
     torch.manual_seed(0)
     model: Any = getattr(detection, name)(weights=None, weights_backbone=None, **options).eval()
+    retinanet = "retinanet" in name
+    layers = (
+        [model.head.classification_head.cls_logits]
+        if retinanet
+        else [model.rpn.head.cls_logits, model.roi_heads.box_predictor.cls_score]
+    )
     with torch.no_grad():
-        for key, module in model.named_modules():
-            if isinstance(module, nn.BatchNorm2d) and key.endswith("bn3"):
-                module.weight.fill_(0.25)
-        layer = (
-            model.head.classification_head.cls_logits
-            if "retinanet" in name
-            else model.roi_heads.box_predictor.cls_score
-        )
-        if "retinanet" not in name:
-            model.rpn.head.cls_logits.weight.mul_(20)
-        seen: list[torch.Tensor] = []
-        handle = layer.register_forward_hook(lambda m, a, out: seen.append(out))
-        model([torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(2))])
-        handle.remove()
-        layer.weight.mul_(1.5 / torch.cat([s.flatten() for s in seen]).std())
-        if "retinanet" in name:
-            layer.bias.fill_(-7.5)
+        for module in model.backbone.modules():  # statistics that fit random layers
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+                module.train()
+        model.backbone(model.transform(images)[0].tensors)
+        model.eval()
+        for layer in layers:  # scores that differ, but not so much that rounding decides
+            seen: list[torch.Tensor] = []
+            handle = layer.register_forward_hook(lambda m, a, out, seen=seen: seen.append(out))
+            model(images)
+            handle.remove()
+            layer.weight.mul_(1.5 / torch.cat([s.flatten() for s in seen]).std())
+        if retinanet:
+            layers[0].bias.fill_(-7.5)
     return model

@@ -37,20 +37,21 @@ from boxatlas.detectors.region import (
     TwoFC,
 )
 from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
-from boxatlas.necks.fpn import FPN
+from boxatlas.necks.fpn import FPN, Extra
 from boxatlas.ops.roi import MapLinear
 from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
 
 
-class TwoStageConfig(Options):
-    """The choices that every method with an RPN and a head for RoIs shares."""
+class RoIConfig(Options):
+    """The choices that every method with a head for RoIs shares."""
 
     backbone: str = convention("resnet50", 'resnet50, mobilenet_v3_large, ... or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
     size: tuple[int, int] = convention(
         (800, 1333), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
     )
+    train_sizes: tuple[int, ...] = convention((), "shorter sides that training changes among")
 
     # ideas
     roi_op: Literal["align", "pool", "warp"] = switch(
@@ -59,6 +60,35 @@ class TwoStageConfig(Options):
     sampler: Literal["random", "ohem"] = switch(
         "random", "Fast R-CNN section 2.3; OHEM (1604.03540) keeps the RoIs of largest loss"
     )
+
+    # conventions
+    norm: Literal["frozen", "batch"] = convention("frozen", "batch norms of ResNet and MobileNet")
+    norm_eps: float = convention(1e-5, "their epsilon")
+    stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
+    inclusive: bool = convention(False, "corners belong to a box, whose width is x2 - x1 + 1")
+    inclusive_centre: bool = convention(False, "a box's centre is that of its corner pixels")
+    box_end: float = convention(0.0, "added to the far corner of a decoded box")
+    roi_aligned: bool = convention(False, "RoIAlign's half-cell shift")
+    roi_sampling: int = convention(2, "RoIAlign's samples a side, 0 = adaptive", ge=0)
+    roi_weights: tuple[float, float, float, float] = convention((10, 10, 5, 5), "of the box code")
+    box_clamp: float | None = convention(CLAMP, "bound of a box's growth when decoding, as log")
+    box_clamp_below: bool = convention(False, "and of its shrinking")
+    class_agnostic: bool = convention(False, "one box for all classes")
+    background_box: bool = convention(False, "box outputs begin with a row for the background")
+    roi_count: int = convention(512, "RoIs that learn, per image")
+    roi_beta: float = convention(1.0, "smooth L1 of the head")
+    score: float = convention(0.05, "least score of a detection")
+    nms: float = convention(0.5, "suppression among detections of a class")
+    max_detections: int = convention(100, "detections an image")
+    min_detection: float = convention(0.0, "smallest side of a detection, in pixels")
+
+    _one_number = field_validator("size", mode="before")(side_limits)
+
+
+class TwoStageConfig(RoIConfig):
+    """And those of an RPN."""
+
+    # ideas
     rpn_cls: Literal["sigmoid", "softmax"] = switch(
         "sigmoid", "Faster R-CNN section 3.1.1: a softmax pair, or logistic regression"
     )
@@ -70,29 +100,14 @@ class TwoStageConfig(Options):
     )
 
     # conventions
-    norm: Literal["frozen", "batch"] = convention("frozen", "batch norms of ResNet and MobileNet")
-    norm_eps: float = convention(1e-5, "their epsilon")
-    stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
     anchor_sizes: tuple[float | tuple[float, ...], ...] = convention(
         (32, 64, 128, 256, 512), "of each level, in pixels"
     )
     anchor_rounded: bool = convention(False, "corners rounded to whole pixels")
     anchor_stride: Literal["fixed", "image // grid"] = convention("fixed", "stride of the anchors")
     anchor_order: Literal["ratio,size", "size,ratio"] = convention("ratio,size", "in a cell")
-    inclusive: bool = convention(False, "corners belong to a box, whose width is x2 - x1 + 1")
-    inclusive_centre: bool = convention(False, "a box's centre is that of its corner pixels")
-    box_end: float = convention(0.0, "added to the far corner of a decoded box")
-    roi_aligned: bool = convention(False, "RoIAlign's half-cell shift")
-    roi_sampling: int = convention(2, "RoIAlign's samples a side, 0 = adaptive", ge=0)
-    roi_weights: tuple[float, float, float, float] = convention((10, 10, 5, 5), "of the box code")
-    box_clamp: float | None = convention(CLAMP, "bound of a box's growth when decoding, as log")
-    box_clamp_below: bool = convention(False, "and of its shrinking")
-    class_agnostic: bool = convention(False, "one box for all classes")
-    background_box: bool = convention(False, "box outputs begin with a row for the background")
     rpn_count: int = convention(256, "anchors that learn, per image")
-    roi_count: int = convention(512, "RoIs that learn, per image")
     rpn_beta: float = convention(1 / 9, "smooth L1 of the RPN")
-    roi_beta: float = convention(1.0, "smooth L1 of the head")
     proposals_loss: tuple[int, int] = convention(
         (2000, 2000), "per level, per image, when learning"
     )
@@ -100,45 +115,44 @@ class TwoStageConfig(Options):
     rpn_score: float = convention(0.0, "least probability of a proposal")
     rpn_nms: float = convention(0.7, "suppression among proposals")
     min_size: float = convention(0.0, "smallest side of a proposal, in pixels")
-    score: float = convention(0.05, "least score of a detection")
-    nms: float = convention(0.5, "suppression among detections of a class")
-    max_detections: int = convention(100, "detections an image")
-    min_detection: float = convention(0.0, "smallest side of a detection, in pixels")
-
-    _one_number = field_validator("size", mode="before")(side_limits)
 
 
-class RegionConfig(TwoStageConfig):
-    """And those of a pyramid."""
+class PyramidConfig(RoIConfig):
+    """The choices of heads on a pyramid."""
 
     # ideas
     top_down: bool = switch(True, "FPN table 1 (d): the top-down pathway")
     lateral: bool = switch(True, "FPN table 1 (e): the lateral connections")
     one_level: bool = switch(False, "FPN table 1 (f): all anchors and RoIs on P2 alone")
-    p6: Literal["maxpool", "conv"] = switch(
-        "maxpool", "FPN section 4.1, footnote 2: P5 subsampled; a strided 3x3 as in RetinaNet"
-    )
 
     # conventions
     width: int = convention(256, "channels of the pyramid and of the RPN", ge=1)
     fpn_norm: Literal["none", "batch"] = convention("none", "norms in pyramid and box head")
-    rpn_convs: int = convention(1, "3x3 convolutions before the RPN's outputs", ge=1)
     box_head: Literal["2fc", "4conv1fc"] = convention("2fc", "the head of a RoI")
     box_width: int = convention(1024, "width of the fully connected layers")
-    anchor_scales: tuple[float, ...] = convention((1.0,), "further sizes of a level, as factors")
     level_epsilons: tuple[float, float] = convention(
         (0.0, 1e-6), "added inside and outside of the logarithm that gives a RoI's level"
     )
 
 
+class RegionConfig(PyramidConfig, TwoStageConfig):
+    """The choices of a pyramid with an RPN."""
+
+    p6: Literal["maxpool", "conv"] = switch(
+        "maxpool", "FPN section 4.1, footnote 2: P5 subsampled; a strided 3x3 as in RetinaNet"
+    )
+    rpn_convs: int = convention(1, "3x3 convolutions before the RPN's outputs", ge=1)
+    anchor_scales: tuple[float, ...] = convention((1.0,), "further sizes of a level, as factors")
+
+
 class Pyramid(nn.Module):
     """Backbone and FPN: images -> P2..P6, or P2 alone (table 1 f)."""
 
-    def __init__(self, config: RegionConfig) -> None:
+    def __init__(self, config: PyramidConfig, p6: Extra = "maxpool") -> None:
         super().__init__()
         self.backbone = backbone_of(config)
         self.neck = FPN(
-            self.backbone.channels, config.width, extra=config.p6, top_down=config.top_down,
+            self.backbone.channels, config.width, extra=p6, top_down=config.top_down,
             lateral=config.lateral, norm=nn.BatchNorm2d if config.fpn_norm == "batch" else None,
         )  # fmt: skip
         self.width, self.one_level = config.width, config.one_level
@@ -172,7 +186,7 @@ class ConvFC(nn.Module):
         return F.relu(self.fc(rois), inplace=True)
 
 
-def backbone_of(config: RegionConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Backbone:
+def backbone_of(config: RoIConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Backbone:
     """The trunk that the config names, with `channels` and `strides`."""
     return pyramid_backbone(
         config.backbone, stages, pretrained=config.pretrained, norm=config.norm,
@@ -193,7 +207,7 @@ def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
 
 
 def coder_of(
-    config: TwoStageConfig, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
+    config: RoIConfig, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
 ) -> DeltaCoder:
     """The box code that the config spells; the RPN's has no weights."""
     return DeltaCoder(
@@ -203,12 +217,8 @@ def coder_of(
     )  # fmt: skip
 
 
-def region_parts(config: TwoStageConfig) -> dict[str, Any]:
-    """The rules that a config spells, as RegionDetector takes them."""
-    chosen: dict[str, Any] = {
-        "nms": config.rpn_nms, "min_size": config.min_size, "min_score": config.rpn_score,
-        "inclusive": config.inclusive,
-    }  # fmt: skip
+def head_parts(config: RoIConfig) -> dict[str, Any]:
+    """The rules of a head that a config spells, as RegionDetector takes them."""
     return {
         "coder": coder_of(config, config.roi_weights),
         "roi_targets": RoITargets(
@@ -218,9 +228,20 @@ def region_parts(config: TwoStageConfig) -> dict[str, Any]:
         "detect_rule": DetectRule(
             config.score, config.nms, config.max_detections, config.min_detection, config.inclusive
         ),
+    }  # fmt: skip
+
+
+def region_parts(config: TwoStageConfig) -> dict[str, Any]:
+    """And those of an RPN's choice."""
+    chosen: dict[str, Any] = {
+        "nms": config.rpn_nms, "min_size": config.min_size, "min_score": config.rpn_score,
+        "inclusive": config.inclusive,
+    }  # fmt: skip
+    return {
+        **head_parts(config),
         "select_in_loss": RPNSelection(*config.proposals_loss, **chosen),
         "select_in_detect": RPNSelection(*config.proposals_detect, **chosen),
-    }  # fmt: skip
+    }
 
 
 def rpn_of(config: RegionConfig, strides: Sequence[int], channels: int = 256) -> RPN:
@@ -239,7 +260,7 @@ def rpn_targets(config: TwoStageConfig) -> RPNTargets:
     )  # fmt: skip
 
 
-def level_rule(config: RegionConfig, strides: Sequence[int]) -> LevelRule:
+def level_rule(config: PyramidConfig, strides: Sequence[int]) -> LevelRule:
     """RoIs go to the maps of these strides (FPN, equation 1)."""
     inside, outside = config.level_epsilons
     return LevelRule(
@@ -254,7 +275,7 @@ class FasterRCNN(RegionDetector):
     config: RegionConfig
 
     def __init__(self, classes: Sequence[str], config: RegionConfig) -> None:
-        trunk = Pyramid(config)
+        trunk = Pyramid(config, config.p6)
         head = TwoFC if config.box_head == "2fc" else ConvFC
         super().__init__(
             classes,
@@ -272,6 +293,10 @@ class FasterRCNN(RegionDetector):
             ),
             **region_parts(config),
         )  # fmt: skip
+
+    def training_sizes(self) -> list[tuple[int, int]]:
+        """Sizes of the input that training changes among; none: one."""
+        return [(side, self.config.size[1]) for side in self.config.train_sizes]
 
 
 # -- the models -----------------------------------------------------------------------------------

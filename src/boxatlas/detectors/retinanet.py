@@ -42,6 +42,7 @@ class RetinaNetConfig(DenseConfig):
     size: tuple[int, int] = convention(
         (800, 1333), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
     )
+    train_sizes: tuple[int, ...] = convention((), "shorter sides that training changes among")
     backbone: str = convention("resnet50", 'resnet50, resnet101, ... or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
 
@@ -167,6 +168,10 @@ class RetinaNet(DenseDetector):
             coder=DeltaCoder(clamp=CLAMP), background=False,
         )  # fmt: skip
         self.rule = rule
+
+    def training_sizes(self) -> list[tuple[int, int]]:
+        """Sizes of the input that training changes among (section 5.3, scale jitter); none: one."""
+        return [(side, self.config.size[1]) for side in self.config.train_sizes]
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
         """Section 4, anchors: about 100,000 for 600 pixels."""
