@@ -63,8 +63,7 @@ def command(
     """
     import torch
 
-    from boxatlas.evaluation.sizes import size_of
-    from boxatlas.evaluation.speed import made_images, measure
+    from boxatlas.evaluation.speed import made_images
     from boxatlas.progress import track
 
     if threads is not None:
@@ -77,20 +76,27 @@ def command(
     chosen = pick_device(device)
     documents, rows = [], []
     for name in track(expand(what), "benchmarking"):
-        detector, untrained = open_or_make(name, chosen, seed)
-        size = size_of(detector)
-        speed = measure(detector, sources, seconds=seconds, batches=batch or (8,),
-                        untrained=untrained)  # fmt: skip
-        document = {"model": detector.name, "checkpoint": None if untrained else name,
-                    "parameters": size.parameters, "multiply_adds": size.multiply_adds,
-                    **speed.document()}  # fmt: skip
-        documents.append(document)
-        rows.append(_row(name, document))
-        del detector
+        documents.append(_measured(name, chosen, seed, sources, seconds, batch or [8]))
+        rows.append(_row(name, documents[-1]))
     first = documents[0]
     text = f"{first['device']}, {first['threads']} threads, torch {torch.__version__}"
     text += "; images of the data" if data else "; made images of 640 x 480"
     emit({"benchmarks": documents, "torch": torch.__version__}, as_json, rows=rows, text=text)
+
+
+def _measured(
+    name: str, device: torch.device, seed: int, sources: list[Any], seconds: float,
+    batches: list[int],
+) -> dict[str, Any]:  # fmt: skip
+    from boxatlas.evaluation.sizes import size_of
+    from boxatlas.evaluation.speed import measure
+
+    detector, untrained = open_or_make(name, device, seed)
+    size = size_of(detector)
+    speed = measure(detector, sources, seconds=seconds, batches=batches, untrained=untrained)
+    return {"model": detector.name, "checkpoint": None if untrained else name,
+            "parameters": size.parameters, "multiply_adds": size.multiply_adds,
+            **speed.document()}  # fmt: skip
 
 
 def expand(names: list[str]) -> list[str]:

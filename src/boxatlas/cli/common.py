@@ -92,6 +92,18 @@ def fresh(path: Path, force: bool) -> Path:
     return path
 
 
+def reserve(folder: Path, force: bool) -> Path:
+    """A folder that may be written into: new or empty, or by --force one that holds something.
+
+    Nothing is removed; files of the same names are replaced. Raises InputError otherwise.
+    """
+    if folder.is_file():
+        raise InputError("is a file, not a folder", file=folder, hint="pass another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise InputError("already exists", file=folder, hint="pass another --out, or --force")
+    return folder
+
+
 def emit(document: Any, as_json: bool, *, rows: Sequence[Mapping[str, Any]] | None = None,
          title: str | None = None, text: str | None = None) -> None:  # fmt: skip
     """Print the result: `document` as JSON, or `rows` as a table and `text` for people."""

@@ -16,8 +16,8 @@ from boxatlas.cli.common import (
     JsonOption,
     SeedOption,
     emit,
-    fresh,
     pick_device,
+    reserve,
 )
 
 if TYPE_CHECKING:
@@ -27,30 +27,37 @@ if TYPE_CHECKING:
     from boxatlas.evaluation.comparison import Compared
 
 
+What = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CKPT|RUN|MODEL...", help="What to measure; patterns of models."),
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option("--data", help="Labelled images that the AP of checkpoints is measured on."),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which images; test or val if not given.")
+]
+Metric = Annotated[str, typer.Option("--metric", help="What mAP is: voc07, voc12 or coco.")]
+Survey = Annotated[
+    bool, typer.Option("--survey/--no-survey", help="The published comparison as well.")
+]
+Seconds = Annotated[
+    float, typer.Option("--seconds", min=0, help="FPS is timed for about so long each.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="A folder for the page, plot, JSON and CSV.")
+]
+
+
 def command(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="CKPT|RUN|MODEL...", help="What to measure; patterns of models."),
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="Labelled images that the AP of checkpoints is measured on."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Which images; test or val if not given.")
-    ] = None,
-    metric: Annotated[
-        str, typer.Option("--metric", help="What mAP is: voc07, voc12 or coco.")
-    ] = "voc12",
-    survey: Annotated[
-        bool, typer.Option("--survey/--no-survey", help="The published comparison as well.")
-    ] = True,
-    seconds: Annotated[
-        float, typer.Option("--seconds", min=0, help="FPS is timed for about so long each.")
-    ] = 3.0,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A folder for the page, plot, JSON and CSV.")
-    ] = None,
+    what: What = None,
+    data: Data = None,
+    split: Split = None,
+    metric: Metric = "voc12",
+    survey: Survey = True,
+    seconds: Seconds = 3.0,
+    out: Out = None,
     format: FormatOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
@@ -69,9 +76,8 @@ def command(
     boxatlas compare runs/ssd runs/fssd runs/yolov3 --data photos --split test --out compared
     """
     from boxatlas.cli.bench import expand
-    from boxatlas.cli.eval import usual_split
-    from boxatlas.errors import InputError, nearest
-    from boxatlas.evaluation import METRICS
+    from boxatlas.cli.eval import known_metric
+    from boxatlas.errors import InputError
     from boxatlas.evaluation.comparison import (
         document_of,
         survey_rows,
@@ -80,39 +86,38 @@ def command(
     )
     from boxatlas.progress import track
 
-    if metric not in METRICS:
-        raise InputError("no such metric", field="--metric", value=metric,
-                         hint=nearest(metric, METRICS))  # fmt: skip
+    known_metric(metric)
     if not what and not survey:
         raise InputError("there is nothing to compare", field="compare", hint="name some models")
-    if out is not None and not force:
-        fresh(out, False)
-    table: Table | None = None
-    chosen_split = split
-    if data:
-        from boxatlas.data import read
-
-        chosen_split = split or usual_split(data, format)
-        table = read(data, chosen_split, format)
-    chosen = pick_device(device)
-    conditions: dict[str, Any] = {
-        "data": [str(d) for d in data or ()], "split": chosen_split if data else None,
-        "metric": metric if data else None,
-        "images": len(table) if table is not None else None,
-    }  # fmt: skip
-    rows = survey_rows() if survey else []
-    if what:
-        names = expand(what)
-        for name in track(names, "comparing"):
-            measured, machine = _measured(name, chosen, seed, seconds, table, metric)
-            conditions |= machine
-            _place(rows, measured)
     if out is not None:
-        if force:
-            fresh(out, True)
-        write_comparison(out, rows, conditions, shlex.join(["boxatlas", *sys.argv[1:]]))
+        reserve(out, force)
+    table, conditions = _labelled(data or [], split, format, metric)
+    chosen = pick_device(device)
+    rows = survey_rows() if survey else []
+    for name in track(expand(what or []), "comparing"):
+        measured, machine = _measured(name, chosen, seed, seconds, table, metric)
+        conditions |= machine
+        _place(rows, measured)
+    if out is not None:
+        again = shlex.join(["boxatlas", *sys.argv[1:]])
+        write_comparison(out, rows, conditions, again)
     text = _machine_text(conditions) + (f"report: {out / 'report.html'}" if out else "")
     emit(document_of(rows, conditions), as_json, rows=table_rows(rows), text=text)
+
+
+def _labelled(
+    data: list[Path], split: str | None, format: str | None, metric: str
+) -> tuple[Table | None, dict[str, Any]]:
+    """(the images to measure on, what is to be said of them)."""
+    from boxatlas.cli.eval import usual_split
+    from boxatlas.data import read
+
+    if not data:
+        return None, {}
+    chosen = split or usual_split(data, format)
+    table = read(data, chosen, format)
+    return table, {"data": [str(d) for d in data], "split": chosen, "metric": metric,
+                   "images": len(table)}  # fmt: skip
 
 
 def _measured(

@@ -17,9 +17,9 @@ from boxatlas.cli.common import (
     ForceOption,
     JsonOption,
     emit,
-    fresh,
     open_detector,
     pick_device,
+    reserve,
 )
 from boxatlas.errors import InputError
 
@@ -66,12 +66,10 @@ def command(
     boxatlas detect photo.jpg --json
     """
     files = find_pictures(source)
-    if out is not None and not force:
-        fresh(out, False)
+    if out is not None:
+        reserve(out, force)
     detector = open_detector(model, pick_device(device))
     wanted = _wanted(only, detector)
-    if out is not None and force:
-        fresh(out, True)
     names = _names(files)
     found: list[tuple[Path, Detections]] = []
     broken: list[str] = []

@@ -15,9 +15,9 @@ from boxatlas.cli.common import (
     FormatOption,
     JsonOption,
     emit,
-    fresh,
     open_detector,
     pick_device,
+    reserve,
 )
 
 if TYPE_CHECKING:
@@ -30,47 +30,57 @@ NEEDS_ARGUMENTS = True
 _USUAL_SPLITS = ("test", "val")
 
 
+Data = Annotated[
+    list[Path],
+    typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
+]
+What = Annotated[
+    str | None,
+    typer.Argument(metavar="CKPT|MODEL|bundled", help="Checkpoint, run folder or model."),
+]
+ProposalFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--proposals",
+        metavar="FILE|CKPT",
+        help="Proposals to measure, again for others beside them; to CKPT, what it is given.",
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which images; test or val if not given.")
+]
+MetricName = Annotated[str, typer.Option("--metric", help="What mAP is: voc07, voc12 or coco.")]
+Overlap = Annotated[
+    float, typer.Option("--iou", min=0, max=1, help="The overlap of voc07 and voc12.")
+]
+AtScore = Annotated[
+    float | None,
+    typer.Option("--score", help="Precision and recall at this score, not at the best F1."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="A folder for the report, numbers and detections.")
+]
+SpeedToo = Annotated[bool, typer.Option("--speed/--no-speed", help="Measure FPS too.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images at once; 8, or 1 if sizes differ.")
+]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")]
+
+
 def command(
-    data: Annotated[
-        list[Path],
-        typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
-    ],
-    what: Annotated[
-        str | None,
-        typer.Argument(metavar="CKPT|MODEL|bundled", help="Checkpoint, run folder or model."),
-    ] = None,
-    proposals: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--proposals",
-            metavar="FILE|CKPT",
-            help="Proposals to measure, again for others beside them; to CKPT, what it is given.",
-        ),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Which images; test or val if not given.")
-    ] = None,
-    metric: Annotated[
-        str, typer.Option("--metric", help="What mAP is: voc07, voc12 or coco.")
-    ] = "voc12",
-    iou: Annotated[
-        float, typer.Option("--iou", min=0, max=1, help="The overlap of voc07 and voc12.")
-    ] = 0.5,
-    score: Annotated[
-        float | None,
-        typer.Option("--score", help="Precision and recall at this score, not at the best F1."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A folder for the report, numbers and detections.")
-    ] = None,
-    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure FPS too.")] = True,
-    batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Images at once; 8, or 1 if sizes differ.")
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first so many images.")
-    ] = None,
+    data: Data,
+    what: What = None,
+    proposals: ProposalFiles = None,
+    split: Split = None,
+    metric: MetricName = "voc12",
+    iou: Overlap = 0.5,
+    score: AtScore = None,
+    out: Out = None,
+    speed: SpeedToo = True,
+    batch: BatchSize = None,
+    workers: Workers = 0,
+    limit: Limit = None,
     format: FormatOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
@@ -87,40 +97,56 @@ def command(
     boxatlas eval bundled --data coco --split val --metric coco --json
     boxatlas eval --proposals VOC2007/proposals.npz --proposals runs/faster_rcnn --data VOC2007
     """
-    from boxatlas.data import read
-    from boxatlas.errors import InputError, nearest
-    from boxatlas.evaluation import METRICS, evaluate, predict
-    from boxatlas.progress import console
+    from boxatlas.evaluation import evaluate, predict
 
     if what is None:
         _measure_proposals(proposals or [], data, split, format, limit, out, force, device, as_json)
         return
-    if metric not in METRICS:
-        raise InputError("no such metric", field="--metric", value=metric,
-                         hint=nearest(metric, METRICS))  # fmt: skip
-    if out is not None and not force:
-        fresh(out, False)
-    chosen = split or usual_split(data, format)
-    table = read(data, chosen, format)
-    if limit is not None:
-        table = table.select(range(min(limit, len(table))))
+    known_metric(metric)
+    if out is not None:
+        reserve(out, force)
+    table, chosen = _images(data, split, format, limit)
     detector = open_detector(what, pick_device(device))
     given = _given(detector, proposals, data, table)
     start = time.perf_counter()
     found = predict(detector, table, workers=workers, batch_size=batch, proposals=given)
-    seconds = time.perf_counter() - start
     document: dict[str, Any] = {
         "model": detector.name, "checkpoint": what, "data": [str(d) for d in data],
-        "split": chosen, **evaluate(found, table, metric, score=score, iou=iou),
-        "seconds": seconds,
-    }  # type: ignore[arg-type]  # fmt: skip
+        "split": chosen, "seconds": time.perf_counter() - start,
+        **evaluate(found, table, metric, score=score, iou=iou),  # type: ignore[arg-type]
+    }  # fmt: skip
     _add_mistakes(document, found, table, iou)
     if speed:
         _add_speed(document, detector, table)
     if out is not None:
-        if force:
-            fresh(out, True)
         _write(out, document, found, table, detector)
+    _print(document, out, as_json)
+
+
+def known_metric(name: str) -> None:
+    """Raise InputError where --metric is none."""
+    from boxatlas.errors import InputError, nearest
+    from boxatlas.evaluation import METRICS
+
+    if name not in METRICS:
+        raise InputError("no such metric", field="--metric", value=name,
+                         hint=nearest(name, METRICS))  # fmt: skip
+
+
+def _images(
+    folders: list[Path], split: str | None, format: str | None, limit: int | None
+) -> tuple[Table, str | None]:
+    """(the images, of which split)."""
+    from boxatlas.data import read
+
+    chosen = split or usual_split(folders, format)
+    table = read(folders, chosen, format)
+    return (table if limit is None else table.select(range(min(limit, len(table)))), chosen)
+
+
+def _print(document: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from boxatlas.progress import console
+
     for note in document["notes"]:
         console().print(f"note: {note}")
     emit(document, as_json, rows=_rows(document), title=_title(document), text=_text(document, out))
@@ -141,7 +167,6 @@ def _measure_proposals(
     limit: int | None, out: Path | None, force: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """How good proposals are, without a detector on top: a table, JSON, a plot."""
-    from boxatlas.data import read
     from boxatlas.data.proposals import read_proposals
     from boxatlas.errors import InputError
     from boxatlas.evaluation.proposals import measure_each, plot
@@ -149,12 +174,9 @@ def _measure_proposals(
 
     if not sources:
         raise InputError("give a detector, or --proposals", field="eval", hint="see --help")
-    if out is not None and not force:
-        fresh(out, False)
-    chosen = split or usual_split(folders, format)
-    table = read(folders, chosen, format)
-    if limit is not None:
-        table = table.select(range(min(limit, len(table))))
+    if out is not None:
+        reserve(out, force)
+    table, chosen = _images(folders, split, format, limit)
     opened: dict[str, Any] = {
         source: read_proposals(source)
         if Path(source).suffix.lower() in (".npz", ".mat", ".pkl", ".pickle")
@@ -167,8 +189,6 @@ def _measure_proposals(
         "proposals": {name: one.document() for name, one in measured.items()},
     }  # fmt: skip
     if out is not None:
-        if force:
-            fresh(out, True)
         write_text(out / "proposals.json", json.dumps(document, indent=1) + "\n")
         plot(measured, out / "proposals.png")
     several = len(measured) > 1

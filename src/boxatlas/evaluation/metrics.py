@@ -51,16 +51,7 @@ def evaluate(
     }
     boxes = coco.accumulate(coco.ground_truth(table), coco.results(found), backend=backend)
     by_metric["coco"] = boxes.per_class()
-    points = voc.operating_points(curve, score)
-    classes = {
-        name: {
-            **{kind: values[k] for kind, values in by_metric.items()},
-            "precision": point.precision, "recall": point.recall, "f1": point.f1,
-            "score": point.score, "objects": int(curve.positives[k]),
-            "detections": int(curve.start[k + 1] - curve.start[k]),
-        }
-        for k, (name, point) in enumerate(zip(table.classes, points, strict=True))
-    }  # fmt: skip
+    classes = _classes(table.classes, by_metric, curve, score)
     means = {kind: _mean(values) for kind, values in by_metric.items()}
     document: dict[str, Any] = {
         "metric": metric,
@@ -84,6 +75,23 @@ def evaluate(
         document["coco_masks"] = masks.numbers()
     document["notes"] = _notes(strange, found, table)
     return document
+
+
+def _classes(
+    names: Sequence[str], by_metric: dict[str, list[float | None]], curve: voc.Curves,
+    score: float | None,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """What is known of each class."""
+    points = voc.operating_points(curve, score)
+    return {
+        name: {
+            **{kind: values[k] for kind, values in by_metric.items()},
+            "precision": point.precision, "recall": point.recall, "f1": point.f1,
+            "score": point.score, "objects": int(curve.positives[k]),
+            "detections": int(curve.start[k + 1] - curve.start[k]),
+        }
+        for k, (name, point) in enumerate(zip(names, points, strict=True))
+    }  # fmt: skip
 
 
 def masks_of(found: Found, table: Table, backend: coco.Backend) -> coco.Accumulated | None:
