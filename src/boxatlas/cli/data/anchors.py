@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,11 +68,20 @@ def command(
         "cells": cells, "counts": found.counts, "curve": rows, "plot": out and str(out),
     }  # fmt: skip
     if not as_json:
-        emit(None, False, rows=[{"k": r["k"], "average IoU": r["iou"], "by Euclid": r["euclidean"]}
-                                for r in rows])  # fmt: skip
-        emit(None, False, rows=[
-            {"width": w, "height": h, f"cells of {stride}": f"{c[0]:.2f}, {c[1]:.2f}", "objects": n}
-            for (w, h), c, n in zip(pixels, cells, found.counts, strict=True)
-        ], title=f"{k} priors in pixels of {size} x {size}")  # fmt: skip
+        _tables(document, stride)
     emit(document, as_json, text=f"average IoU {found.average_iou:.4f} over {len(shapes)} objects"
          + (f" of {split}" if split else ""))  # fmt: skip
+
+
+def _tables(document: dict[str, Any], stride: int) -> None:
+    curve = [{"k": row["k"], "average IoU": row["iou"], "by Euclid": row["euclidean"]}
+             for row in document["curve"]]  # fmt: skip
+    emit(None, False, rows=curve)
+    priors = [
+        {"width": w, "height": h, f"cells of {stride}": f"{x:.2f}, {y:.2f}", "objects": n}
+        for (w, h), (x, y), n in zip(
+            document["pixels"], document["cells"], document["counts"], strict=True
+        )
+    ]
+    size = document["size"]
+    emit(None, False, rows=priors, title=f"{document['k']} priors in pixels of {size} x {size}")

@@ -34,6 +34,17 @@ def chosen_splits(folder: Path, split: str | None, format: str | None) -> dict[s
     return {split: read(folder, split, format)}
 
 
+def each_image_once(tables: dict[str, Table]) -> Table:
+    """One table of all splits; an image that is in several (trainval) comes once."""
+    from boxatlas.data import Table
+
+    table = Table.join(list(tables.values()))
+    first: dict[str, int] = {}
+    for i, path in enumerate(table.paths):
+        first.setdefault(path, i)
+    return table.select(list(first.values()))
+
+
 def unused(path: Path, force: bool) -> Path:
     """A file to write, in a folder that is there. Raises InputError where one is there already."""
     if path.exists() and not (force and path.is_file()):

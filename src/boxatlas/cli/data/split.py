@@ -8,7 +8,12 @@ from typing import Annotated
 import typer
 
 from boxatlas.cli.common import FormatOption, JsonOption, SeedOption, emit
-from boxatlas.cli.data.common import FolderArgument, SplitOption, chosen_splits
+from boxatlas.cli.data.common import (
+    FolderArgument,
+    SplitOption,
+    chosen_splits,
+    each_image_once,
+)
 
 
 def command(
@@ -41,18 +46,14 @@ def command(
     """
     import numpy as np
 
-    from boxatlas.data import Table, detect_format
+    from boxatlas.data import detect_format
     from boxatlas.data.convert import convert
     from boxatlas.data.doctor.pictures import by_group, examine, groups_of, same_files, similar
     from boxatlas.data.split import parts_of, shares, stratified
     from boxatlas.progress import track
 
     wanted = parts_of(parts)
-    table = Table.join(list(chosen_splits(folder, split, format).values()))
-    first: dict[str, int] = {}
-    for i, path in enumerate(table.paths):
-        first.setdefault(path, i)
-    table = table.select(list(first.values()))
+    table = each_image_once(chosen_splits(folder, split, format))
     groups = np.arange(len(table))
     if together:
         pictures = examine(table.paths, lambda found: track(found, "looking at images", len(table)))

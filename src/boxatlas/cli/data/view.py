@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from boxatlas.cli.common import ForceOption, FormatOption, JsonOption, SeedOption, emit
-from boxatlas.cli.data.common import FolderArgument, SplitOption, chosen_splits, unused
+from boxatlas.cli.data.common import (
+    FolderArgument,
+    SplitOption,
+    chosen_splits,
+    each_image_once,
+    unused,
+)
 
 
 def command(
@@ -38,7 +44,6 @@ def command(
     boxatlas data view photos --class cat --count 9 --seed 3
     boxatlas data view photos --augmented ssd --out augmented.png
     """
-    from boxatlas.data import Table
     from boxatlas.data.transforms import augmentation
     from boxatlas.data.view import chosen, sheet
     from boxatlas.errors import InputError
@@ -48,9 +53,7 @@ def command(
     unused(out, force)
     if augmented is not None:
         augmentation(augmented)  # says what there is, before anything is read
-    table = Table.join(list(chosen_splits(folder, split, format).values()))
-    _, first = _firsts(table.paths)
-    table = table.select(first)
+    table = each_image_once(chosen_splits(folder, split, format))
     images = chosen(table, count, seed, classes or ())
     if not images:
         raise InputError("no image shows that class", file=folder, value=", ".join(classes or ()))
@@ -59,11 +62,3 @@ def command(
     write_with(out, lambda temporary: made.save(temporary, format="png"))
     document = {"picture": str(out), "images": [table.paths[i] for i in images]}
     emit(document, as_json, text=f"{out}: {len(images)} of {len(table)} images")
-
-
-def _firsts(paths: list[str]) -> tuple[list[str], list[int]]:
-    """Each path once, and where it comes first (splits may overlap)."""
-    found: dict[str, int] = {}
-    for i, path in enumerate(paths):
-        found.setdefault(path, i)
-    return list(found), list(found.values())
