@@ -30,7 +30,8 @@ def recipe_of(one: Light, given: argparse.Namespace) -> Recipe:
         iterations=given.steps, batch=given.batch, optimizer="adamw", lr=given.lr,
         weight_decay=0.02, clip=10.0, schedule="cosine", final_lr=0.01, ema=0.99,
         warmup=min(50, given.steps // 10), augment=given.augment, eval_every=given.steps,
-        seed=given.seed, val_split="none", precision="fp32", save_minutes=2.0,
+        seed=given.seed, train_split=given.train_split, val_split="none", precision="fp32",
+        save_minutes=2.0,
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="test", help="what is measured on")
+    parser.add_argument("--train-split", default="train", help="what is learned")
     parser.add_argument("--out", type=Path, default=Path("runs/alike"))
     parser.add_argument("--models", nargs="+", default=list(LIGHT), metavar="NAME[:OPTION=VALUE,]")
     parser.add_argument("--steps", type=int, default=600)
