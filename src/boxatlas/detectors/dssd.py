@@ -101,7 +101,8 @@ class DSSD(SingleShot):
         self.decoder, self.before = decoder, before
         self.ssd_before, self.ssd_head = None, None
         if config.staged and decoder is not None:
-            self.ssd_before, self.ssd_head = _predictors(config, channels, ratios, outputs)
+            plain = config.model_copy(update={"tower": None})
+            self.ssd_before, self.ssd_head = _predictors(plain, channels, ratios, outputs)
 
     def forward(
         self,
