@@ -115,7 +115,7 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
     names, nodes = _classes(folder, options)
     boxed = names if nodes is None else [names[node] for node in nodes]
     pairs = [
-        (image, yolo.label_of(image))
+        (image, label_of(image))
         for key, value in options.items()
         if key in _SPLITS and split in (None, _SPLITS[key])
         for image in _images(folder, value, key)
@@ -144,6 +144,15 @@ def _images(folder: Path, name: str, field: str) -> list[Path]:
     return found
 
 
+def label_of(image: Path) -> Path:
+    """Where an image's labels lie: the last folder named images or JPEGImages becomes labels."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] in ("images", "JPEGImages"):
+            return Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
+    return image.with_suffix(".txt")
+
+
 def _label_alone(lines: list[str], file: Path, names: list[str]) -> int | None:
     """The class that a file says of an image as a whole, or None."""
     for n, line in enumerate(lines, 1):
@@ -169,7 +178,7 @@ def annotation_files(folder: Path) -> list[Path]:
     path = _file(folder)
     assert path is not None
     lists = [_near(folder, value, key) for key, value in options.items() if key in _SPLITS]
-    labels = {yolo.label_of(image) for image in images_of(folder).values()}
+    labels = {label_of(image) for image in images_of(folder).values()}
     return [path, *lists, *sorted(label for label in labels if label.is_file())]
 
 
