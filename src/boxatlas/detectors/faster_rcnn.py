@@ -294,10 +294,6 @@ class FasterRCNN(RegionDetector):
             **region_parts(config),
         )  # fmt: skip
 
-    def training_sizes(self) -> list[tuple[int, int]]:
-        """Sizes of the input that training changes among; none: one."""
-        return [(side, self.config.size[1]) for side in self.config.train_sizes]
-
 
 # -- the models -----------------------------------------------------------------------------------
 

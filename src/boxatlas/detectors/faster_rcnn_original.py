@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from boxatlas.detectors.base import Phase
+from boxatlas.detectors.faster_rcnn import region_parts
 from boxatlas.detectors.one_map import (
+    OneMapAnchors,
     OneMapConfig,
     cut,
     learned_layers,
@@ -32,7 +34,7 @@ from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch
 
 
-class OriginalConfig(OneMapConfig):
+class OriginalConfig(OneMapConfig, OneMapAnchors):
     """Faster R-CNN's choices."""
 
     train_schedule: Literal["alternating4", "joint"] = switch(
@@ -66,7 +68,8 @@ class OriginalFasterRCNN(RegionDetector):
         )
         super().__init__(
             classes, one_map_preprocess(config), config, predictor=predictor,
-            rpn=one_map_rpn(config, parts.channels), **one_map_parts(config, parts),
+            rpn=one_map_rpn(config, parts.channels),
+            **{**one_map_parts(config, parts), **region_parts(config)},
         )  # fmt: skip
         self.rpn_trunk = None if config.shared_features else cut(config).trunk
         in_source = {"source_size": True, "small_first": True}

@@ -26,7 +26,13 @@ from boxatlas.backbones.timm_features import PREFIX, TimmFeatures
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.backbones.zf import ZF
 from boxatlas.boxes.anchors import AnchorRule
-from boxatlas.detectors.faster_rcnn import TwoStageConfig, coder_of, region_parts, rpn_targets
+from boxatlas.detectors.faster_rcnn import (
+    RoIConfig,
+    TwoStageConfig,
+    coder_of,
+    head_parts,
+    rpn_targets,
+)
 from boxatlas.detectors.region import RoIRule, TwoFC
 from boxatlas.detectors.rpn import RPN
 from boxatlas.images import Preprocess
@@ -43,7 +49,7 @@ class OneMapAnchors(TwoStageConfig):
     rpn_width: int = convention(512, "channels of the RPN's 3x3 convolution", ge=1)
 
 
-class OneMapConfig(OneMapAnchors):
+class OneMapConfig(RoIConfig):
     """The choices of methods on one map."""
 
     backbone: str = convention("vgg16", 'vgg16, zf, caffenet, resnet50, ... or "timm/NAME"')
@@ -176,7 +182,7 @@ def learned_layers(config: OneMapConfig, trunk: str = "trunk") -> tuple[str, ...
 def one_map_parts(config: OneMapConfig, parts: Cut) -> dict[str, Any]:
     """The rules that a config spells, as RegionDetector takes them."""
     rule = RoIRule(config.roi_op, parts.side, config.roi_sampling, config.roi_aligned, (16,))
-    return {"trunk": parts.trunk, "head": parts.head, "roi": rule, **region_parts(config)}
+    return {"trunk": parts.trunk, "head": parts.head, "roi": rule, **head_parts(config)}
 
 
 def one_map_rpn(config: OneMapAnchors, channels: int, strides: Sequence[int] = (16,)) -> RPN:

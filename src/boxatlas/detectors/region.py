@@ -278,6 +278,11 @@ class RegionDetector(Detector):
         """What `postprocess` needs beside the boxes (a mask branch keeps its features)."""
         return {}
 
+    def training_sizes(self) -> list[tuple[int, int]]:
+        """Sizes of the input that training changes among; none: one."""
+        sizes: Sequence[int] = getattr(self.config, "train_sizes", ())
+        return [(side, self.preprocess.size[1]) for side in sizes]
+
     # -- learning -----------------------------------------------------------------------------
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -372,8 +377,10 @@ class RegionDetector(Detector):
         rule = self.detect_rule
         threshold = rule.score if score is None else score
         most = rule.max_detections if max_detections is None else max_detections
-        scores = self.class_scores(raw) * raw["valid"][..., None]  # [B, P, K]
-        image, row, label = (scores > threshold).nonzero(as_tuple=True)
+        scores = self.class_scores(raw)  # [B, P, K]
+        # The published threshold is exceeded; one that a caller gives is reached.
+        hit = scores > threshold if score is None else scores >= threshold
+        image, row, label = (hit & raw["valid"][..., None]).nonzero(as_tuple=True)
         found = scores[image, row, label]
         column = delta_column(label, raw["deltas"].shape[2], self.class_agnostic, self.num_classes)
         boxes = self._decoded(raw, image, row, column, frames)

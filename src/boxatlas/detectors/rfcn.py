@@ -242,7 +242,7 @@ class RFCNPyramid(PositionSensitiveDetector):
     """Score maps on every level of a pyramid, of one set of weights."""
 
     def __init__(self, classes: Sequence[str], config: RFCNPyramidConfig) -> None:
-        trunk = Pyramid(config)
+        trunk = Pyramid(config, config.p6)
         parts = region_parts(config)
         parts["roi_targets"] = targets_of(config, parts["roi_targets"])
         roi = RoIRule(
