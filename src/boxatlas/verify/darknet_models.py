@@ -47,6 +47,8 @@ def detector(case: Case) -> PriorDetector | YOLOv1:
     }  # fmt: skip
     if "nms_iou" in case.params:
         options["nms_iou"] = case.params["nms_iou"]
+    expect(switches, tree_softmax_temperature=[1.0], leaky_slope=[0.1])
+    expect(switches, max_pool=["minus_infinity_outside_ceil"])
     if "tree" in switches:
         options["parents"] = tuple(case.stored(switches["tree"]).tolist())
         options["tree_threshold"] = case.params["tree_threshold"]
