@@ -15,7 +15,7 @@ from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.detectors.faster_rcnn import FasterRCNN, RegionConfig
 from boxatlas.detectors.region import content_limits
 from boxatlas.detectors.roi_targets import RoITargets, SampledRoIs, roi_losses, sample_rois
-from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets, first_of_each
+from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
 from boxatlas.registry import create_model
 from boxatlas.structures import Frame, Targets
 
@@ -142,15 +142,6 @@ def test_selection_by_hand():
     assert boxes[0, :3].tolist() == [[0, 0, 10, 9], [0, 0, 10, 10], [30, 30, 50, 40]]
     least = RPNSelection(10, 5, 0.7, min_score=0.6)
     assert one.select(logits, deltas, anchors, torch.tensor([[50.0, 40.0]]), least)[2].sum() == 2
-
-
-def test_first_of_each_pads_and_cuts():
-    image = torch.tensor([1, 0, 1, 1])
-    boxes, scores = torch.arange(16.0).view(4, 4), torch.tensor([9.0, 8, 7, 6])
-    got, ranked, valid = first_of_each(image, boxes, scores, 3, 2)
-    assert ranked[0].tolist() == [8, -math.inf]
-    assert got[1].tolist() == boxes[[0, 2]].tolist()
-    assert valid.tolist() == [[True, False], [True, True], [False, False]]
 
 
 # -- the head -------------------------------------------------------------------------------------

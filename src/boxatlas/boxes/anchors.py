@@ -1,7 +1,7 @@
 """Anchors and default boxes: the fixed boxes that predictions are relative to.
 
 Public: DefaultBoxLevel, default_boxes (SSD and its family); cell_anchors, grid_anchors,
-pyramid_anchors, and AnchorRule, which spells all three (RPN, RetinaNet).
+pyramid_anchors, and AnchorRule, which spells all three (RPN, RetinaNet); AnchorCache.
 
 Every function returns float32 xyxy unless a parameter says otherwise, in the published order:
 level, row, column, box within the cell. Shape letters: A anchors, K boxes in a cell.
@@ -10,7 +10,7 @@ level, row, column, box within the cell. Shape letters: A anchors, K boxes in a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -192,3 +192,25 @@ class AnchorRule:
         if self.stride == "image // grid":
             strides = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
         return pyramid_anchors(cells, grids, strides)
+
+
+class AnchorCache:
+    """What `make(grids, image)` gives, made once for each size of maps and input and each device."""
+
+    def __init__(
+        self, make: Callable[[Sequence[tuple[int, int]], tuple[int, int]], Tensor]
+    ) -> None:
+        self.make = make
+        self._made: dict[object, Tensor] = {}
+
+    def __call__(self, maps: Sequence[Tensor], image: tuple[int, int]) -> Tensor:
+        """[A, 4] on the device of maps [B, C, h, w], for an input of `image` (height, width)."""
+        grids = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
+        key = (grids, image, maps[0].device)
+        if key not in self._made:
+            if len(self._made) >= 16:  # training at many scales must not fill the memory
+                self._made.clear()
+            # Made during a detection, they must still serve training.
+            with torch.inference_mode(False), torch.no_grad():
+                self._made[key] = self.make(grids, image).to(maps[0].device)
+        return self._made[key]

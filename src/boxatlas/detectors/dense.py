@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from boxatlas.boxes.anchors import AnchorCache
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.nms import Candidates, Found, class_nms
 from boxatlas.detectors.base import ClassRows, Detector, Raw
@@ -125,7 +126,7 @@ class DenseDetector(Detector):
         super().__init__(classes, preprocess, config)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.coder, self.background, self.limits = coder, background, config
-        self._anchors: dict[object, Tensor] = {}
+        self._anchors = AnchorCache(self.make_anchors)
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
         """Anchors [A, 4] xyxy in pixels of an input of `image` (height, width)."""
@@ -149,15 +150,7 @@ class DenseDetector(Detector):
 
     def anchors(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
         """The anchors of these maps, made once for each size of input and device."""
-        grids = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-        image = (int(images.shape[-2]), int(images.shape[-1]))
-        key = (grids, image, images.device)
-        if key not in self._anchors:
-            if len(self._anchors) >= 16:  # training at many scales must not fill the memory
-                self._anchors.clear()
-            with torch.inference_mode(False), torch.no_grad():
-                self._anchors[key] = self.make_anchors(grids, image).to(images.device)
-        return self._anchors[key]
+        return self._anchors(maps, (int(images.shape[-2]), int(images.shape[-1])))
 
     def class_scores(self, logits: Tensor) -> Tensor:
         """[..., C] -> the classes' probabilities [..., K]."""

@@ -14,31 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.boxes.anchors import AnchorRule
+from boxatlas.boxes.anchors import AnchorCache, AnchorRule
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import match_thresholds
-from boxatlas.boxes.nms import batched_nms
+from boxatlas.boxes.nms import Proposals, proposal_nms, top_per_level
 from boxatlas.boxes.sampling import sample
 from boxatlas.structures import Targets
 
 
-class Anchors:
-    """The anchors that a rule spells, made once for each size of input and device."""
+class Anchors(AnchorCache):
+    """The anchors that a rule spells."""
 
     def __init__(self, rule: AnchorRule) -> None:
+        super().__init__(rule.make)
         self.rule = rule
-        self._made: dict[object, Tensor] = {}
-
-    def __call__(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """[A, 4] for maps [B, C, h, w] of an input of `size` (height, width)."""
-        grids = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-        key = (grids, size, maps[0].device)
-        if key not in self._made:
-            if len(self._made) >= 16:  # training at many scales must not fill the memory
-                self._made.clear()
-            with torch.inference_mode(False), torch.no_grad():
-                self._made[key] = self.rule.make(grids, size).to(maps[0].device)
-        return self._made[key]
 
 
 class RPNHead(nn.Module):
@@ -162,41 +151,30 @@ class RPN(nn.Module):
         limits: Tensor,
         rule: RPNSelection,
         scales: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Proposals:
         """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first, P = rule.after.
 
         limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
         [B]: pixels of the input for one of the source.
         """
         counts = [level.shape[1] for level in logits]
+        logit, delta = torch.cat(logits, 1), torch.cat(deltas, 1)
         edge = limits.repeat(1, 2)[:, None] - int(rule.inclusive)
         side = rule.min_size * (scales[:, None] if rule.source_size and scales is not None else 1.0)
-        boxes, scores, levels = [], [], []
-        for i, (level, delta, own) in enumerate(
-            zip(logits, deltas, anchors.split(counts), strict=True)
-        ):
-            if rule.small_first:
-                box = torch.minimum(self.coder.decode(delta, own).clamp(min=0), edge)
-                level = level.masked_fill(~_sides_reach(box, side, rule.inclusive), float("-inf"))
-            best, index = level.topk(min(rule.before, level.shape[1]), dim=1)
-            chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
-            boxes.append(self.coder.decode(chosen, own[index]))
-            scores.append(best)
-            levels.append(best.new_full(best.shape, i, dtype=torch.int64))
-        box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
+        if rule.small_first:
+            every = torch.minimum(self.coder.decode(delta, anchors).clamp(min=0), edge)
+            small = ~_sides_reach(every, side, rule.inclusive)
+            logit = logit.masked_fill(small, float("-inf"))
+        index, level = top_per_level(logit, counts, rule.before)
+        delta = delta.gather(1, index[..., None].expand(-1, -1, 4))
+        box, score = self.coder.decode(delta, anchors[index]), logit.gather(1, index)
         box = torch.minimum(box.clamp(min=0), edge)
-        fit = _sides_reach(box, side, rule.inclusive) & score.isfinite()
+        usable = _sides_reach(box, side, rule.inclusive) & score.isfinite()
         if rule.min_score > 0:
-            fit &= score.sigmoid() >= rule.min_score
-        image, row = fit.nonzero(as_tuple=True)
-        groups = image * len(counts) + level[image, row]
-        keep = batched_nms(
-            box[image, row], score[image, row], groups, rule.nms, inclusive=rule.inclusive
+            usable &= score.sigmoid() >= rule.min_score
+        return proposal_nms(
+            box, score, rule.nms, rule.after, usable=usable, level=level, inclusive=rule.inclusive
         )
-        return first_of_each(
-            image[keep], box[image[keep], row[keep]], score[image[keep], row[keep]], len(box),
-            rule.after,
-        )  # fmt: skip
 
     def loss(
         self,
@@ -240,24 +218,3 @@ class RPN(nn.Module):
 def _sides_reach(boxes: Tensor, side: Tensor | float, inclusive: bool) -> Tensor:
     """[B, P, 4] -> [B, P]: both sides are at least `side`, which may be [B, 1]."""
     return (boxes[..., 2:] - boxes[..., :2] + int(inclusive)).amin(-1) >= side
-
-
-def first_of_each(
-    image: Tensor, boxes: Tensor, scores: Tensor, images: int, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows sorted by score, with the image each belongs to -> per image the first `most`, padded.
-
-    -> boxes [B, most, 4], scores [B, most] (padding -inf), valid [B, most].
-    """
-    order = torch.argsort(image, stable=True)
-    image = image[order]
-    counts = torch.bincount(image, minlength=images)
-    rank = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
-    fits = rank < most
-    image, rank, order = image[fits], rank[fits], order[fits]
-    out_boxes = boxes.new_zeros(images, most, 4)
-    out_scores = scores.new_full((images, most), float("-inf"))
-    valid = torch.zeros(images, most, dtype=torch.bool, device=boxes.device)
-    out_boxes[image, rank], out_scores[image, rank] = boxes[order], scores[order]
-    valid[image, rank] = True
-    return out_boxes, out_scores, valid
