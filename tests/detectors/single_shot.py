@@ -10,7 +10,7 @@ import boxatlas
 from boxatlas.detectors.single_shot import SingleShot
 from boxatlas.structures import Batch, Frame, Targets
 
-SIZE = 96
+SIZE = 64
 TINY: dict[str, dict[str, Any]] = {
     "ssd300_vgg16": {},
     "fssd300_vgg16": {},
@@ -18,7 +18,7 @@ TINY: dict[str, dict[str, Any]] = {
     "refinedet320_vgg16": {},
     "dsod300": {"backbone": "dsod", "stem": 8, "bottleneck": 8, "growth": 4},
     "dssd321_r101": {"module_widths": 16, "decoder_width": 16, "extra_width": 16},
-    "m2det320_vgg16": {"tums": 2, "planes": 16, "scales": 4},
+    "m2det320_vgg16": {"tums": 2, "planes": 16, "scales": 3},
 }
 
 
@@ -34,7 +34,7 @@ def tiny(name: str, **options: Any) -> SingleShot:
 def batch(size: int = SIZE, objects: int = 3) -> Batch:
     """Two images; the objects, some of them alike, are all in the first."""
     generator = torch.Generator().manual_seed(1)
-    truth = torch.tensor([[8.0, 8, 40, 44], [10.0, 8, 44, 44], [50.0, 40, 90, 90]])[:objects]
+    truth = torch.tensor([[6.0, 6, 30, 32], [8.0, 6, 33, 33], [36.0, 30, 62, 62]])[:objects]
     targets = Targets.collate([truth, truth[:0]], [torch.arange(objects), torch.arange(0)])
     frames = [Frame((size, size), (size, size))] * 2
     return Batch(torch.randn(2, 3, size, size, generator=generator), frames, targets)

@@ -1,0 +1,261 @@
+"""Each method of the single-shot family, tiny: its switches, two steps, save and load, detect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from single_shot import SIZE, TINY, batch, tiny
+
+import boxatlas
+from boxatlas import evaluation, scenes
+from boxatlas.data import make_loader, read
+from boxatlas.detectors.dsod import DSODConfig
+from boxatlas.detectors.dssd import DSSDConfig
+from boxatlas.detectors.fssd import FSSDConfig
+from boxatlas.detectors.m2det import M2DetConfig
+from boxatlas.detectors.refinedet import RefineDetConfig
+from boxatlas.detectors.rfbnet import RFBNetConfig
+from boxatlas.detectors.single_shot import SingleShotConfig
+from boxatlas.detectors.ssd import SSDConfig
+from boxatlas.errors import InputError
+
+# -- switches -------------------------------------------------------------------------------------
+
+VGG = {"backbone": "vgg16"}
+# Used by the one loss that all share: tried on SSD, and on RefineDet, which has its own.
+COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
+    "negatives": (1.0, {}), "match_iou": (0.3, {}), "loc_weight": (2.0, {}),
+}  # fmt: skip
+FIRST: dict[str, tuple[Any, dict[str, Any]]] = {"boxes_on_first_map": (6, {})}
+# Per method: its config, and for each switch another value and the options that go with both.
+SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str, Any]]]]] = {
+    "ssd300_vgg16": (SSDConfig, {
+        **COMMON, **FIRST, "atrous": (False, VGG), "ratio_2": (False, {}), "ratio_3": (False, {}),
+        "l2norm": (False, VGG),
+    }),
+    "fssd300_vgg16": (FSSDConfig, {
+        **FIRST, "sources": (("conv3_3", "conv4_3", "fc7"), {}), "fuse": ("sum", {}),
+        "fuse_norm": (False, {}), "generator": ("bottleneck", {}),
+    }),
+    "rfbnet300_vgg16": (RFBNetConfig, {
+        "boxes_on_first_map": (4, {}), "rfb": (False, {}), "rfb_s": (False, {}),
+        "dilated": (False, {}), "version": ("e", {}),
+    }),
+    "refinedet320_vgg16": (RefineDetConfig, {
+        **COMMON, "negative_filter": (0.5, {}), "two_step": (False, {}), "tcb": ("none", {}),
+    }),
+    "dsod300": (DSODConfig, {
+        **FIRST, "stem_block": (False, {}), "stem": (4, {}), "bottleneck": (6, {}),
+        "growth": (3, {}), "compression": (0.5, {}), "transition_without_pooling": (False, {}),
+        "dense_supervision": (False, {}), "prediction": ("plain", {}),
+    }),
+    "dssd321_r101": (DSSDConfig, {
+        "prediction_module": ("b", {}), "decoder": (False, {}), "fusion": ("sum", {}),
+        "finetune": (True, {"staged": True}),
+    }),
+    "m2det320_vgg16": (M2DetConfig, {
+        "tums": (3, {}), "scales": (4, {}), "planes": (8, {}),
+        "base_feature": (False, {}), "sfam": (False, {}),
+    }),
+}  # fmt: skip
+CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in rows]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_is_tried(name):
+    config, rows = SWITCHES[name]
+    assert set(rows) | set(COMMON) == set(config.switches())
+
+
+@pytest.mark.parametrize(("name", "switch"), CASES)
+def test_a_switch_changes_something(name, switch):
+    """The tensors, the raw outputs, the losses or the stages of training."""
+    value, beside = SWITCHES[name][1][switch]
+    plain, other = tiny(name, **beside), tiny(name, **beside, **{switch: value})
+    assert getattr(plain.config, switch) != value
+    assert not same(plain, other)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_without_a_switch_nothing_differs(name):
+    assert same(tiny(name), tiny(name))
+
+
+def same(a: Any, b: Any) -> bool:
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (a, b)]
+    if shapes[0] != shapes[1] or a.phases() != b.phases():
+        return False
+    b.load_state_dict(a.state_dict())
+    given = batch()
+    for model in (a, b):
+        model.eval()
+    with torch.no_grad():
+        raw = [m(given.images) for m in (a, b)]
+        losses = [m.loss(given) for m in (a, b)]
+    return all(
+        x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in (raw, losses)
+    )
+
+
+@pytest.mark.parametrize("module", ["a", "b", "c", "d"])
+def test_prediction_modules(module):
+    """(a) adds nothing; (d) is two of (c); (b) keeps the width and needs no 1x1 shortcut."""
+    model = tiny("dssd321_r101", prediction_module=module)
+    blocks = [list(one.named_modules()) for one in model.before]  # pyright: ignore
+    convs = {sum(isinstance(m, torch.nn.Conv2d) for _, m in row) for row in blocks}
+    assert convs == {{"a": 0, "b": 3, "c": 4, "d": 8}[module]}
+
+
+def test_sources_must_have_the_map_that_they_are_fused_at():
+    with pytest.raises(InputError, match="conv4_3"):
+        tiny("fssd300_vgg16", sources=("fc7", "conv7_2"))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_any_size(name):
+    """Also sides that are odd at some stride, and inputs that are not square."""
+    model = tiny(name, size=(72, 100)).eval()
+    height, width = model.config.shape
+    raw = model(torch.zeros(1, 3, height, width))
+    assert raw["logits"].shape == (1, len(raw["anchors"]), 4)
+    assert raw["deltas"].shape == (1, len(raw["anchors"]), 4)
+
+
+# -- learning -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.write(folder, {"train": 4, "val": 2}, seed=0, size=(64, 64))
+    return folder
+
+
+@pytest.mark.parametrize("name", [n for n in TINY if n != "ssd300_vgg16"])
+def test_two_steps_evaluate_detect_save_load(name, made, tmp_path):
+    train, val = read(made, "train"), read(made, "val")
+    torch.manual_seed(0)
+    own = {"backbone": "timm/test_efficientnet", "size": SIZE, **TINY[name]}
+    model = boxatlas.create_model(name, classes=train.classes, **own)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loader = make_loader(train, model.preprocess, batch_size=2, shuffle=False, seed=0)
+    for given in loader.epoch(0):
+        losses = model.train().loss(given)
+        assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+    assert all(p.grad is not None for p in model.parameters())  # nothing is left out
+    assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+    model.eval()
+    result = evaluation.evaluate(evaluation.predict(model, val, progress=False), val)
+    assert 0 <= result["mAP"] <= 1
+    image = (torch.rand(3, 60, 80) * 255).to(torch.uint8)
+    found = model.detect(image, score=0.02)
+    model.save(tmp_path / "one.safetensors")
+    again = boxatlas.load(tmp_path / "one.safetensors").detect(image, score=0.02)
+    assert torch.equal(torch.as_tensor(found.boxes), torch.as_tensor(again.boxes))
+    assert torch.equal(torch.as_tensor(found.scores), torch.as_tensor(again.scores))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_images_without_objects_and_one_image(name):
+    """A batch of one image, whose coarsest map is one cell, trains; with no object at no loss."""
+    model = tiny(name).train()
+    given = batch(objects=0)
+    given.images, given.frames = given.images[:1], given.frames[:1]
+    given.targets.boxes, given.targets.labels = given.targets.boxes[:1], given.targets.labels[:1]
+    given.targets.ignore = given.targets.ignore[:1]
+    losses = model.loss(given)
+    total = torch.stack(list(losses.values())).sum()
+    assert total.item() == 0
+    total.backward()
+
+
+def test_dssd_learns_in_stages():
+    """The SSD first, on heads of its own; then the decoder alone, on the SSD as it is."""
+    model = tiny("dssd321_r101", staged=True, finetune=True)
+    ssd, decoder, whole = model.phases()
+    assert (ssd.init_from, decoder.init_from, whole.init_from) == (None, "ssd", "decoder")
+    losses = model.loss(batch())
+    assert set(losses) == {*(ssd.losses or ()), *(decoder.losses or ())}
+    for phase, learned in ((ssd, ("backbone", "neck", "ssd_before", "ssd_head")),
+                           (decoder, ("decoder", "before", "head"))):  # fmt: skip
+        model.zero_grad()
+        losses = model.loss(batch())
+        sum(losses[term] for term in phase.losses or ()).backward()  # pyright: ignore
+        reached = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+        assert set(learned) <= reached
+        assert {pattern.split(".")[0] for pattern in phase.learn} == set(learned)
+    assert {p.split(".")[0] for p in whole.learn} == {
+        "backbone",
+        "neck",
+        "decoder",
+        "before",
+        "head",
+    }
+    assert set(model.class_rows()) >= {"head.cls.0.weight", "ssd_head.cls.0.weight"}
+
+
+def test_dsods_class_rows_reach_its_norms():
+    """A predictor's batch norm has a row for each class too."""
+    model = tiny("dsod300")
+    rows, state = model.class_rows(), model.state_dict()
+    assert {name.rsplit(".", 1)[1] for name in rows if ".1." in name} == {
+        "weight", "bias", "running_mean", "running_var"
+    }  # fmt: skip
+    for name, row in rows.items():
+        assert state[name].shape[0] == row.groups * (row.offset + 3 * row.width)
+
+
+# -- detecting ------------------------------------------------------------------------------------
+
+
+def raw_of(scores: list[list[float]], anchors: list[list[float]]) -> dict[str, torch.Tensor]:
+    """Outputs of one image: class probabilities (background first), boxes that are the anchors."""
+    return {
+        "logits": torch.tensor([scores]).log(), "deltas": torch.zeros(1, len(scores), 4),
+        "anchors": torch.tensor(anchors),
+    }  # fmt: skip
+
+
+BOXES = [[0.0, 0, 40, 40], [0.0, 0, 40, 30], [50.0, 50, 90, 90], [0.0, 0, 40, 10]]
+SCORES = [[0.1, 0.8, 0.05, 0.05], [0.3, 0.6, 0.05, 0.05], [0.48, 0.42, 0.05, 0.05],
+          [0.5, 0.4, 0.05, 0.05]]  # fmt: skip
+
+
+def test_soft_nms_by_hand():
+    """Overlaps with the best: 0.75 and 0.25. Above 0.3 a score falls to 1 - IoU of it."""
+    model = tiny("m2det320_vgg16", score=0.1)
+    (found,) = model.postprocess(raw_of(SCORES, BOXES), batch().frames[:1])
+    # 0.6 * (1 - 0.75) = 0.15; the fourth overlaps the second by 1/3: 0.4 * (1 - 1/3) comes first.
+    assert found.scores.tolist() == pytest.approx([0.8, 0.42, 0.4, 0.6 * 0.25 * (2 / 3)], rel=1e-5)
+    assert found.boxes[2].tolist() == pytest.approx(BOXES[3])
+    hard = tiny("m2det320_vgg16", score=0.1, soft_nms="off")
+    (found,) = hard.postprocess(raw_of(SCORES, BOXES), batch().frames[:1])
+    assert found.scores.tolist() == pytest.approx([0.8, 0.42, 0.4], rel=1e-5)
+    few = tiny("m2det320_vgg16", score=0.1, per_class=2)
+    (found,) = few.postprocess(raw_of(SCORES, BOXES), batch().frames[:1])
+    assert found.scores.tolist() == pytest.approx([0.8, 0.42], rel=1e-5)
+
+
+def test_refinedet_moves_twice_and_drops_easy_background():
+    model = tiny("refinedet320_vgg16", nms_iou=1.0, score=0.1)
+    raw = raw_of(SCORES[:2], [[10.0, 10, 30, 30], [40.0, 40, 60, 60]])
+    raw["arm_deltas"] = torch.zeros(1, 2, 4)
+    raw["arm_deltas"][0, 0, 0] = 5.0  # variance 0.1: half of the width to the right
+    raw["deltas"][0, 0, 1] = 10.0  # then one height down
+    raw["arm_logits"] = torch.tensor([[[0.0, 0.0], [0.0, -4.7]]])  # p(object) 0.5 and 0.009
+    (found,) = model.postprocess(raw, batch().frames[:1])
+    assert found.boxes.tolist() == [pytest.approx([20, 30, 40, 50])]
+    assert found.scores.tolist() == pytest.approx([0.8])
+    every = tiny("refinedet320_vgg16", nms_iou=1.0, score=0.1, negative_filter=None)
+    (found,) = every.postprocess(raw, batch().frames[:1])
+    assert found.scores.tolist() == pytest.approx([0.8, 0.6])
+    once = tiny("refinedet320_vgg16", nms_iou=1.0, score=0.1, two_step=False)
+    (found,) = once.postprocess(raw, batch().frames[:1])
+    assert found.boxes.tolist() == [pytest.approx([10, 30, 30, 50])]
