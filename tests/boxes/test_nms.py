@@ -16,6 +16,7 @@ from boxatlas.boxes.nms import (
     above,
     batched_nms,
     best_above,
+    best_sigmoid_above,
     class_nms,
     nms,
     proposal_nms,
@@ -183,3 +184,19 @@ def test_the_best_of_each_level():
     index, level = top_per_level(scores, [3, 2], 2)
     assert index.tolist() == [[1, 2, 3, 4]]
     assert level.tolist() == [0, 0, 1, 1]
+
+
+@given(seed=st.integers(0, 1000), threshold=st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.9, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_sigmoids_are_chosen_as_their_scores_would_be(seed, threshold):
+    """Computing the sigmoid only where it may pass changes nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 30, 3, generator=generator) * 3
+    logits[0, :5] = math.log(0.3 / 0.7)  # on a threshold
+    for splits in (None, [20, 7, 3]):
+        want = best_above(logits.sigmoid(), threshold, 4, splits)
+        got = best_sigmoid_above(logits, threshold, 4, splits)
+        for a, b in zip(got, want, strict=True):
+            assert torch.equal(a, b)
+    reached = best_sigmoid_above(logits, threshold, 1000, or_equal=True)
+    assert len(reached.score) == int((logits.sigmoid() >= threshold).sum())

@@ -37,6 +37,14 @@ def test_learn_save_load_detect(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(SMALL))
+def test_any_timm_backbone(name):
+    """Maps of whatever widths; what the weights expect of colours goes with the backbone."""
+    assert total(small(name, backbone="timm/test_efficientnet"), batch()).isfinite()
+    light = small(name, backbone="timm/tf_efficientnet_lite0")
+    assert light.preprocess.mean == light.preprocess.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
 def test_images_without_objects_have_a_finite_loss(name):
     given = batch()
     given.targets.labels[:] = -1

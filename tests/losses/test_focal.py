@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from boxatlas.losses import focal as module
-from boxatlas.losses.focal import focal_loss
+from boxatlas.losses.focal import focal_loss, focal_star_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(3, 50, 7, generator=GENERATOR) * 3
@@ -100,3 +100,20 @@ def test_half_precision_is_summed_in_float32():
 def test_a_negative_gamma_is_refused():
     with pytest.raises(ValueError, match="gamma"):
         focal_loss(LOGITS, MASK, gamma=-1)
+
+
+def test_focal_star_by_hand_and_by_finite_differences():
+    """Appendix A: -log sigmoid(gamma x_t + beta) / gamma, weighed by alpha as the focal loss is."""
+    logits = torch.tensor([[1.0, -0.5]])
+    positive = (torch.tensor([0]), torch.tensor([0]))
+    want = 0.25 * math.log(1 + math.exp(-(2 * 1.0 + 1))) / 2
+    want += 0.75 * math.log(1 + math.exp(-(2 * 0.5 + 1))) / 2
+    assert focal_star_loss(logits, positive).item() == pytest.approx(want, rel=1e-5)
+    ignored = torch.tensor([True])
+    assert focal_star_loss(logits, positive, ignore=ignored).item() == 0
+    double = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    chosen = (torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([1, 3]))
+    weight = torch.tensor([0.5, 2.0])
+    assert torch.autograd.gradcheck(
+        lambda x: focal_star_loss(x, chosen, gamma=1.5, beta=0.3, weight=weight), (double,)
+    )

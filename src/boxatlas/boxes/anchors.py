@@ -195,7 +195,7 @@ class AnchorRule:
 
 
 class AnchorCache:
-    """What `make(grids, image)` gives, made once for each size of maps and input and each device."""
+    """What `make(grids, image)` gives, made once for each size of maps, input, and device."""
 
     def __init__(
         self, make: Callable[[Sequence[tuple[int, int]], tuple[int, int]], Tensor]

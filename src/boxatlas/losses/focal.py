@@ -65,7 +65,9 @@ def focal_star_loss(
         raise ValueError(f"gamma must be positive, it is {gamma}")
     is_positive = torch.zeros_like(logits, dtype=torch.bool)
     is_positive[positive] = True
-    signed = torch.where(is_positive, logits, -logits).float()
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    signed = torch.where(is_positive, logits, -logits)
     loss = -F.logsigmoid(gamma * signed + beta) / gamma
     if alpha is not None and alpha >= 0:
         loss = loss * torch.where(is_positive, alpha, 1.0 - alpha)
