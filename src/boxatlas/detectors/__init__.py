@@ -3,6 +3,7 @@
 from boxatlas.detectors import cascade_rcnn as cascade_rcnn
 from boxatlas.detectors import dsod as dsod
 from boxatlas.detectors import dssd as dssd
+from boxatlas.detectors import fast_rcnn as fast_rcnn
 from boxatlas.detectors import faster_rcnn as faster_rcnn
 from boxatlas.detectors import faster_rcnn_original as faster_rcnn_original
 from boxatlas.detectors import fssd as fssd

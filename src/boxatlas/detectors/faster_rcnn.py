@@ -66,6 +66,7 @@ class RoIConfig(Options):
     norm_eps: float = convention(1e-5, "their epsilon")
     stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
     inclusive: bool = convention(False, "corners belong to a box, whose width is x2 - x1 + 1")
+    code_inclusive: bool = convention(True, "with `inclusive`: so are the box code's widths")
     inclusive_centre: bool = convention(False, "a box's centre is that of its corner pixels")
     box_end: float = convention(0.0, "added to the far corner of a decoded box")
     roi_aligned: bool = convention(False, "RoIAlign's half-cell shift")
@@ -212,8 +213,8 @@ def coder_of(
     """The box code that the config spells; the RPN's has no weights."""
     return DeltaCoder(
         weights, clamp=config.box_clamp, clamp_below=config.box_clamp_below,
-        inclusive=config.inclusive, inclusive_centre=config.inclusive_centre,
-        end_offset=config.box_end,
+        inclusive=config.inclusive and config.code_inclusive,
+        inclusive_centre=config.inclusive_centre, end_offset=config.box_end,
     )  # fmt: skip
 
 

@@ -46,6 +46,8 @@ _RULES = (
 def recognise(state: State, model: str) -> Imported:
     """By the model asked for; COCO's has anchors of a fourth size."""
     options = dict(PROFILE)
+    if model.startswith("fast_"):
+        options["code_inclusive"] = False  # the first program's widths are x2 - x1
     outputs = tensor_of(state, "cls_score.weight").shape[0]
     options["class_agnostic"] = tensor_of(state, "bbox_pred.weight").shape[0] == 8 != 4 * outputs
     if "rpn_cls_score.weight" in state and tensor_of(state, "rpn_cls_score.weight").shape[0] == 24:
