@@ -65,6 +65,14 @@ BatchSize = Annotated[
     int | None, typer.Option("--batch", min=1, help="Images at once; 8, or 1 if sizes differ.")
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")]
+Scales = Annotated[
+    str | None,
+    typer.Option("--scales", metavar="0.75,1,1.5", help="Look at each image at these sizes too."),
+]
+FlipToo = Annotated[bool, typer.Option("--flip", help="Look at each image mirrored too.")]
+MergeRule = Annotated[
+    str, typer.Option("--merge", help="Boxes of several looks: vote, nms or soft.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")]
 
 
@@ -81,6 +89,9 @@ def command(
     batch: BatchSize = None,
     workers: Workers = 0,
     limit: Limit = None,
+    scales: Scales = None,
+    flip: FlipToo = False,
+    merge: MergeRule = "vote",
     format: FormatOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
@@ -95,21 +106,29 @@ def command(
     boxatlas eval runs/ssd --data photos --split test
     boxatlas eval best.safetensors --data VOC2007 --metric voc07 --out report
     boxatlas eval bundled --data coco --split val --metric coco --json
+    boxatlas eval runs/refinedet --data photos --scales 0.75,1,1.5 --flip
     boxatlas eval --proposals VOC2007/proposals.npz --proposals runs/faster_rcnn --data VOC2007
     """
     from boxatlas.evaluation import evaluate, predict
+    from boxatlas.evaluation.test_time import parse, predict_views
 
     if what is None:
         _measure_proposals(proposals or [], data, split, format, limit, out, force, device, as_json)
         return
     known_metric(metric)
+    views = parse(scales, flip, merge)
     if out is not None:
         reserve(out, force)
     table, chosen = _images(data, split, format, limit)
     detector = open_detector(what, pick_device(device))
     given = _given(detector, proposals, data, table)
     start = time.perf_counter()
-    found = predict(detector, table, workers=workers, batch_size=batch, proposals=given)
+    options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": given}
+    found = (
+        predict(detector, table, **options)
+        if views.single
+        else predict_views(detector, table, views, **options)
+    )
     document: dict[str, Any] = {
         "model": detector.name, "checkpoint": what, "data": [str(d) for d in data],
         "split": chosen, "seconds": time.perf_counter() - start,

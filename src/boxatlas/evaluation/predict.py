@@ -25,13 +25,14 @@ def predict(
     score: float | None = None,
     max_detections: int | None = None,
     proposals: Mapping[str, Any] | None = None,
+    augment: Any = None,
 ) -> list[Detections]:
     """Detections of every image of the table, in its order; masks are kept as run lengths.
 
     score, max_detections: the method's own unless given, which are what its paper evaluates with,
     not what one would look at. batch_size: 8 unless given, but 1 where images differ in size, so
     that no image's padding depends on its neighbours. workers: decoding processes. proposals: image
-    path -> boxes [P, 4] in source pixels.
+    path -> boxes [P, 4] in source pixels. augment: how images are looked at (see `test_time`).
     """
     asked = getattr(detector, "asked", None)
     if asked is not None:  # of a WordTree's words those that the data has
@@ -40,7 +41,7 @@ def predict(
         batch_size = 8 if detector.preprocess.resize in ("stretch", "letterbox") else 1
     loader = make_loader(
         table, detector.preprocess, batch_size=batch_size, shuffle=False, seed=0, workers=workers,
-        proposals=proposals,
+        proposals=proposals, augment=augment,
     )  # fmt: skip
     batches: Iterator[Batch] = loader.epoch(0)
     if progress:
