@@ -268,7 +268,8 @@ class RetinaNet(DenseDetector):
 
     def box_losses(self, raw: Raw, image: Tensor, anchor: Tensor, wanted: Tensor) -> Tensor:
         """[P]: the box loss of each positive (image, anchor) whose object is `wanted` [P, 4]."""
-        deltas, anchors = raw["deltas"][image, anchor], raw["anchors"][anchor]
+        anchors = raw["anchors"][anchor]
+        deltas = raw["deltas"][image, anchor].to(anchors.dtype)  # not in half precision
         if self.config.box_loss == "giou":
             return giou_loss(self.coder.decode(deltas, anchors), wanted, "none")
         beta = self.config.box_beta if self.config.box_loss == "smooth_l1" else 0.0
