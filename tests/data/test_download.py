@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from boxatlas.data import download as module
-from boxatlas.data.download import SETS, Archive, download, fetch, unpack
+from boxatlas import fetching
+from boxatlas.data.download import SETS, Archive, download, unpack
 from boxatlas.errors import InputError
+from boxatlas.fetching import fetch
 
 DATA = bytes(range(256)) * 2000
 MD5 = hashlib.md5(DATA).hexdigest()
+SUM = f"md5:{MD5}"
 
 
 class Server(ThreadingHTTPServer):
@@ -71,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "_WAIT", 0.0)
+    monkeypatch.setattr(fetching, "_WAIT", 0.0)
     monkeypatch.setenv("no_proxy", "*")
     made = Server()
     thread = threading.Thread(target=made.serve_forever, daemon=True)
@@ -86,7 +88,7 @@ def test_a_file_is_fetched_whole_and_progress_told(server: Server, tmp_path: Pat
     server.files["a.tar"] = DATA
     told: list[tuple[int, int | None]] = []
     fetch(
-        f"{server.url}/a.tar", tmp_path / "a", MD5, lambda done, total: told.append((done, total))
+        f"{server.url}/a.tar", tmp_path / "a", SUM, lambda done, total: told.append((done, total))
     )
     assert (tmp_path / "a").read_bytes() == DATA
     assert told[-1] == (len(DATA), len(DATA))
@@ -94,7 +96,7 @@ def test_a_file_is_fetched_whole_and_progress_told(server: Server, tmp_path: Pat
 
 def test_what_breaks_off_goes_on_where_it_stopped(server: Server, tmp_path: Path):
     server.files["a.tar"], server.cut = DATA, 200_000
-    fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)
+    fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)
     assert (tmp_path / "a").read_bytes() == DATA
     assert [r for _, r in server.asked] == [None, "bytes=200000-", "bytes=400000-"]
 
@@ -102,43 +104,43 @@ def test_what_breaks_off_goes_on_where_it_stopped(server: Server, tmp_path: Path
 def test_a_run_that_was_killed_is_gone_on_with(server: Server, tmp_path: Path):
     server.files["a.tar"] = DATA
     (tmp_path / "a").write_bytes(DATA[:12345])
-    fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)
+    fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)
     assert (tmp_path / "a").read_bytes() == DATA
     assert server.asked == [("a.tar", "bytes=12345-")]
-    fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)  # whole already: nothing after it
+    fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)  # whole already: nothing after it
     assert (tmp_path / "a").read_bytes() == DATA
 
 
 def test_a_server_that_cannot_resume_sends_it_anew(server: Server, tmp_path: Path):
     server.files["a.tar"], server.ranges = DATA, False
     (tmp_path / "a").write_bytes(b"something else")
-    fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)
+    fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)
     assert (tmp_path / "a").read_bytes() == DATA
 
 
 def test_a_file_that_changed_meanwhile_is_not_glued_together(server: Server, tmp_path: Path):
     server.files["a.tar"], server.cut = DATA[::-1], 1000
     with pytest.raises(InputError, match="ends too early"):
-        fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)
+        fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)
     server.files["a.tar"], server.tag, server.cut = DATA, '"two"', 0
-    fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)
+    fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)
     assert (tmp_path / "a").read_bytes() == DATA
 
 
 def test_a_wrong_checksum_is_refused_and_the_file_removed(server: Server, tmp_path: Path):
     server.files["a.tar"] = DATA[:-1] + b"x"
     with pytest.raises(InputError, match="another checksum"):
-        fetch(f"{server.url}/a.tar", tmp_path / "a", MD5)
+        fetch(f"{server.url}/a.tar", tmp_path / "a", SUM)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_name_the_address(server: Server, tmp_path: Path):
     with pytest.raises(InputError, match=r"b\.tar: the server answers 404"):
-        fetch(f"{server.url}/b.tar", tmp_path / "b", MD5)
+        fetch(f"{server.url}/b.tar", tmp_path / "b", SUM)
     with pytest.raises(InputError, match="cannot be fetched"):
-        fetch("http://127.0.0.1:9/a.tar", tmp_path / "b", MD5)
+        fetch("http://127.0.0.1:9/a.tar", tmp_path / "b", SUM)
     with pytest.raises(InputError, match="no http address"):
-        fetch("file:///etc/passwd", tmp_path / "b", MD5)
+        fetch("file:///etc/passwd", tmp_path / "b", SUM)
 
 
 def tar(files: dict[str, bytes], extra: tarfile.TarInfo | None = None) -> bytes:

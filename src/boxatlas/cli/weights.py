@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from boxatlas.cli.common import ForceOption, JsonOption, emit, fresh
 
-app = typer.Typer(help="Import public checkpoints; list which there are.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from boxatlas.weights.source import Published
+
+app = typer.Typer(
+    help="Fetch and import public checkpoints; list which there are.", no_args_is_help=True
+)
 
 
 @app.command("import")
@@ -100,18 +105,101 @@ def export(
     emit({"files": files, "model": detector.name}, as_json, text="\n".join(files))
 
 
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="The publisher's name of it; `weights list`.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file; if not given, the published name.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="Where it lies, if elsewhere.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a published checkpoint, going on where an earlier try stopped, and check it.
+
+    What is fetched is the publisher's own file: `weights import` makes a detector of it.
+
+    \b
+    Example:
+      boxatlas weights fetch ssd300_vgg16_coco-b556d3b4.pth
+      boxatlas weights fetch yolov3.weights --out weights/yolov3.weights
+    """
+    from boxatlas.cli.data.download import bars
+    from boxatlas.weights.available import fetch_checkpoint, find, name_of
+
+    one = find(name)
+    out = Path(name_of(one)) if out is None else out
+    if not force:
+        fresh(out, force)
+    with bars() as advance:
+        fetch_checkpoint(one, out, url=url, advance=advance(out.name))
+    checked = one.checksum or "not checked: no checksum is published"
+    document = {"file": str(out), "checksum": one.checksum, "url": url or one.url,
+                "licence": one.licence, "holds": one.file}  # fmt: skip
+    inside = "" if name_of(one) == one.file.rsplit("/", 1)[-1] else f"; {one.file} lies in it"
+    emit(document, as_json, text=f"{out}: {checked}{inside}; licence: {one.licence}")
+
+
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
-    """The published checkpoints that `weights import` reads.
+    """Public checkpoints that `weights import` reads, by the rows of the survey's comparison.
+
+    A row without one is listed too. MB are of 2**20 bytes, as published; a checksum is as much of
+    it as is published. What serves no row (other methods and sizes) comes after.
 
     \b
     Example:
       boxatlas weights list
+      boxatlas weights list --json
     """
     from boxatlas.weights import checkpoints
+    from boxatlas.weights.available import by_row
 
-    rows = [
-        {"file": c.file, "source": source, "as": c.model, "trained on": c.data, "from": c.where}
-        for source, c in checkpoints()
-    ]
-    emit({"checkpoints": rows}, as_json, rows=rows, title="Checkpoints that can be imported")
+    known, survey = checkpoints(), by_row()
+    document = {
+        "rows": [
+            {"method": a.row.method, "backbone": a.row.backbone, "input": a.row.input,
+             "AP": a.row.ap, "model": a.row.model, "none": a.none,
+             "checkpoints": [_entry(source, c) for source, c in a.found]}
+            for a in survey
+        ],
+        "checkpoints": [_entry(source, c) for source, c in known],
+    }  # fmt: skip
+    if as_json:
+        emit(document, as_json)
+        return
+    rows = []
+    for number, a in enumerate(survey, 1):
+        method = f"{number} {a.row.method} {a.row.backbone} {a.row.input}"
+        if a.none:
+            nothing = dict.fromkeys(_line(*known[0]))
+            rows.append({"row": method, **nothing, "file": f"none: {a.none}"})
+        for source, c in a.found:
+            rows.append({"row": method, **_line(source, c)})
+    served = {a.row.model for a in survey}
+    others = [{"as": c.model, **_line(source, c)} for source, c in known if c.model not in served]
+    count = sum(1 for a in survey if a.found)
+    title = f"Checkpoints for {count} of the survey's {len(survey)} rows"
+    emit(document, False, rows=rows, title=title)
+    emit(document, False, rows=others, title="Others that can be imported")
+
+
+def _entry(source: str, c: Published) -> dict[str, Any]:
+    """A checkpoint as JSON."""
+    return {
+        "file": c.file, "source": source, "as": c.model, "trained on": c.data, "from": c.where,
+        "url": c.url, "megabytes": c.megabytes, "checksum": c.checksum, "licence": c.licence,
+    }  # fmt: skip
+
+
+def _line(source: str, c: Published) -> dict[str, Any]:
+    """A checkpoint as a line of a table."""
+    kind, _, hexes = (c.checksum or "").partition(":")
+    shown = f"{kind} {hexes[:12]}{'...' if len(hexes) > 12 else ''}" if c.checksum else None
+    return {
+        "file": c.file, "source": source, "trained on": c.data, "MB": c.megabytes,
+        "checksum": shown, "licence": c.licence, "fetch": "by hand" if c.url is None else "yes",
+        "from": c.where,
+    }  # fmt: skip

@@ -7,33 +7,26 @@ broken one. Nothing is fetched unless asked for.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import shutil
 import tarfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
 from boxatlas.data.formats.building import leaves
 from boxatlas.errors import InputError
+from boxatlas.fetching import Advance, fetch, room
 from boxatlas.files import write_text
 
 _BLOCK = 1 << 20
-_TRIES, _WAIT, _TIMEOUT = 5, 2.0, 60.0  # seconds
 _MOST_FILES, _MOST_GROWTH = 2_000_000, 200  # of an archive: entries, and bytes out for one in
 _DONE = ".boxatlas-download.json"
-_AGAIN = "run it again to go on where it stopped"
-Advance = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ def download(
             continue
         url = f"{mirror.rstrip('/')}/{archive.name}" if mirror else archive.url
         part = out / f".part-{archive.name}"
-        fetch(url, part, archive.md5, advance(archive.name) if advance else None)
+        fetch(url, part, f"md5:{archive.md5}", advance(archive.name) if advance else None)
         unpack(part, out, archive.strip, archive.keep)
         done[archive.name] = archive.md5
         write_text(out / _DONE, json.dumps(done))
@@ -114,99 +107,6 @@ def _done(out: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-# -- Fetching --------------------------------------------------------------------------------------
-
-
-def fetch(url: str, path: Path, md5: str, advance: Advance | None = None) -> None:
-    """Fetch a file to `path`, going on where an earlier try stopped, until its checksum is right.
-
-    Raises InputError where the server refuses, the connection fails again and again, or the whole
-    file has another checksum (it is removed then, so that the next try starts anew).
-    """
-    if not url.startswith(("http://", "https://")):
-        raise InputError("is no http address", field="url", value=url)
-    for attempt in range(_TRIES):
-        try:
-            if _piece(url, path, advance):
-                break
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing after what is here: it is whole, or not ours
-                break
-            raise InputError(f"the server answers {error.code} {error.reason}",
-                             field=url) from None  # fmt: skip
-        except (OSError, HTTPException) as error:
-            if isinstance(error, OSError) and error.errno == 28:
-                raise InputError(f"could not be written: {error.strerror}", file=path) from None
-            if attempt == _TRIES - 1:
-                why = getattr(error, "reason", error)
-                raise InputError(f"cannot be fetched: {why}", field=url, hint=_AGAIN) from None
-            time.sleep(_WAIT * attempt)
-    else:
-        raise InputError("the connection ends too early every time", field=url, hint=_AGAIN)
-    if digest_of(path) != md5:
-        path.unlink(missing_ok=True)
-        _tag(path).unlink(missing_ok=True)
-        raise InputError("the file has another checksum than published; it is removed", field=url,
-                         hint="run it again to fetch it anew")  # fmt: skip
-    _tag(path).unlink(missing_ok=True)
-
-
-def _tag(path: Path) -> Path:
-    return path.with_name(f"{path.name}.etag")
-
-
-def _piece(url: str, path: Path, advance: Advance | None) -> bool:
-    """Fetch what is missing; whether the file is whole now."""
-    have = path.stat().st_size if path.exists() else 0
-    headers = {"User-Agent": "boxatlas", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if _tag(path).exists():  # only if the file there is still the one that was begun
-            headers["If-Range"] = _tag(path).read_text(encoding="utf-8")
-    request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-        if answer.status == 206 and not _begins_at(answer.headers.get("Content-Range"), have):
-            raise InputError("the server sends another part than asked for", field=url)
-        if answer.status != 206:
-            have = 0  # it sends the whole
-        tag = answer.headers.get("ETag")
-        if tag and not tag.startswith("W/"):
-            _tag(path).write_text(tag, encoding="utf-8")
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
-        if total:
-            _room(path.parent, total - have)
-        with open(path, "ab" if have else "wb") as file:
-            for block in _blocks(answer):
-                file.write(block)
-                have += len(block)
-                if advance:
-                    advance(have, total)
-    return total is None or have >= total
-
-
-def _begins_at(header: str | None, have: int) -> bool:
-    return header is not None and header.replace("bytes ", "").startswith(f"{have}-")
-
-
-def _blocks(answer: IO[bytes]) -> Iterator[bytes]:
-    while block := answer.read(_BLOCK):
-        yield block
-
-
-def _room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(f"needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free",
-                         file=folder)  # fmt: skip
-
-
-def digest_of(path: Path) -> str:
-    """The MD5 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 # -- Unpacking -------------------------------------------------------------------------------------
@@ -236,7 +136,7 @@ def unpack(archive: Path, out: Path, strip: str = "", keep: tuple[str, ...] = ("
             if len(kept) > _MOST_FILES or total > _MOST_GROWTH * archive.stat().st_size:
                 raise InputError(f"would unpack to {len(kept)} files of {total / 1e9:.1f} GB",
                                  file=archive)  # fmt: skip
-            _room(out, total)
+            room(out, total)
             for entry, name in kept:
                 _write(entry, out / name)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:

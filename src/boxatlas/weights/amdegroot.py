@@ -12,8 +12,11 @@ from boxatlas.weights.source import (
 )  # fmt: skip
 
 CHECKPOINTS = (
-    Published("ssd300_mAP_77.43_v2.pth", "ssd300_vgg16", "VOC 07+12", "amdegroot/ssd.pytorch"),
-)
+    Published(
+        "ssd300_mAP_77.43_v2.pth", "ssd300_vgg16", "VOC 07+12", "amdegroot/ssd.pytorch",
+        "https://s3.amazonaws.com/amdegroot-models/ssd300_mAP_77.43_v2.pth", licence="MIT",
+    ),
+)  # fmt: skip
 
 PROFILE = {
     "clip_boxes": "each", "match": "argmax", "difficult": "drop", "ceil_pools": (3,),

@@ -10,7 +10,7 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 
 _WHERE = "szq0214/DSOD (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"DSOD300 {data}", "dsod300", data, _WHERE)
+    Published(f"DSOD300 {data}", "dsod300", data, _WHERE, licence="BSD-2-Clause")
     for data in ("VOC 07+12", "VOC 07++12", "COCO+VOC 07+12", "COCO")
 )
 

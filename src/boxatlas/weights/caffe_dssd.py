@@ -15,8 +15,8 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ten
 
 _WHERE = "chengyangfu/caffe, branch dssd (as named arrays, npz)"
 CHECKPOINTS = (
-    Published("SSD_513_COCO", "ssd513_r101", "COCO", _WHERE),
-    Published("DSSD_513_COCO", "dssd513_r101", "COCO", _WHERE),
+    Published("SSD_513_COCO", "ssd513_r101", "COCO", _WHERE, licence="BSD-2-Clause"),
+    Published("DSSD_513_COCO", "dssd513_r101", "COCO", _WHERE, licence="BSD-2-Clause"),
 )
 
 PROFILE = {"truncate_sizes": True, "bn_eps": 1e-3, "offset_unit": "pixels"}

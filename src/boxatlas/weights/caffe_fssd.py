@@ -9,7 +9,7 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 
 _WHERE = "lzx1413/CAFFE_SSD, branch fssd (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"FSSD{size} {data}", f"fssd{size}_vgg16", data, _WHERE)
+    Published(f"FSSD{size} {data}", f"fssd{size}_vgg16", data, _WHERE, licence="BSD-2-Clause")
     for size, data in ((300, "VOC 07+12"), (300, "COCO+VOC 07+12"), (512, "COCO+VOC 07+12"),
                        (300, "COCO"), (512, "COCO"))
 )  # fmt: skip

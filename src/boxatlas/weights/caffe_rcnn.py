@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from boxatlas.errors import InputError
 from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
 
 _WHERE = "rbgirshick/rcnn, data/fetch_models.sh (as named arrays, npz)"
+_ARCHIVE: dict[str, Any] = {
+    "url": "https://dl.dropboxusercontent.com/s/og7ghmiken2olzh/r-cnn-release1-data.tgz",
+    "megabytes": 1536, "checksum": "md5:758aff9fa51d830be3281f91a8b03126",
+    "licence": "BSD-2-Clause",
+}  # fmt: skip
 CHECKPOINTS = (
-    Published("finetune_voc_2007_trainval_iter_70k", "rcnn_alexnet", "VOC 07 trainval", _WHERE),
-    Published("finetune_voc_2012_train_iter_70k", "rcnn_alexnet", "VOC 12 train", _WHERE),
-    Published("finetune_ilsvrc13_val1+train1k_iter_50000", "rcnn_alexnet", "ILSVRC13", _WHERE),
+    Published(
+        "finetune_voc_2007_trainval_iter_70k", "rcnn_alexnet", "VOC 07 trainval", _WHERE, **_ARCHIVE
+    ),
+    Published(
+        "finetune_voc_2012_train_iter_70k", "rcnn_alexnet", "VOC 12 train", _WHERE, **_ARCHIVE
+    ),
+    Published(
+        "finetune_ilsvrc13_val1+train1k_iter_50000", "rcnn_alexnet", "ILSVRC13", _WHERE, **_ARCHIVE
+    ),
 )
 MODELS = ("rcnn_alexnet",)
 

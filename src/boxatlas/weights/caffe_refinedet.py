@@ -10,7 +10,8 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ten
 
 _WHERE = "sfzhang15/RefineDet (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"RefineDet{size} {data}", f"refinedet{size}_{backbone}", data, _WHERE)
+    Published(f"RefineDet{size} {data}", f"refinedet{size}_{backbone}", data, _WHERE,
+              licence="BSD-2-Clause")
     for size in (320, 512)
     for backbone, data in (("vgg16", "VOC 07+12"), ("vgg16", "VOC 07++12"), ("vgg16", "COCO"),
                            ("vgg16", "COCO+VOC 07+12"), ("r101", "COCO"))

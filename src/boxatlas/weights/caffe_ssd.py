@@ -9,13 +9,13 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 _WHERE = "weiliu89/caffe, branch ssd (as named arrays, npz)"
 CHECKPOINTS = (
     Published("VGG_VOC0712_SSD_300x300_iter_120000.caffemodel", "ssd300_vgg16", "VOC 07+12",
-              _WHERE),
+              _WHERE, licence="BSD-2-Clause"),
     Published("VGG_VOC0712_SSD_512x512_iter_120000.caffemodel", "ssd512_vgg16", "VOC 07+12",
-              _WHERE),
+              _WHERE, licence="BSD-2-Clause"),
     Published("VGG_coco_SSD_300x300_iter_400000.caffemodel", "ssd300_vgg16", "COCO",
-              _WHERE),
+              _WHERE, licence="BSD-2-Clause"),
     Published("VGG_coco_SSD_512x512_iter_360000.caffemodel", "ssd512_vgg16", "COCO",
-              _WHERE),
+              _WHERE, licence="BSD-2-Clause"),
 )  # fmt: skip
 
 PROFILE = {"truncate_sizes": True}

@@ -26,8 +26,25 @@ from boxatlas.weights.darknet_layers import layers_of, sections_of
 from boxatlas.weights.source import Published, class_names
 
 _SITE = "pjreddie.com/media/files"
+# Bytes, as listings of the files say, and the digests that their users compare (the site has none).
+_SIZES = {
+    "yolov1.weights": 789_312_988, "yolov2.weights": 203_934_260, "yolo-voc.weights": 202_704_260,
+    "yolov2-tiny.weights": 44_948_600, "yolov2-tiny-voc.weights": 63_471_556,
+    "yolo9000.weights": 195_230_020, "yolov3.weights": 248_007_048,
+    "yolov3-tiny.weights": 35_434_956,
+}  # fmt: skip
+_DIGESTS = {
+    "yolov3.weights":
+        "sha256:523e4e69e1d015393a1b0a441cef1d9c7659e3eb2d7e15f793f060a21b32f297",
+    "yolov3-tiny.weights":
+        "sha256:dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c",
+}  # fmt: skip
 CHECKPOINTS = tuple(
-    Published(file, model, data, _SITE)
+    Published(
+        file, model, data, _SITE, f"https://{_SITE}/{file}",
+        round(_SIZES[file] / 2**20, 3) if file in _SIZES else None, _DIGESTS.get(file),
+        "public domain",
+    )
     for file, model, data in (
         ("yolov1.weights", "yolov1", "VOC 07+12"),
         ("yolov1-tiny.weights", "yolov1_tiny", "VOC 07+12"),

@@ -16,17 +16,36 @@ from torch import Tensor
 from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
 
 _ZOO = "facebookresearch/detectron2, MODEL_ZOO"
-CHECKPOINTS = (
-    Published("faster_rcnn_R_50_C4_1x/137257644", "faster_rcnn_r50_c4", "COCO", _ZOO),
-    Published("faster_rcnn_R_50_DC5_1x/137847829", "faster_rcnn_r50_dc5", "COCO", _ZOO),
-    Published("faster_rcnn_R_50_FPN_3x/137849458", "faster_rcnn_r50_fpn", "COCO", _ZOO),
-    Published("faster_rcnn_R_101_FPN_3x/137851257", "faster_rcnn_r101_fpn", "COCO", _ZOO),
-    Published("fast_rcnn_R_50_FPN_1x/137635226", "fast_rcnn_r50_fpn", "COCO", _ZOO),
-    Published("mask_rcnn_R_50_C4_1x/137259246", "mask_rcnn_r50_c4", "COCO", _ZOO),
-    Published("mask_rcnn_R_50_FPN_3x/137849600", "mask_rcnn_r50_fpn", "COCO", _ZOO),
-    Published("mask_rcnn_R_101_FPN_3x/138205316", "mask_rcnn_r101_fpn", "COCO", _ZOO),
-    Published("mask_rcnn_X_101_32x8d_FPN_3x/139653917", "mask_rcnn_x101_fpn", "COCO", _ZOO),
-    Published("cascade_mask_rcnn_R_50_FPN_3x/144998488", "cascade_mask_rcnn_r50_fpn", "COCO", _ZOO),
+_FILES = "https://dl.fbaipublicfiles.com/detectron2"
+# (folder, file, our model); a file's name ends in the beginning of its md5.
+_MODELS = (
+    ("COCO-Detection", "faster_rcnn_R_50_C4_1x/137257644/model_final_721ade.pkl",
+     "faster_rcnn_r50_c4"),
+    ("COCO-Detection", "faster_rcnn_R_50_DC5_1x/137847829/model_final_51d356.pkl",
+     "faster_rcnn_r50_dc5"),
+    ("COCO-Detection", "faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",
+     "faster_rcnn_r50_fpn"),
+    ("COCO-Detection", "faster_rcnn_R_101_FPN_3x/137851257/model_final_f6e8b1.pkl",
+     "faster_rcnn_r101_fpn"),
+    ("COCO-Detection", "fast_rcnn_R_50_FPN_1x/137635226/model_final_e5f7ce.pkl",
+     "fast_rcnn_r50_fpn"),
+    ("COCO-InstanceSegmentation", "mask_rcnn_R_50_C4_1x/137259246/model_final_9243eb.pkl",
+     "mask_rcnn_r50_c4"),
+    ("COCO-InstanceSegmentation", "mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
+     "mask_rcnn_r50_fpn"),
+    ("COCO-InstanceSegmentation", "mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72.pkl",
+     "mask_rcnn_r101_fpn"),
+    ("COCO-InstanceSegmentation", "mask_rcnn_X_101_32x8d_FPN_3x/139653917/model_final_2d9806.pkl",
+     "mask_rcnn_x101_fpn"),
+    ("Misc", "cascade_mask_rcnn_R_50_FPN_3x/144998488/model_final_480dd8.pkl",
+     "cascade_mask_rcnn_r50_fpn"),
+)  # fmt: skip
+CHECKPOINTS = tuple(
+    Published(
+        file, model, "COCO", _ZOO, f"{_FILES}/{folder}/{file}", None, f"md5:{file[-10:-4]}",
+        "CC BY-SA 3.0",
+    )
+    for folder, file, model in _MODELS
 )  # fmt: skip
 MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
 

@@ -12,10 +12,16 @@ from boxatlas.weights.source import (
 )  # fmt: skip
 
 CHECKPOINTS = tuple(
-    Published(f"vgg_ssd{size}_{data}.pth", f"ssd{size}_vgg16", label, "lufficc/SSD, release 1.2")
-    for size in (300, 512)
-    for data, label in (("voc0712", "VOC 07+12"), ("coco_trainval35k", "COCO"))
-)
+    Published(
+        f"vgg_ssd{size}_{data}.pth", f"ssd{size}_vgg16", label, "lufficc/SSD, release 1.2",
+        f"https://github.com/lufficc/SSD/releases/download/1.2/vgg_ssd{size}_{data}.pth",
+        megabytes, None, "MIT",
+    )
+    for size, data, label, megabytes in (
+        (300, "voc0712", "VOC 07+12", 201), (300, "coco_trainval35k", "COCO", 262),
+        (512, "voc0712", "VOC 07+12", 207), (512, "coco_trainval35k", "COCO", 275),
+    )
+)  # fmt: skip
 
 PROFILE = {
     "clip_boxes": "each", "match": "argmax", "ceil_pools": (3,), "norm_place": "added_to_root",

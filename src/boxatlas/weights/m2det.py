@@ -20,7 +20,9 @@ from boxatlas.weights.source import (
     tensor_of,
 )  # fmt: skip
 
-CHECKPOINTS = (Published("m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det"),)
+CHECKPOINTS = (
+    Published("m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det", licence="MIT"),
+)
 
 PROFILE = {
     "form": "released", "clip_boxes": "each", "match": "argmax", "ceil_pools": (3,),

@@ -10,18 +10,26 @@ from boxatlas.weights.detectron2 import background_first
 from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
 
 _ZOO = "open-mmlab/mmdetection, configs/*/README"
-CHECKPOINTS = (
-    Published("faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth", "faster_rcnn_r50_fpn", "COCO",
-              _ZOO),
-    Published("faster_rcnn_r101_fpn_1x_coco-f513f705.pth", "faster_rcnn_r101_fpn", "COCO", _ZOO),
-    Published("mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6.pth", "mask_rcnn_r50_fpn", "COCO", _ZOO),
-    Published("mask_rcnn_r101_fpn_1x_coco", "mask_rcnn_r101_fpn", "COCO", _ZOO),
-    Published("cascade_rcnn_r50_fpn_1x_coco_20200316-3dc56deb.pth", "cascade_rcnn_r50_fpn", "COCO",
-              _ZOO),
-    Published("cascade_rcnn_r101_fpn_1x_coco_20200317-0b6a2fbf.pth", "cascade_rcnn_r101_fpn",
-              "COCO", _ZOO),
-    Published("cascade_mask_rcnn_r50_fpn_1x_coco_20200203-9d4dcb24.pth",
-              "cascade_mask_rcnn_r50_fpn", "COCO", _ZOO),
+_FILES = "https://download.openmmlab.com/mmdetection/v2.0"
+# (folder, configuration, rest of the file's name, our model); the name ends in the beginning of
+# its sha256.
+_MODELS = (
+    ("faster_rcnn", "faster_rcnn_r50_fpn_1x_coco", "20200130-047c8118", "faster_rcnn_r50_fpn"),
+    ("faster_rcnn", "faster_rcnn_r101_fpn_1x_coco", "20200130-f513f705", "faster_rcnn_r101_fpn"),
+    ("mask_rcnn", "mask_rcnn_r50_fpn_1x_coco", "20200205-d4b0c5d6", "mask_rcnn_r50_fpn"),
+    ("mask_rcnn", "mask_rcnn_r101_fpn_1x_coco", "20200204-1efe0ed5", "mask_rcnn_r101_fpn"),
+    ("cascade_rcnn", "cascade_rcnn_r50_fpn_1x_coco", "20200316-3dc56deb", "cascade_rcnn_r50_fpn"),
+    ("cascade_rcnn", "cascade_rcnn_r101_fpn_1x_coco", "20200317-0b6a2fbf",
+     "cascade_rcnn_r101_fpn"),
+    ("cascade_rcnn", "cascade_mask_rcnn_r50_fpn_1x_coco", "20200203-9d4dcb24",
+     "cascade_mask_rcnn_r50_fpn"),
+)  # fmt: skip
+CHECKPOINTS = tuple(
+    Published(
+        f"{name}_{rest}.pth", model, "COCO", _ZOO, f"{_FILES}/{folder}/{name}/{name}_{rest}.pth",
+        None, f"sha256:{rest[-8:]}", "Apache-2.0",
+    )
+    for folder, name, rest, model in _MODELS
 )  # fmt: skip
 MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
 

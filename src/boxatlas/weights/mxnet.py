@@ -16,8 +16,8 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ten
 
 _WHERE = "msracver/Deformable-ConvNets (as named arrays, npz)"
 CHECKPOINTS = (
-    Published("rfcn_voc.params", "rfcn_r101", "VOC 07+12", _WHERE),
-    Published("rfcn_coco.params", "rfcn_r101", "COCO", _WHERE),
+    Published("rfcn_voc.params", "rfcn_r101", "VOC 07+12", _WHERE, licence="Apache-2.0"),
+    Published("rfcn_coco.params", "rfcn_r101", "COCO", _WHERE, licence="Apache-2.0"),
 )
 MODELS = ("rfcn_r50", "rfcn_r101")
 

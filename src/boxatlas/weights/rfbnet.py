@@ -12,10 +12,10 @@ from boxatlas.weights.source import Imported, Published, State, class_names, por
 
 _WHERE = "GOATmessi7/RFBNet"
 CHECKPOINTS = (
-    Published("RFBNet300_VOC_80_7.pth", "rfbnet300_vgg16", "VOC 07+12", _WHERE),
-    Published("RFBNet300_COCO_30.3.pth", "rfbnet300_vgg16", "COCO", _WHERE),
-    Published("RFB512_E_34_4.pth", "rfbnet512e_vgg16", "COCO", _WHERE),
-    Published("MobileNet_COCO_20.7.pth", "rfbnet300_mobilenet", "COCO", _WHERE),
+    Published("RFBNet300_VOC_80_7.pth", "rfbnet300_vgg16", "VOC 07+12", _WHERE, licence="MIT"),
+    Published("RFBNet300_COCO_30.3.pth", "rfbnet300_vgg16", "COCO", _WHERE, licence="MIT"),
+    Published("RFB512_E_34_4.pth", "rfbnet512e_vgg16", "COCO", _WHERE, licence="MIT"),
+    Published("MobileNet_COCO_20.7.pth", "rfbnet300_mobilenet", "COCO", _WHERE, licence="MIT"),
 )
 
 PROFILE = {

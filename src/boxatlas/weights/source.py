@@ -35,12 +35,22 @@ class Imported:
 
 @dataclass(frozen=True)
 class Published:
-    """A public checkpoint that can be imported."""
+    """A public checkpoint that can be imported.
+
+    file: the publisher's name of it; model: ours; data: what it learned; where: who has it;
+    url: from where it can be fetched (a .tgz holds `file`), None: by hand only; megabytes: of 2**20
+    bytes, as published; checksum: "sha256:HEX" or "md5:HEX" of what the url gives, HEX as much of
+    it as is published; licence: of the weights, or else of the repository that offers them.
+    """
 
     file: str
     model: str
     data: str
     where: str
+    url: str | None = None
+    megabytes: float | None = None
+    checksum: str | None = None
+    licence: str = "not stated"
 
 
 def class_names(count: int) -> tuple[str, ...]:

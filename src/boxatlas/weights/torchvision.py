@@ -17,26 +17,26 @@ from boxatlas.weights.source import (
     tensor_of,
 )
 
-CHECKPOINTS = (
-    Published("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
-              "faster_rcnn320_mobilenet_v3_fpn", "COCO", "torchvision"),
-    Published("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth", "faster_rcnn_mobilenet_v3_fpn",
-              "COCO", "torchvision"),
-    Published("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "faster_rcnn_r50_fpn", "COCO",
-              "torchvision"),
-    Published("fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", "faster_rcnn_r50_fpn_v2", "COCO",
-              "torchvision"),
-    Published("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "mask_rcnn_r50_fpn", "COCO",
-              "torchvision"),
-    Published("maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", "mask_rcnn_r50_fpn_v2", "COCO",
-              "torchvision"),
-    Published("retinanet_resnet50_fpn_coco-eeacb38b.pth", "retinanet_r50_fpn", "COCO",
-              "torchvision"),
-    Published("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", "retinanet_r50_fpn_v2", "COCO",
-              "torchvision"),
-    Published("ssd300_vgg16_coco-b556d3b4.pth", "ssd300_vgg16", "COCO", "torchvision"),
-    Published("ssdlite320_mobilenet_v3_large_coco-a79551df.pth", "ssdlite320_mobilenet_v3_large",
-              "COCO", "torchvision"),
+# (file, of 2**20 bytes, our model); a file's name ends in the beginning of its sha256.
+_FILES = (
+    ("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth", 74.239,
+     "faster_rcnn320_mobilenet_v3_fpn"),
+    ("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth", 74.239, "faster_rcnn_mobilenet_v3_fpn"),
+    ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 159.743, "faster_rcnn_r50_fpn"),
+    ("fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 167.104, "faster_rcnn_r50_fpn_v2"),
+    ("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 169.84, "mask_rcnn_r50_fpn"),
+    ("maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", 177.219, "mask_rcnn_r50_fpn_v2"),
+    ("retinanet_resnet50_fpn_coco-eeacb38b.pth", 130.267, "retinanet_r50_fpn"),
+    ("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 146.037, "retinanet_r50_fpn_v2"),
+    ("ssd300_vgg16_coco-b556d3b4.pth", 135.988, "ssd300_vgg16"),
+    ("ssdlite320_mobilenet_v3_large_coco-a79551df.pth", 13.418, "ssdlite320_mobilenet_v3_large"),
+)  # fmt: skip
+CHECKPOINTS = tuple(
+    Published(
+        file, model, "COCO", "torchvision", f"https://download.pytorch.org/models/{file}",
+        megabytes, f"sha256:{file[-12:-4]}", "BSD-3-Clause (code)",
+    )
+    for file, megabytes, model in _FILES
 )  # fmt: skip
 
 # Boxes are cut to the input before suppression and the decoded sizes are bounded.

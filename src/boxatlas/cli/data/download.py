@@ -38,14 +38,14 @@ def command(
         raise InputError("no such data set", field="download", value=name,
                          hint=nearest(name, SETS))  # fmt: skip
     out = out or Path(name)
-    with _bars() as advance:
+    with bars() as advance:
         fresh = download(SETS[name], out, mirror=mirror, keep_archives=keep, advance=advance)
     document = {"folder": str(out), "set": name, "fetched": fresh}
     text = f"{out}: {name} is there" + ("" if fresh else " already")
     emit(document, as_json, text=text)
 
 
-def _bars():
+def bars():
     """A bar of bytes for each archive; on a log file, a line now and then."""
     import sys
     import time
