@@ -214,6 +214,14 @@ def set_norm_eps(
                     break
 
 
+def not_dssd(case: Case) -> dict[str, Tensor]:
+    """Refuse a port that is another network than the one of the paper."""
+    raise UnsupportedError(
+        "ZQPei/DSSD is not the paper's network (its last stage has 256 planes, its prediction "
+        "module is linear, its deconvolutions all have stride 2); dssd321_resnet101_caffe is"
+    )
+
+
 _NAMES = (
     "ssd300_vgg16_caffe", "ssd512_vgg16_caffe", "ssd300_vgg16_amdegroot", "ssd300_vgg16_lufficc",
     "ssd512_vgg16_lufficc", "ssd300_6box_vgg16_pytorchssd", "ssd300_vgg16_torchvision",
@@ -228,4 +236,4 @@ _NAMES = (
     "m2det320_resnet101_qijiezhao", "m2det320_vgg16_sfam_qijiezhao",
     "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
 )  # fmt: skip
-CASES = dict.fromkeys(_NAMES, network)
+CASES = {**dict.fromkeys(_NAMES, network), "dssd320_resnet101_zqpei": not_dssd}
