@@ -60,6 +60,14 @@ def test_the_surest_place_answers():
     assert pick(image([0.5, 0.5, 0.4]), label, TREE, "objectness_times_class").tolist() == [2]
 
 
+def test_many_images_answer_as_one_by_one(monkeypatch):
+    found = torch.rand(5, 2, 11, 3, 3)
+    label = torch.tensor([3, 5, 1, 4, 0])
+    together = pick(found, label, TREE, "objectness_times_class")
+    monkeypatch.setattr("boxatlas.losses.tree._BUDGET", 1)
+    assert torch.equal(pick(found, label, TREE, "objectness_times_class"), together)
+
+
 @pytest.mark.parametrize(
     ("rule", "suppress", "wanted"),
     [

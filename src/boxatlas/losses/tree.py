@@ -17,6 +17,7 @@ from boxatlas.wordtree import WordTree
 
 ImageObjectness = Literal["push_to_0.3", "zero", "none"]
 ImagePick = Literal["objectness_times_class", "class"]
+_BUDGET = 2**25  # numbers of a temporary
 _FLOOR = 0.3  # "we assume that the predicted box overlaps ... by at least .3 IOU"
 
 
@@ -71,10 +72,18 @@ def path_log_probability(logits: Tensor, label: Tensor, tree: WordTree) -> Tenso
 
 def pick(found: Tensor, label: Tensor, tree: WordTree, rule: ImagePick) -> Tensor:
     """[B]: the place (prior, row, column, flat) that answers for an image's label."""
-    score = path_log_probability(found[:, :, 5:].detach(), label, tree)
-    if rule == "objectness_times_class":
-        score = score + found[:, :, 4].detach().clamp(min=torch.finfo(found.dtype).tiny).log()
-    return score.flatten(1).argmax(1)
+    found = found.detach()
+    # Every member of every group on the path is looked at in every place: a few images at once.
+    wide = found[0, :, 0].numel() * tree.on(found.device).paths.shape[1] * max(tree.sizes)
+    places = []
+    for some, own in zip(
+        found.split(max(1, _BUDGET // wide)), label.split(max(1, _BUDGET // wide)), strict=True
+    ):
+        score = path_log_probability(some[:, :, 5:], own, tree)
+        if rule == "objectness_times_class":
+            score = score + some[:, :, 4].clamp(min=torch.finfo(found.dtype).tiny).log()
+        places.append(score.flatten(1).argmax(1))
+    return torch.cat(places)
 
 
 def image_loss(
