@@ -22,15 +22,17 @@ def pyramid_backbone(
     norm: Literal["frozen", "batch"] = "frozen",
     norm_eps: float = 1e-5,
     stride_in_1x1: bool = False,
+    fold: bool = False,
 ) -> Backbone:
     """A module images -> maps of `stages` (C2 at stride 4 to C5 at 32), with `channels`, `strides`.
 
     name: resnet50, resnext101_32x8d, mobilenet_v3_large (two maps of stride 32), or one whose norms
-    are its own: darknet19, darknet53, extraction, "timm/NAME". pretrained: ImageNet weights.
-    Raises InputError for an unknown name, or weights out of reach.
+    are its own: darknet19, darknet53, extraction, "timm/NAME" (fold: those of timm go into the
+    convolutions before them). pretrained: ImageNet weights. Raises InputError for an unknown name,
+    or weights out of reach.
     """
     if name.startswith(PREFIX):
-        return TimmFeatures(name, [2**s for s in stages], pretrained=pretrained)
+        return TimmFeatures(name, [2**s for s in stages], pretrained=pretrained, fold=fold)
     if name in STAGES:
         darknet = Darknet(name, [2**s for s in stages])
         if pretrained:

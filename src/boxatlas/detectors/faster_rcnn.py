@@ -65,6 +65,7 @@ class RoIConfig(Options):
     norm: Literal["frozen", "batch"] = convention("frozen", "batch norms of ResNet and MobileNet")
     norm_eps: float = convention(1e-5, "their epsilon")
     stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
+    fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
     inclusive: bool = convention(False, "corners belong to a box, whose width is x2 - x1 + 1")
     code_inclusive: bool = convention(True, "with `inclusive`: so are the box code's widths")
     inclusive_centre: bool = convention(False, "a box's centre is that of its corner pixels")
@@ -191,7 +192,7 @@ def backbone_of(config: RoIConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Back
     """The trunk that the config names, with `channels` and `strides`."""
     return pyramid_backbone(
         config.backbone, stages, pretrained=config.pretrained, norm=config.norm,
-        norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1,
+        norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1, fold=config.fold_norms,
     )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ class RetinaNetConfig(DenseConfig):
     norm: Literal["frozen", "batch"] = convention("frozen", "the ResNet's batch norms")
     norm_eps: float = convention(1e-5, "their epsilon")
     stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
+    fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
     width: int = convention(256, "channels of the pyramid and the subnets", ge=1)
     head_convs: int = convention(4, "3x3 convolutions of a subnet", ge=0)
     head_norm: Literal["none", "group"] = convention("none", "norms in the subnets")
@@ -155,7 +156,7 @@ class RetinaNet(DenseDetector):
     def __init__(self, classes: Sequence[str], config: RetinaNetConfig) -> None:
         backbone = pyramid_backbone(
             config.backbone, (3, 4, 5), pretrained=config.pretrained, norm=config.norm,
-            norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1,
+            norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1, fold=config.fold_norms,
         )  # fmt: skip
         neck = FPN(
             backbone.channels, config.width, extra=config.p6_from,
