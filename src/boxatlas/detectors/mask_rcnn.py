@@ -49,11 +49,11 @@ class MaskChoices(Options):
     mask_norm: Literal["none", "batch"] = convention("none", "norms after them")
     mask_background: bool = convention(False, "map 0 is the background's, which nothing reads")
     mask_target: Literal["polygon", "bitmap", "soft"] = convention(
-        "polygon", "drawn in the RoI, or the object's pixels sampled: hard, or their mean"
+        "soft", "drawn in the RoI; or the object's pixels sampled, hard or their mean"
     )
     mask_aligned: bool = convention(True, "of sampled targets: RoIAlign's half-pixel shift")
     mask_paste: Literal["whole", "continuous"] = convention(
-        "whole", "a mask is stretched over whole pixels, or sampled at each"
+        "continuous", "a mask is sampled at each pixel, or stretched over whole pixels"
     )
 
 

@@ -56,7 +56,7 @@ PROFILE: dict[str, Any] = {
 }  # fmt: skip
 PYRAMID: dict[str, Any] = {"level_epsilons": (1e-8, 0.0)}
 ONE_MAP: dict[str, Any] = {"anchor_base": None, "anchor_order": "size,ratio"}
-MASKS: dict[str, Any] = {"mask_paste": "continuous"}
+MASKS: dict[str, Any] = {"mask_target": "polygon", "mask_paste": "continuous"}
 CASCADE: dict[str, Any] = {
     "score_boxes": "own", "stage_gradients": (1 / 3, 1 / 3, 1 / 3), "append_objects": False,
     "drop_above": None, "mask_stages": "first",

@@ -114,7 +114,9 @@ FASTER_RCNN = {
 }  # fmt: skip
 
 # Targets are means of the object's pixels; map 0 is the background's.
-MASKS = {"mask_background": True, "mask_target": "soft", "mask_aligned": False}
+MASKS = {
+    "mask_background": True, "mask_target": "soft", "mask_aligned": False, "mask_paste": "whole",
+}  # fmt: skip
 
 Rules = Sequence[tuple[str, str]]
 
