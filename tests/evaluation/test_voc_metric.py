@@ -206,3 +206,25 @@ def test_names_of_the_metric() -> None:
     data = table([[A]], [[0]])
     with pytest.raises(ValueError, match="did you mean 'voc12'"):
         evaluate([nothing()], data, "voc2012")  # type: ignore[arg-type]
+
+
+def test_the_interval_is_of_the_images_drawn() -> None:
+    """Two kinds of image, found and missed: mAP is the share of found ones among those drawn."""
+    count = 40
+    data = table([[A]] * count, [[0]] * count)
+    detections = [found([A], [0.9], [0]) if i % 2 else nothing() for i in range(count)]
+    flat, _ = flatten(detections, data)
+    low, high = voc.interval(flat, truth_of(data), 3, count) or (0.0, 0.0)
+    # A binomial share of one half among 40: standard deviation 0.079.
+    assert low == pytest.approx(0.5 - 1.96 * 0.079, abs=0.05)
+    assert high == pytest.approx(0.5 + 1.96 * 0.079, abs=0.05)
+    assert voc.interval(flat, truth_of(data), 3, count) == (low, high)
+
+
+def test_an_interval_of_equal_images_is_a_point_and_of_none_is_none() -> None:
+    data = table([[A]] * 5, [[0]] * 5)
+    flat, _ = flatten([found([A], [0.9], [0])] * 5, data)
+    assert voc.interval(flat, truth_of(data), 3, 5) == (1.0, 1.0)
+    empty = table([[]], [[]])
+    flat, _ = flatten([nothing()], empty)
+    assert voc.interval(flat, truth_of(empty), 3, 1) is None

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from boxatlas.data import Table
     from boxatlas.data.proposals import Proposals
     from boxatlas.detectors.base import Detector
+    from boxatlas.evaluation.test_time import Views
     from boxatlas.structures import Detections
 
 NEEDS_ARGUMENTS = True
+_FEW = 2000  # images whose mAP gets an interval
 _USUAL_SPLITS = ("test", "val")
 
 
@@ -109,8 +111,8 @@ def command(
     boxatlas eval runs/refinedet --data photos --scales 0.75,1,1.5 --flip
     boxatlas eval --proposals VOC2007/proposals.npz --proposals runs/faster_rcnn --data VOC2007
     """
-    from boxatlas.evaluation import evaluate, predict
-    from boxatlas.evaluation.test_time import parse, predict_views
+    from boxatlas.evaluation import evaluate
+    from boxatlas.evaluation.test_time import parse
 
     if what is None:
         _measure_proposals(proposals or [], data, split, format, limit, out, force, device, as_json)
@@ -124,19 +126,13 @@ def command(
     given = _given(detector, proposals, data, table)
     start = time.perf_counter()
     options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": given}
-    found = (
-        predict(detector, table, **options)
-        if views.single
-        else predict_views(detector, table, views, **options)
-    )
+    found = _found(detector, table, views, **options)
     document: dict[str, Any] = {
         "model": detector.name, "checkpoint": what, "data": [str(d) for d in data],
         "split": chosen, "seconds": time.perf_counter() - start,
         **evaluate(found, table, metric, score=score, iou=iou),  # type: ignore[arg-type]
     }  # fmt: skip
-    _add_mistakes(document, found, table, iou)
-    if speed:
-        _add_speed(document, detector, table)
+    _add_more(document, found, table, detector if speed else None)
     if out is not None:
         _write(out, document, found, table, detector)
     _print(document, out, as_json)
@@ -239,20 +235,31 @@ def usual_split(folders: list[Path], format: str | None) -> str | None:
     return None
 
 
-def _add_mistakes(
-    document: dict[str, Any], found: list[Detections], table: Table, iou: float
+def _found(detector: Detector, table: Table, views: Views, **options: Any) -> list[Detections]:
+    from boxatlas.evaluation import predict
+    from boxatlas.evaluation.test_time import predict_views
+
+    if views.single:
+        return predict(detector, table, **options)
+    return predict_views(detector, table, views, **options)
+
+
+def _add_more(
+    document: dict[str, Any], found: list[Detections], table: Table, timed: Detector | None
 ) -> None:
+    """How sure mAP is, the kinds of mistakes, and the speed of the detector, if one is given."""
+    from boxatlas.evaluation import interval
     from boxatlas.evaluation.errors import mistakes
-
-    document["errors"] = mistakes(found, table, iou=iou).document()
-
-
-def _add_speed(document: dict[str, Any], detector: Detector, table: Table) -> None:
     from boxatlas.evaluation.speed import measure
 
-    measured = measure(detector, table.paths[:16], seconds=3.0)
-    document["fps"] = measured.fps
-    document["speed"] = measured.document()
+    iou = document["iou"]
+    if len(table) <= _FEW:
+        document["interval"] = interval(found, table, document["metric"], iou=iou)
+    document["errors"] = mistakes(found, table, iou=iou).document()
+    if timed is not None:
+        measured = measure(timed, table.paths[:16], seconds=3.0)
+        document["fps"] = measured.fps
+        document["speed"] = measured.document()
 
 
 def _write(
@@ -299,9 +306,11 @@ def _text(document: dict[str, Any], out: Path | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
     numbers = document["coco"]
+    between = document.get("interval")
     lines = [
         f"mAP {shown(document['mAP'])} ({document['metric']}"
-        + (f" at IoU {document['iou']:g})" if document["metric"] != "coco" else ")"),
+        + (f" at IoU {document['iou']:g})" if document["metric"] != "coco" else ")")
+        + (f", other images of the kind: {between[0]:.3f} to {between[1]:.3f}" if between else ""),
         f"voc07 {shown(document['voc07'])}, voc12 {shown(document['voc12'])}",
         "coco  " + ", ".join(f"{name} {shown(numbers[name])}" for name in list(numbers)[:6]),
         "      " + ", ".join(f"{name} {shown(numbers[name])}" for name in list(numbers)[6:]),

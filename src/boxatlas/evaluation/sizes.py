@@ -100,8 +100,8 @@ def main(patterns: Sequence[str] = ()) -> None:
     sizes = {name: entry for name, entry in _known().items() if name in list_models()}
     for name in track(list(chosen), "counting"):
         sizes[name] = asdict(size_of(create_model(name)))
-    rows = (f'  "{name}": {json.dumps(size)}' for name, size in sorted(sizes.items()))
-    write_text(_FILE, "{\n" + ",\n".join(rows) + "\n}\n")
+        rows = (f'  "{name}": {json.dumps(size)}' for name, size in sorted(sizes.items()))
+        write_text(_FILE, "{\n" + ",\n".join(rows) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxatlas.evaluation.found import Bools, Floats, Found, Ints, Truth
 
@@ -39,7 +40,7 @@ class Curves:
     right: Bools
     passed: Bools
     start: Ints
-    positives: Ints
+    positives: NDArray[Any]
     recall: Floats
     precision: Floats
 
@@ -156,7 +157,7 @@ def curves(
 
 
 def curves_of(
-    order: Ints, label: Ints, score: Floats, right: Bools, passed: Bools, positives: Ints,
+    order: Ints, label: Ints, score: Floats, right: Bools, passed: Bools, positives: NDArray[Any],
     weight: Floats | None = None,
 ) -> Curves:  # fmt: skip
     """Recall and precision of detections already judged, sorted by class and then best first.
@@ -212,6 +213,42 @@ def average_precision(curve: Curves, points: int | None = None) -> Floats:
             out += np.where(place < curve.start[1:], padded[place], 0.0) / points
     out[curve.positives == 0] = np.nan
     return out
+
+
+def interval(
+    found: Found,
+    truth: Truth,
+    classes: int,
+    images: int,
+    iou: float = 0.5,
+    *,
+    points: int | None = None,
+    rounds: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float] | None:
+    """Where mAP would lie with other images of the same kind: a bootstrap over the images.
+
+    Each round draws as many images as there are, with repetition; an image drawn twice counts
+    twice. None where there is no object.
+    """
+    curve = curves(found, truth, classes, iou)
+    image = found.image[curve.order]
+    counted = np.flatnonzero(~truth.ignore)
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(rounds):
+        times = np.bincount(rng.integers(0, images, images), minlength=images).astype(np.float64)
+        positives = np.bincount(truth.label[counted], times[truth.image[counted]], classes)
+        if not positives.any():
+            continue
+        drawn = curves_of(curve.order, curve.label, curve.score, curve.right, curve.passed,
+                          positives, times[image])  # fmt: skip
+        means.append(float(np.nanmean(average_precision(drawn, points))))
+    if not means:
+        return None
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
