@@ -109,7 +109,8 @@ def create_model(
     """Build a detector by name.
 
     classes names the objects; num_classes makes up names; with neither, the 20 classes of VOC.
-    weights: None, a checkpoint's path, or "bundled". options are the fields of the method's
+    weights: None, a checkpoint's path, or "bundled" (then its options hold unless others are
+    given). options are the fields of the method's
     config: its switches (ideas of the paper's ablations) and its conventions.
     Raises InputError for an unknown model or option, naming the nearest.
     """
@@ -123,6 +124,10 @@ def create_model(
             raise InputError("a detector needs a class", field="num_classes", value=num_classes)
         else:
             classes = [f"class{i}" for i in range(num_classes)]
+    if weights == "bundled":
+        from boxatlas.weights import bundled_options
+
+        options = {**bundled_options(name), **options}
     model = info.build(tuple(classes), **options)
     model.name, model.options = name, dict(options)
     if weights is not None:

@@ -6,14 +6,13 @@ import hashlib
 import io
 import re
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import Server, serving
 
 from boxatlas import fetching
 from boxatlas.data.download import SETS, Archive, download, unpack
@@ -25,63 +24,12 @@ MD5 = hashlib.md5(DATA).hexdigest()
 SUM = f"md5:{MD5}"
 
 
-class Server(ThreadingHTTPServer):
-    """Serves `files`. cut: an answer ends after so many bytes. ranges: whether it can resume."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.tag, self.cut, self.ranges = '"one"', 0, True
-        self.asked: list[tuple[str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        name, wanted = self.path.lstrip("/"), self.headers.get("Range")
-        self.server.asked.append((name, wanted))
-        data = self.server.files.get(name)
-        if data is None:
-            self.send_error(404)
-            return
-        start = 0
-        same = self.headers.get("If-Range") in (None, self.server.tag)
-        if wanted and self.server.ranges and same:
-            start = int(re.sub(r"\D", "", wanted))
-            if start >= len(data):
-                self.send_error(416)
-                return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - start))
-        self.send_header("ETag", self.server.tag)
-        self.end_headers()
-        body = data[start:]
-        self.wfile.write(body[: self.server.cut] if self.server.cut else body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(fetching, "_WAIT", 0.0)
     monkeypatch.setenv("no_proxy", "*")
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with serving() as made:
+        yield made
 
 
 def test_a_file_is_fetched_whole_and_progress_told(server: Server, tmp_path: Path):

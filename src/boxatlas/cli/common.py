@@ -34,8 +34,6 @@ FormatOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
 
-DEFAULT_MODEL = "ssdlite320_efficientnet_lite0"  # what "bundled" means
-
 
 def pick_device(name: str) -> torch.device:
     """The torch device of that name. Raises InputError where there is none such here."""
@@ -71,7 +69,7 @@ def open_detector(what: str, device: torch.device) -> Detector:
     if path.is_file():
         return load(path).to(device)
     if what == "bundled":
-        return load(bundled(DEFAULT_MODEL)).to(device)
+        return load(what).to(device)
     if what in list_models():
         return load(bundled(what)).to(device)
     if path.suffix or "/" in what:

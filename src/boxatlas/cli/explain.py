@@ -12,7 +12,9 @@ NEEDS_ARGUMENTS = True
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A model's name; `boxatlas models` lists them.")],
+    model: Annotated[
+        str, typer.Argument(help="A model's name, as `boxatlas models` lists them, or bundled.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Say what a model is: its paper, its idea, its switches and conventions, published numbers.
@@ -23,7 +25,14 @@ def command(
     \b
     boxatlas explain ssd300_vgg16
     boxatlas explain faster_rcnn_r50_fpn --json
+    boxatlas explain bundled
     """
+    if model == "bundled":  # the card of the detector that the package carries
+        from boxatlas.weights.bundle import bundled_card, card_text
+
+        held = bundled_card()
+        emit(held, as_json, text="" if as_json else card_text(held))
+        return
     card = card_of(model)
     emit(card, as_json, text="" if as_json else _text(card))
 

@@ -115,6 +115,22 @@ def _tenth(table: Table, seed: int) -> tuple[Table, Table]:
     return table.select(~drawn), table.select(drawn)
 
 
+def with_start(recipe: Recipe) -> Recipe:
+    """`init: auto` as what it means here, and the bundled detector's options where it is the start.
+
+    auto: the bundled detector where the package carries one of the model, else ImageNet's weights.
+    """
+    init = recipe.init
+    if init not in ("auto", "bundled"):
+        return recipe
+    from boxatlas.weights import bundled_options, is_bundled
+
+    if init == "auto":
+        init = "bundled" if is_bundled(recipe.model) else "imagenet"
+    own = bundled_options(recipe.model) if init == "bundled" else {}
+    return recipe.changed({"init": init, "options": {**own, **recipe.options}})
+
+
 def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[str]]:
     """The recipe's detector with its first weights, and what is to be said of them."""
     torch.manual_seed(recipe.seed)

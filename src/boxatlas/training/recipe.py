@@ -28,7 +28,9 @@ class Recipe(Options):
 
     model: str = Field(description="the model's name")
     options: dict[str, Any] = Field({}, description="switches and conventions of the method")
-    init: str = Field("none", description="none, imagenet (backbone), bundled, or a checkpoint")
+    init: str = Field(
+        "none", description="none, imagenet (backbone), bundled, auto (the best here), a checkpoint"
+    )
 
     data: list[str] = Field([], description="folders, joined; --data takes their place")
     format: str | None = Field(None, description="voc, coco, yolo; null = found by looking")

@@ -17,7 +17,7 @@ from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import wait, world
 from boxatlas.training.log import memory_mb
 from boxatlas.training.loop import plain, run
-from boxatlas.training.prepare import prepare
+from boxatlas.training.prepare import prepare, with_start
 from boxatlas.training.recipe import Recipe, differences, read_recipe
 
 RECIPE = "recipe.yaml"
@@ -55,6 +55,7 @@ def train(
     recipe is not the folder's, and as `loop.run` does.
     """
     folder = Path(out)
+    recipe = None if recipe is None else with_start(recipe)
     with world(torch.device(device)) as (here, own_device):
         recipe = _settled(recipe, folder, resume)
         wait(here)  # all have looked at the folder before the first writes to it
@@ -109,7 +110,7 @@ def try_out(recipe: Recipe, *, device: str | torch.device = "cpu") -> dict[str, 
     """
     device = torch.device(device)
     batch = min(recipe.batch, 4) if device.type == "cpu" else recipe.batch
-    once = recipe.changed({
+    once = with_start(recipe).changed({
         "iterations": 1, "milestones": [], "warmup": 0, "eval_every": 1, "log_every": 1,
         "batch": batch, "micro_batch": min(recipe.micro_batch or batch, batch), "workers": 0,
     })  # fmt: skip

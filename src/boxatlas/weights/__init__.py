@@ -20,6 +20,7 @@ from boxatlas.errors import InputError, nearest
 from boxatlas.images import Preprocess
 from boxatlas.options import validated
 from boxatlas.registry import create_model, list_models
+from boxatlas.weights.bundle import bundled, bundled_card, bundled_options, is_bundled
 from boxatlas.weights.reading import KEY, read, read_state, tensors_of
 from boxatlas.weights.source import Imported, Published
 from boxatlas.weights.transfer import Transferred, transfer
@@ -27,8 +28,12 @@ from boxatlas.weights.transfer import Transferred, transfer
 __all__ = [
     "SOURCES",
     "Transferred",
+    "bundled",
+    "bundled_card",
+    "bundled_options",
     "checkpoints",
     "import_model",
+    "is_bundled",
     "load",
     "load_into",
     "read_state",
@@ -38,14 +43,15 @@ SOURCES = (
     "amdegroot", "caffe", "darknet", "detectron2", "lufficc", "luuuyi", "m2det", "mmdet",
     "mxnet", "py_faster_rcnn", "pytorchssd", "rfbnet", "torchvision", "uoip",
 )  # fmt: skip
-_BUNDLED = Path(__file__).parent / "bundled"
 
 
 def load(path: str | Path) -> Detector:
     """The whole detector from a checkpoint: model, options, classes, preprocess, weights.
 
-    Raises InputError where the file is not such a checkpoint or its weights do not fit its model.
+    path: a file, or "bundled": the detector that the package carries. Raises InputError where the
+    file is not such a checkpoint or its weights do not fit its model.
     """
+    path = bundled("bundled") if path == "bundled" else path
     state, description = read(path)
     if description is None:
         raise InputError(
@@ -79,21 +85,12 @@ def load_into(
                     f"a checkpoint of {kind}, not of {model.name}", file=file, field="model"
                 )
     done = transfer(model, state, classes)
+    if weights == "bundled" and "absent from the source" in done.new.values():
+        raise InputError("the bundled weights are of a network with other options",
+                         field="options", value=str(bundled_options(model.name)))  # fmt: skip
     if not done.rows and not [name for name in done.loaded if name != "images_seen"]:
         raise InputError(f"no tensor of this file fits {model.name or 'the model'}", file=file)
     return done
-
-
-def bundled(name: str) -> Path:
-    """The file of weights that the package carries for a model, or InputError."""
-    path = _BUNDLED / f"{name}.safetensors"
-    if not path.is_file():
-        held = sorted(p.stem for p in _BUNDLED.glob("*.safetensors"))
-        raise InputError(
-            f"no weights are bundled for {name}", field="weights", value="bundled",
-            hint=f"bundled are: {', '.join(held)}" if held else None,
-        )  # fmt: skip
-    return path
 
 
 def import_model(

@@ -1,0 +1,211 @@
+"""The detector in the box: a file of half-precision weights and a card that says what it is.
+
+Both lie in the package's folder weights/bundled: MODEL.safetensors and MODEL.json. The card holds
+the file's sha256, which is checked whenever the weights are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxatlas.errors import InputError
+from boxatlas.fetching import digest_of
+from boxatlas.files import write_tensors, write_text
+from boxatlas.weights.reading import KEY, read
+
+FOLDER = Path(__file__).parent / "bundled"
+DEFAULT = "ssdlite320_efficientnet_lite0"  # the model that "bundled" means
+LARGEST = 12_000_000  # bytes of a file
+_DESCRIBED = ("format", "model", "options", "classes", "preprocess", "versions")
+_WORST, _FEW = 5, 0.5
+
+
+def is_bundled(name: str) -> bool:
+    """Whether the package carries weights for a model (or, for "bundled", any)."""
+    return (FOLDER / f"{_model(name)}.safetensors").is_file()
+
+
+def bundled(name: str) -> Path:
+    """The file of weights that the package carries for a model, or for "bundled".
+
+    Raises InputError where there is none, and where the file is not the one that its card is of.
+    """
+    path = FOLDER / f"{_model(name)}.safetensors"
+    if not path.is_file():
+        held = sorted(p.stem for p in FOLDER.glob("*.safetensors"))
+        if name == "bundled":
+            raise InputError(
+                "this package carries no trained detector", field="weights", value=name,
+                hint="give a checkpoint: `boxatlas train` and `boxatlas weights import` make one",
+            )  # fmt: skip
+        raise InputError(
+            f"no weights are bundled for {name}", field="weights", value="bundled",
+            hint=f"bundled are: {', '.join(held)}" if held else None,
+        )  # fmt: skip
+    if digest_of(path) != _card(path)["sha256"]:
+        raise InputError("is not the file that its card is of: its sha256 differs", file=path,
+                         hint="install boxatlas again")  # fmt: skip
+    return path
+
+
+def bundled_card(name: str = "bundled") -> dict[str, Any]:
+    """What is known of a bundled detector, as `write_bundle` wrote it. Raises as `bundled` does."""
+    return _card(bundled(name))
+
+
+def bundled_options(name: str) -> dict[str, Any]:
+    """The options of `create_model` that the bundled weights of a model are of."""
+    return dict(bundled_card(name)["options"])
+
+
+def _model(name: str) -> str:
+    return DEFAULT if name == "bundled" else name
+
+
+def _card(weights: Path) -> dict[str, Any]:
+    path = weights.with_suffix(".json")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the card of the bundled weights cannot be read: {error}",
+                         file=path) from None  # fmt: skip
+    if not isinstance(card, dict) or not {"sha256", "options", "model"} <= set(card):
+        raise InputError("is no card of bundled weights", file=path)
+    return card
+
+
+# -- Making one ------------------------------------------------------------------------------------
+
+
+def write_weights(
+    checkpoint: str | Path, folder: Path | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of ours in half precision as MODEL.safetensors of a folder, or of the package.
+
+    Weights of more than one axis are halved; biases and norms, a hundredth of the bytes, stay.
+    Returns the file and what the card says of it (model, options, recipe, bytes, sha256, ...).
+    Raises InputError for another file, one too large, and values that half precision cannot hold.
+    """
+    state, description = read(checkpoint)
+    if description is None:
+        raise InputError("is no checkpoint of a detector of ours", file=checkpoint)
+    described = {k: description[k] for k in _DESCRIBED if k in description}
+    described["options"] = {k: v for k, v in described["options"].items() if k != "pretrained"}
+    halved = {name: _half(name, tensor, checkpoint) for name, tensor in state.items()}
+    size = sum(t.numel() * t.element_size() for t in halved.values())
+    if size > LARGEST:
+        raise InputError(f"would take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}",
+                         file=checkpoint)  # fmt: skip
+    path = (folder or FOLDER) / f"{described['model']}.safetensors"
+    write_tensors(path, halved, {KEY: json.dumps(described)})
+    return path, {
+        **{k: described[k] for k in ("model", "options", "classes", "versions")},
+        "file": path.name, "bytes": path.stat().st_size, "sha256": digest_of(path),
+        "parameters": sum(t.numel() for t in state.values() if t.is_floating_point()),
+        "recipe": _without_places(description.get("recipe") or {}),
+        "trained": description.get("trained") or {},
+    }  # fmt: skip
+
+
+def _half(name: str, tensor: Tensor, file: str | Path) -> Tensor:
+    if not tensor.is_floating_point() or tensor.dim() < 2:
+        return tensor
+    half = tensor.to(torch.float16)
+    if not torch.isfinite(half).all():
+        raise InputError("holds values that half precision cannot", file=file, field=name)
+    return half
+
+
+def _without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose folders are named, not placed: where they lay is nobody's business."""
+    named = [os.path.basename(os.path.normpath(folder)) for folder in recipe.get("data", [])]
+    return {**recipe, **({"data": named} if "data" in recipe else {})}
+
+
+def write_card(
+    weights: Path, about: Mapping[str, Any], metrics: Mapping[str, Any], *, data: str, terms: str,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Write the card of a file of `write_weights`, and return it.
+
+    about: what that returned; metrics: the JSON of `boxatlas eval` of that very file; data: what
+    it learned from; terms: those of the data; notes: further things that it fails at.
+    """
+    speed = metrics.get("speed") or {}
+    card = {
+        **about, "data": data, "terms": terms,
+        "evaluation": {
+            "data": [Path(d).name for d in metrics.get("data", [])],
+            **{k: metrics[k] for k in ("split", "images", "metric", "mAP", "per_class", "voc07",
+                                       "voc12", "coco") if k in metrics},
+        },
+        "fps": {k: speed[k] for k in ("fps", "fps_whole", "latency_ms", "device", "threads",
+                                      "input") if k in speed},
+        "fails_at": [*failings(metrics), *notes],
+    }  # fmt: skip
+    write_text(weights.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+    return card
+
+
+def failings(metrics: Mapping[str, Any]) -> list[str]:
+    """What an evaluation's numbers say of weaknesses, in sentences."""
+    said = []
+    per_class = {k: v for k, v in metrics["per_class"].items() if v is not None}
+    worst = sorted(per_class, key=per_class.__getitem__)[:_WORST]
+    if worst:
+        named = ", ".join(f"{name} {per_class[name]:.2f}" for name in worst)
+        said.append(f"the classes of the lowest AP: {named}")
+    under = [name for name, ap in per_class.items() if ap < _FEW]
+    if under:
+        said.append(f"{len(under)} of {len(per_class)} classes stay under an AP of {_FEW}")
+    sizes = {k: (metrics.get("coco") or {}).get(f"AP_{k}") for k in ("small", "medium", "large")}
+    if all(isinstance(v, int | float) for v in sizes.values()):
+        said.append("COCO AP by size of the object: "
+                    + ", ".join(f"{k} {v:.2f}" for k, v in sizes.items()))  # fmt: skip
+    lost = (metrics.get("errors") or {}).get("lost_ap") or {}
+    costs = sorted(((v, k) for k, v in lost.items() if isinstance(v, int | float)), reverse=True)
+    if costs:
+        said.append("the mistakes that cost most AP: "
+                    + ", ".join(f"{k} {v:.2f}" for v, k in costs[:3]))  # fmt: skip
+    return said
+
+
+# -- Showing one -----------------------------------------------------------------------------------
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """A card for people."""
+    judged, fps = card["evaluation"], card["fps"]
+    recipe = card["recipe"]
+    length = next((f"{recipe[k]:g} {k}" for k in ("epochs", "iterations") if recipe.get(k)), None)
+    lines = [
+        f"bundled: {card['model']} of {len(card['classes'])} classes", "",
+        f"file       {card['file']}, {card['bytes'] / 1e6:.1f} MB, "
+        f"{card['parameters'] / 1e6:.1f} M parameters, half precision",
+        f"sha256     {card['sha256']}",
+        f"options    {', '.join(f'{k}={v}' for k, v in card['options'].items()) or 'none'}",
+        f"data       {card['data']}",
+        f"terms      {card['terms']}",
+    ]  # fmt: skip
+    if length:
+        keys = ("init", "batch", "optimizer", "lr", "augment", "ema", "seed")
+        rest = [f"{k}={recipe[k]}" for k in keys if recipe.get(k) is not None]
+        lines.append(f"recipe     {length}, {', '.join(rest)}")
+    where = " + ".join(judged["data"]) + (f" {judged['split']}" if judged.get("split") else "")
+    lines += ["", f"On {where}, {judged['images']} images"]
+    lines.append(f"  mAP@0.5 ({judged['metric']}) {judged['mAP']:.3f}"
+                 f"   COCO AP {judged['coco']['AP']:.3f}")  # fmt: skip
+    for name, ap in judged["per_class"].items():
+        lines.append(f"  {name:14} {'-' if ap is None else f'{ap:.3f}'}")
+    if fps:
+        lines += ["", f"Speed: {fps['fps']:.1f} images a second at {fps['input'][1]}x"
+                  f"{fps['input'][0]} on {fps['device']}, {fps['threads']} threads"]  # fmt: skip
+    lines += ["", "What it fails at", *(f"  {one}" for one in card["fails_at"])]
+    return "\n".join(lines)
