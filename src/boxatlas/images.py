@@ -123,7 +123,7 @@ class Preprocess(Options):
     resize "stretch" warps to `size` (height, width); "letterbox" keeps the aspect and centres the
     content on `pad_value`; "shorter" scales so that the shorter side is size[0] and the longer at
     most size[1], aligned top left, and pads a batch to its largest, rounded up to `multiple`;
-    "none" leaves the source at its size (R-CNN, which cuts crops of `size`) and pads likewise.
+    "limit" reduces only a source larger than `size`, keeping the aspect, and pads likewise (R-CNN).
     align_corners: corner pixels fall on corner pixels; truncate: sizes lose their fractions instead
     of being rounded, and a letterboxed content's offset keeps it, as Darknet has both.
     Pixels are (value * scale - mean) / std in the order `channels`; mean, std and pad_value are in
@@ -131,7 +131,7 @@ class Preprocess(Options):
     """
 
     size: tuple[int, int]
-    resize: Literal["stretch", "letterbox", "shorter", "none"] = "stretch"
+    resize: Literal["stretch", "letterbox", "shorter", "limit"] = "stretch"
     antialias: bool = False
     align_corners: bool = False
     truncate: bool = False
@@ -150,13 +150,13 @@ class Preprocess(Options):
 
     def frame(self, height: int, width: int) -> Frame:
         """Where a source of this size will lie in the input."""
-        if self.resize == "none":
-            return Frame((height, width), (height, width))
         if self.resize == "stretch":
             h, w = self.size
             return Frame((height, width), (h, w), (w / width, h / height))
         if self.resize == "letterbox":
             ratio = min(self.size[0] / height, self.size[1] / width)
+        elif self.resize == "limit":
+            ratio = min(1.0, self.size[0] / height, self.size[1] / width)
         else:
             ratio = self.size[0] / min(height, width)
             ratio = min(ratio, self.size[1] / max(height, width))
@@ -195,7 +195,7 @@ class Preprocess(Options):
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
         """Images [3, h, w] -> one tensor, padded bottom right where they differ in size."""
-        if self.resize not in ("shorter", "none"):
+        if self.resize not in ("shorter", "limit"):
             return torch.stack(list(images))
         m = self.multiple
         height = -(-max(i.shape[1] for i in images) // m) * m

@@ -156,6 +156,17 @@ def test_detect_searches_where_no_proposals_are_given(tmp_path: Path) -> None:
     torch.testing.assert_close(many[0].boxes, found.boxes)
 
 
+def test_only_images_larger_than_the_limit_are_reduced() -> None:
+    model = tiny(longest=100)
+    images, frames = model.preprocess.batch(
+        [np.zeros((50, 200, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)]
+    )
+    assert [f.content for f in frames] == [(25, 100), (60, 90)]
+    assert images.shape == (2, 3, 64, 128)  # padded to the larger, in steps of 32
+    box = torch.tensor([[20.0, 10, 40, 20]])
+    torch.testing.assert_close(frames[0].undo(box), box * 2)
+
+
 # -- switches -------------------------------------------------------------------------------------
 
 

@@ -105,7 +105,7 @@ def test_a_detector_without_proposals_searches_its_input() -> None:
         assert len(real) > 3
         assert (real >= torch.tensor([x, y, x, y])).all()
         assert (real <= torch.tensor([x + width, y + height] * 2)).all()
-    plain = Preprocess(size=(1, 1), resize="none")
+    plain = Preprocess(size=(500, 500), resize="limit")
     images, frames = plain.batch([image])
     found = searched(images, frames, plain, most=40)[0]
     expected = torch.from_numpy(selective_search(image, max_boxes=40))

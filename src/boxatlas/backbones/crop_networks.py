@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from boxatlas.backbones.timm_features import PREFIX, TimmNetwork, normalisation
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.errors import InputError
 
-_GRID = 3  # cells of a timm network's pool5, each way
+_GRID = 6  # cells of a timm network's pool5, each way
 
 
 class CropNetwork(nn.Module):
@@ -49,20 +48,15 @@ class Classic(CropNetwork):
 
 
 class OfTimm(CropNetwork):
-    """pool5: the last map averaged in 3 x 3 cells; fc7: what the classifier would see."""
+    """pool5: the map of stride 16 in 6 x 6 cells, as fine as CaffeNet's; fc7: what the classifier
+    would see."""
 
     dropout = 0.2
 
-    def __init__(self, name: str, size: int, pretrained: bool, fold: bool) -> None:
+    def __init__(self, name: str, pretrained: bool, fold: bool) -> None:
         super().__init__()
-        self.body = TimmNetwork(name, pretrained=pretrained, fold=fold)
-        with torch.no_grad():
-            shape = self.body.eval()(torch.zeros(1, 3, size, size))[0].shape
-        if len(shape) != 4 or shape[2] != shape[3]:
-            raise InputError("this network's features are no map", field="backbone", value=name,
-                             hint="choose a convolutional one")  # fmt: skip
-        self.body.train()
-        self.widths = {"pool5": shape[1] * _GRID**2, "fc7": self.body.width}
+        self.body = TimmNetwork(name, 16, pretrained=pretrained, fold=fold)
+        self.widths = {"pool5": self.body.channels * _GRID**2, "fc7": self.body.width}
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         x, fc7 = self.body(crops)
@@ -78,7 +72,7 @@ def crop_network(
     """
     if name.startswith(PREFIX):
         mean, std = normalisation(name)
-        return OfTimm(name, size, pretrained, fold), {"mean": mean, "std": std}
+        return OfTimm(name, pretrained, fold), {"mean": mean, "std": std}
     if name == "caffenet":
         if pretrained:
             raise InputError(

@@ -56,23 +56,29 @@ class TimmFeatures(nn.Module):
 
 
 class TimmNetwork(nn.Module):
-    """Images [B, 3, H, W] -> (the last map [B, C, h, w], what the classifier would see [B, width]).
+    """Images [B, 3, H, W] -> (the map of `stride` [B, C, h, w], what the classifier sees [B, D]).
 
-    name, pretrained, fold and what raises: as TimmFeatures.
+    `channels` is C, `width` is D. name, pretrained, fold and what raises: as TimmFeatures.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False, fold: bool = False) -> None:
+    def __init__(
+        self, name: str, stride: int = 16, *, pretrained: bool = False, fold: bool = False
+    ) -> None:
         super().__init__()
         name = name.removeprefix(PREFIX)
         _check(name)
+        self.index = _indices(name, [stride])
         self.body = _created(name, pretrained, num_classes=0)
+        if not hasattr(self.body, "forward_intermediates"):
+            raise InputError("this network's maps cannot be read", field="backbone", value=name)
         if fold:
             _folded(self.body)
+        self.channels: int = self.body.feature_info[self.index[0]]["num_chs"]  # pyright: ignore
         self.width: int = self.body.head_hidden_size  # pyright: ignore
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.body.forward_features(images)  # pyright: ignore
-        return found, self.body.forward_head(found, pre_logits=True)  # pyright: ignore
+        last, (found,) = self.body.forward_intermediates(images, indices=self.index)  # pyright: ignore
+        return found, self.body.forward_head(last, pre_logits=True)  # pyright: ignore
 
 
 RGB = tuple[float, float, float]

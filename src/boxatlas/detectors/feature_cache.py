@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class FeatureCache:
             self.done = 0
             self.file.unlink(missing_ok=True)
             self._check_room()
-        self.rows: NDArray[np.float16] = np.lib.format.open_memmap(
+        self.rows: np.memmap[Any, Any] = np.lib.format.open_memmap(
             self.file, "r+" if self.done else "w+", np.float16, shape
         )
 

@@ -61,6 +61,7 @@ class RCNNConfig(Options):
     svm_negative_iou: float = switch(0.3, "section 2.3: negatives of the SVMs", gt=0, le=1)
 
     # conventions
+    longest: int = convention(1000, "larger images are reduced to it; VOC's are not", ge=32)
     crop_size: int = convention(227, "side of a crop", ge=32)
     max_proposals: int = convention(2000, "proposals of an image", ge=1)
     windows: tuple[int, int] = convention((32, 96), "positives and background of an iteration")
@@ -95,8 +96,8 @@ class RCNN(Detector):
             config.backbone, config.crop_size, pretrained=config.pretrained,
             fold=config.fold_norms, lrn_order=config.lrn_order,
         )  # fmt: skip
-        size = (config.crop_size, config.crop_size)
-        super().__init__(classes, Preprocess(size=size, resize="none", **colours), config)
+        size = (config.longest, config.longest)
+        super().__init__(classes, Preprocess(size=size, resize="limit", **colours), config)
         if config.feature_layer not in network.widths:
             raise InputError(f"{config.backbone} has no such layer", field="feature_layer",
                              value=config.feature_layer,
@@ -173,7 +174,8 @@ class RCNN(Detector):
 
     def probe(self, images: Tensor) -> list[Tensor]:
         """The crop network's layers, an image being one crop."""
-        return list(self.network(images).values())
+        side = self.config.crop_size
+        return list(self.network(F.interpolate(images, (side, side))).values())
 
     # -- learning -------------------------------------------------------------------------------
 
