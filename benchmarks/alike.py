@@ -66,4 +66,6 @@ def light(text: str, size: int) -> Light:
         probe = create_model(name, num_classes=3, **own)
         shorter = probe.preprocess.resize == "shorter"
         own["size"] = round(size * 0.75**0.5) if shorter else size
+    if name.startswith("refinedet"):  # whose anchors are made for 320 pixels, whatever the input
+        own.setdefault("min_sizes", [round(own["size"] * f, 1) for f in (0.1, 0.2, 0.4, 0.8)])
     return Light(text, name, own)

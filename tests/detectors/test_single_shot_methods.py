@@ -118,7 +118,7 @@ def test_sources_must_have_the_map_that_they_are_fused_at():
 def test_any_size(name):
     """Also sides that are odd at some stride, and inputs that are not square."""
     model = tiny(name, size=(72, 100)).eval()
-    height, width = model.config.shape
+    height, width = model.shared.shape
     raw = model(torch.zeros(1, 3, height, width))
     assert raw["logits"].shape == (1, len(raw["anchors"]), 4)
     assert raw["deltas"].shape == (1, len(raw["anchors"]), 4)

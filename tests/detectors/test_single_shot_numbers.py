@@ -62,7 +62,7 @@ def test_as_large_as_the_original(row):
         model = boxatlas.create_model(name, num_classes=classes, **options)
     assert isinstance(model, SingleShot)
     assert count(model, statistics=name.split("_")[0] in CAFFE) == parameters
-    image = torch.empty(1, 3, *model.config.shape, device="meta")
+    image = torch.empty(1, 3, *model.shared.shape, device="meta")
     sides_seen: list[int] = []
     model.head.register_forward_pre_hook(
         lambda module, args: sides_seen.extend(int(m.shape[-1]) for m in args[0])
@@ -102,9 +102,9 @@ def boxes_of(name: str, **options: Any) -> torch.Tensor:
         assert isinstance(model, SingleShot)
         grids = [
             (int(m.shape[-2]), int(m.shape[-1]))
-            for m in model.features(torch.empty(1, 3, *model.config.shape))
+            for m in model.features(torch.empty(1, 3, *model.shared.shape))
         ]
-    made = model.make_anchors(grids, model.config.shape)
+    made = model.make_anchors(grids, model.shared.shape)
     low, high = made[:, :2], made[:, 2:]
     return torch.cat([(low + high) / 2, high - low], 1)
 
@@ -144,4 +144,4 @@ def test_profiles_change_no_count():
         with torch.device("meta"):
             model = boxatlas.create_model(name, **profile)
         assert isinstance(model, SingleShot)
-        assert model.config.clip_boxes == "each"
+        assert model.shared.clip_boxes == "each"

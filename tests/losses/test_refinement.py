@@ -39,8 +39,9 @@ def outputs() -> list[Tensor]:
 
 
 def run(given: list[Tensor], **options) -> RefinementLoss:
-    return refinement_loss(*given, ANCHORS.to(given[0].dtype), BOXES.to(given[0].dtype), LABELS,
-                           VALID, match, CODER, **options)  # fmt: skip
+    a, b, c, d = given
+    anchors, boxes = ANCHORS.to(a.dtype), BOXES.to(a.dtype)
+    return refinement_loss(a, b, c, d, anchors, boxes, LABELS, VALID, match, CODER, **options)
 
 
 def test_both_steps_by_hand():
@@ -77,8 +78,9 @@ def test_in_one_step_the_second_starts_from_the_anchors():
 
 
 def test_no_object_no_loss():
-    empty = refinement_loss(*outputs(), ANCHORS, BOXES[:, :0], LABELS[:, :0], VALID[:, :0], match,
-                            CODER)  # fmt: skip
+    a, b, c, d = outputs()
+    none = (BOXES[:, :0], LABELS[:, :0], VALID[:, :0])
+    empty = refinement_loss(a, b, c, d, ANCHORS, *none, match, CODER)
     for part in (empty.arm, empty.odm):
         assert part.box.item() == 0
         assert part.classes.item() == 0

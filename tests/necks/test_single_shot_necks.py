@@ -157,5 +157,6 @@ def test_attention_weighs_whole_channels():
         nn.init.zeros_(parameter)
     x = torch.randn(2, 4, 3, 3)
     torch.testing.assert_close(attention(x), x / 2)
+    assert attention.excite.bias is not None
     attention.excite.bias.data[1] = 100.0
     torch.testing.assert_close(attention(x)[:, 1], x[:, 1])

@@ -72,14 +72,13 @@ class DSODNet(nn.Module):
         dense: bool = True,
     ) -> None:
         super().__init__()
-        norm = {"momentum": 0.1}
         if stem_block:
             self.stem = nn.Sequential(
-                ConvNorm(3, stem, 3, 2, **norm), ConvNorm(stem, stem, **norm),
-                ConvNorm(stem, 2 * stem, **norm),
+                ConvNorm(3, stem, 3, 2, momentum=0.1), ConvNorm(stem, stem, momentum=0.1),
+                ConvNorm(stem, 2 * stem, momentum=0.1),
             )  # fmt: skip
         else:
-            self.stem = nn.Sequential(ConvNorm(3, 2 * stem, 7, 2, **norm))
+            self.stem = nn.Sequential(ConvNorm(3, 2 * stem, 7, 2, momentum=0.1))
         for unit in self.stem:
             xavier(unit[0])  # pyright: ignore
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)

@@ -32,7 +32,7 @@ from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
 
 Source = Literal["conv3_3", "conv4_3", "fc7", "conv7_2"]
-STRIDES: dict[Source, int] = {"conv3_3": 4, "conv4_3": 8, "fc7": 16, "conv7_2": 32}
+STRIDES: dict[str, int] = {"conv3_3": 4, "conv4_3": 8, "fc7": 16, "conv7_2": 32}
 
 
 class FSSDConfig(SingleShotConfig):

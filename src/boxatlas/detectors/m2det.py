@@ -78,10 +78,11 @@ class M2Det(SingleShot):
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
         )  # fmt: skip
         neck = MLFPN(
-            *backbone.channels, min(grids_of(backbone, config.shape)[0]), tums=config.tums,
-            scales=config.scales, width=config.planes, form=config.form, base=config.base_feature,
-            sfam=config.sfam, ratio=config.sfam_ratio, shared_leach=config.shared_leach,
-            shared_sfam=config.shared_sfam, norm_largest=config.norm_largest,
+            backbone.channels[0], backbone.channels[1], min(grids_of(backbone, config.shape)[0]),
+            tums=config.tums, scales=config.scales, width=config.planes, form=config.form,
+            base=config.base_feature, sfam=config.sfam, ratio=config.sfam_ratio,
+            shared_leach=config.shared_leach, shared_sfam=config.shared_sfam,
+            norm_largest=config.norm_largest,
         )  # fmt: skip
         ratios = given(config.ratios, [(2.0, 3.0)] * config.scales, "ratios")
         super().__init__(
@@ -98,7 +99,7 @@ class M2Det(SingleShot):
         if config.soft_nms == "off":
             return super().suppress(chosen, boxes, images, total)
         groups = chosen.image * self.num_classes + chosen.label
-        enters = _best_of_each(groups, chosen.score, config.candidates)
+        enters = _best_of_each(groups, chosen.score, config.candidates or len(groups))
         rows, scores = soft_nms(
             boxes[enters], chosen.score[enters], groups[enters], method=config.soft_nms,
             threshold=config.soft_iou, min_score=config.soft_least,
@@ -163,13 +164,14 @@ def default_steps(grids: Sequence[Grid], image: tuple[int, int]) -> list[Step]:
 
 
 def _register(
-    backbone: str, size: str, single: float, fps: float | None, many: float | None
+    backbone: str, size: str, single: float | None, fps: float | None, many: float | None
 ) -> Any:
     data, gpu, paper = "COCO test-dev", "Titan X", "the paper, table 1"
-    rows = [Published(data, "AP", single, fps, gpu, paper)] if single is not None else []
-    rows += (
-        [Published(f"{data}, many scales", "AP", many, source=paper)] if many is not None else []
-    )
+    rows = []
+    if single is not None:
+        rows.append(Published(data, "AP", single, fps, gpu, paper))
+    if many is not None:
+        rows.append(Published(f"{data}, many scales", "AP", many, source=paper))
     return register_model(
         method="M2Det",
         title="M2Det: A Single-Shot Object Detector based on Multi-Level Feature Pyramid Network",

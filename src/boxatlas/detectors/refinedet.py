@@ -62,7 +62,6 @@ class RefineDetConfig(SingleShotConfig):
     )
 
     # How programs differ.
-    candidates: int = convention(400, "boxes of a class that enter suppression, per image", ge=1)
     filter_positives: bool = convention(False, "the filter takes positives too (in a port)")
     log_epsilon: float = convention(0.0, "inside the logarithm of the box code (in a port)", ge=0)
     ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")

@@ -73,8 +73,6 @@ class SingleShotConfig(DenseConfig):
 class SingleShot(DenseDetector):
     """A dense detector on default boxes. `ratios`, `sizes` and `steps` are a method's tables."""
 
-    config: SingleShotConfig
-
     def __init__(
         self,
         classes: Sequence[str],
@@ -93,6 +91,7 @@ class SingleShot(DenseDetector):
             classes, preprocess, config, backbone=backbone, neck=neck, head=head,
             coder=DeltaCoder.from_variances(config.variances, clamp=clamp),
         )  # fmt: skip
+        self.shared = config
         self.ratios, self.default_steps = list(ratios), steps or even_steps
         levels = len(self.ratios)
         self.min_sizes = given(config.min_sizes, sizes[0], "min_sizes")
@@ -105,7 +104,7 @@ class SingleShot(DenseDetector):
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
         """The default boxes of SSD, section 2.2: [A, 4] xyxy in pixels."""
-        config = self.config
+        config = self.shared
         offset = config.offset
         offsets = offset if isinstance(offset, tuple) else (offset,) * len(grids)
         steps = given(config.steps, self.default_steps(grids, image), "steps")
@@ -121,14 +120,14 @@ class SingleShot(DenseDetector):
 
     def matches(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Matches:
         """Which object each default box answers for (SSD, section 2.2, matching strategy)."""
-        if self.config.match == "argmax":
-            return match_argmax_per_object(anchors, boxes, valid, self.config.match_iou)
-        return match_bipartite(anchors, boxes, valid, self.config.match_iou)
+        if self.shared.match == "argmax":
+            return match_argmax_per_object(anchors, boxes, valid, self.shared.match_iou)
+        return match_bipartite(anchors, boxes, valid, self.shared.match_iou)
 
     def learned(self, targets: Targets) -> Tensor:
         """[B, M] bool: the objects that training learns."""
         valid = targets.valid
-        return valid & ~targets.ignore if self.config.difficult == "drop" else valid
+        return valid & ~targets.ignore if self.shared.difficult == "drop" else valid
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """SSD, equation 1: confidence over positives and hard negatives, localisation."""
@@ -139,9 +138,9 @@ class SingleShot(DenseDetector):
         matches = self.matches(raw["anchors"], targets.boxes, self.learned(targets))
         found = multibox_loss(
             raw["logits"], raw["deltas"], matches, raw["anchors"], targets.boxes, targets.labels,
-            self.coder, ratio=self.config.negatives, neg_overlap=self.config.match_iou,
+            self.coder, ratio=self.shared.negatives, neg_overlap=self.shared.match_iou,
         )  # fmt: skip
-        box = self.config.loc_weight * found.box
+        box = self.shared.loc_weight * found.box
         return {"classification": found.classes, "localisation": box}
 
 

@@ -6,6 +6,7 @@ Fu et al. 2017 (DSSD), arXiv 1701.06659, sections 3.1 and 3.2. Maps are [B, C, H
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class Residual(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        norm = {"eps": eps, "momentum": 0.1}
+        norm: dict[str, Any] = {"eps": eps, "momentum": 0.1}
         self.channels = out
         self.a = ConvNorm(channels, width, kernel, stride, 0, **norm)
         self.b = ConvNorm(width, width, middle, **norm)

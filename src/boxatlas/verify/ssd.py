@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.detectors.base import Detector
-from boxatlas.detectors.dense import DenseDetector
+from boxatlas.detectors.single_shot import SingleShot
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights import import_model, names_of
 
@@ -25,7 +25,7 @@ def network(case: Case) -> dict[str, Tensor]:
         state, source=run["profile"], as_=run["model"],
         classes=[f"class{i}" for i in range(count)], **options(case),
     )  # fmt: skip
-    assert isinstance(model, DenseDetector)
+    assert isinstance(model, SingleShot)
     set_norm_eps(model, state, run["profile"], case.params.get("batchnorm_eps", ()))
     raw = model.eval()(case.input())
     found = {"loc": raw["deltas"], "conf": raw["logits"]}
@@ -40,14 +40,14 @@ def network(case: Case) -> dict[str, Tensor]:
     return found
 
 
-def _anchors(model: DenseDetector, boxes: Mapping[str, Any]) -> Tensor:
+def _anchors(model: SingleShot, boxes: Mapping[str, Any]) -> Tensor:
     """The default boxes of a block, made as the model makes its own."""
     update = box_options(boxes)
     update.pop("size")
-    config, model.config = model.config, model.config.model_copy(update=update)
+    own, model.shared = model.shared, model.shared.model_copy(update=update)
     grids = [tuple(level["grid"]) for level in boxes["levels"]]
     found = model.make_anchors(grids, tuple(boxes["image"]))
-    model.config = config
+    model.shared = own
     return found
 
 
