@@ -202,6 +202,8 @@ def test_a_backbone_without_norms_takes_those_of_the_file_in(tmp_path: Path):
         ("yolov2", {"release": "later", "anchors": ((1.0, 2.0), (3.0, 1.5))}),
         ("yolov2", {"size": (320, 416)}), ("yolov2_tiny", {}), ("yolov2_tiny", {"num_classes": 80}),
         ("yolov3", {"ignore_iou": 0.7}), ("yolov3_spp", {"size": 608}), ("yolov3_tiny", {}),
+        ("yolov3", {"width": 0.25, "backbone": "darknet19"}), ("yolov2", {"width": 0.5}),
+        ("yolov2", {"backbone": "darknet53", "release": "later", "width": 0.25}),
     ],
 )  # fmt: skip
 def test_a_written_cfg_is_recognised_as_the_network_it_is_of(name: str, options: dict[str, Any]):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from boxatlas.backbones.darknet import STAGES
 from boxatlas.errors import InputError
 from boxatlas.registry import create_model
 from boxatlas.weights.darknet_layers import Layer, Section, layers_of
@@ -91,24 +92,57 @@ def recognised(sections: Sequence[Section], file: str | Path | None = None) -> R
                        _whole(sections[0][1], "width", 0, file))}  # fmt: skip
     tries = {"yolo": _yolo_options, "region": _region_options, "detection": _grid_options}
     closest: tuple[int, str] = (-1, "")
-    for name, options in tries[last](sections, outputs, file):
-        try:
-            with torch.device("meta"):
-                model = create_model(name, num_classes=count, **common, **options)
-        except InputError as error:
-            raise InputError(str(error), file=file) from None
-        try:
-            place, difference = _difference(sections[1:], layers_of(model))
-        except InputError as error:
-            raise InputError(str(error), file=file) from None
-        if not difference:
-            return Recognised(name, count, {**common, **options}, outputs[-1].get("tree"))
+    for name, own in tries[last](sections, outputs, file):
+        options, place, difference = _fitted(name, count, {**common, **own}, sections[1:], file)
+        if options is not None:
+            return Recognised(name, count, options, outputs[-1].get("tree"))
         if place > closest[0]:
             closest = (place, difference)
             if place + 1 < len(kinds):
                 where = f"section {place + 1}, [{kinds[place + 1]}]"
                 closest = (place, f"{where}, is not {name}'s {difference}")
     raise InputError(f"is no network of ours: {closest[1]}", file=file)
+
+
+def _fitted(
+    name: str, classes: int, options: dict[str, Any], theirs: Sequence[Section],
+    file: str | Path | None,
+) -> tuple[dict[str, Any] | None, int, str]:  # fmt: skip
+    """(options with which a model has a cfg's layers or None, the first layer that differs, what
+    ours is there). A backbone of another name and narrower layers are tried too: we export such.
+    """
+    closest: tuple[int, str] = (-1, "")
+    for change in ({}, *({"backbone": backbone} for backbone in STAGES)):
+        tried = {**options, **change}
+        for _ in range(2):  # as published, then in the cfg's width
+            try:
+                with torch.device("meta"):
+                    layers = layers_of(create_model(name, num_classes=classes, **tried))
+                place, difference = _difference(theirs, layers)
+            except InputError as error:
+                if change:
+                    break  # it lacks a stride
+                raise InputError(str(error), file=file) from None
+            if not difference:
+                return tried, place, ""
+            if place > closest[0]:
+                closest = (place, difference)
+            width = _width(theirs, layers, place)
+            if width is None:
+                break
+            tried["width"] = width
+    return None, closest[0], closest[1]
+
+
+def _width(theirs: Sequence[Section], ours: Sequence[Layer], place: int) -> float | None:
+    """How wide a cfg's first strange layer is, as a multiple of ours; None: that is not it."""
+    if place >= min(len(theirs), len(ours)) or ours[place].kind not in ("convolutional", "local"):
+        return None
+    kind, options = theirs[place]
+    sized = {**options, "filters": ours[place].options["filters"]}
+    if _shape(kind, sized, place) != _shape(ours[place].kind, ours[place].options, place):
+        return None
+    return int(options.get("filters", 1)) / int(ours[place].options["filters"])
 
 
 _Tries = list[tuple[str, dict[str, Any]]]
