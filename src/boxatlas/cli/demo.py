@@ -183,12 +183,12 @@ def _measured(folder: Path, best: Path, device: torch.device, page: Path, say: A
         "speed": speed.document(),
     }  # fmt: skip
     say("4 of 5  detecting on unseen pictures")
-    unseen = _unseen(folder, detector)
+    shown = [_unseen(folder, detector), *_photos(folder, detector.device)]
     say("5 of 5  writing the page")
     write_text(folder / "metrics.json", json.dumps(document, indent=1) + "\n")
     write_report(
         page, document, found, table, detector, title="boxatlas demo", lead=[_MADE],
-        history=folder / "run" / "metrics.csv", first=[unseen],
+        history=folder / "run" / "metrics.csv", first=shown,
     )  # fmt: skip
 
 
@@ -206,3 +206,26 @@ def _unseen(folder: Path, detector: Detector) -> Section:
         shown.append(picture(drawn, path.stem.replace("_", " ")))
     text = "Scenes of no split, with everything that scores at least 0.3."
     return Section("Unseen pictures", text, pictures=shown)
+
+
+def _photos(folder: Path, device: torch.device) -> list[Section]:
+    """What the bundled detector finds on photos of installed packages; none without one."""
+    from boxatlas.evaluation.page import Section, picture
+    from boxatlas.files import write_with
+    from boxatlas.photos import photos
+    from boxatlas.weights import is_bundled, load
+
+    known = photos()
+    if not known or not is_bundled("bundled"):
+        return []
+    detector = load("bundled").to(device)
+    shown = []
+    for one, result in zip(known, detector.detect([p.path for p in known], score=0.3), strict=True):
+        drawn = result.draw()
+        write_with(folder / "photos" / f"{one.path.stem}_found.jpg",
+                   lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90))  # fmt: skip
+        shown.append(picture(drawn, one.title))
+    terms = "; ".join(f"{one.title}: {one.terms}" for one in known)
+    text = ("Found by the bundled detector, not by the one trained above; everything that scores "
+            f"at least 0.3. The photos' terms: {terms}.")  # fmt: skip
+    return [Section("Photos", text, pictures=shown)]
