@@ -125,7 +125,9 @@ def test_help_answers_at_once_without_torch(arguments: list[str]) -> None:
         "loaded = {'torch', 'numpy', 'timm', 'PIL'} & set(sys.modules)\n"
         "sys.exit(' '.join(loaded) or 0)"
     )
-    assert min(child(code)[0] for _ in range(2)) < 0.5
+    # A machine under load is slow at everything: what typer's own import costs says by how much.
+    base = min(child("import typer")[0] for _ in range(3))
+    assert min(child(code)[0] for _ in range(3)) < 0.5 * max(1.0, base / 0.09)
 
 
 def test_importing_boxatlas_adds_little_to_torch() -> None:

@@ -78,6 +78,16 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path: Path) ->
 
 
 def test_ctrl_c_ends_with_the_iteration_and_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+    # A process begun in the background inherits an ignored SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _ctrl_c(tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ctrl_c(tmp_path: Path) -> None:
     recipe = RECIPE.changed({"save_every": 0, "eval_every": 1000})
     run(job(tmp_path / "whole", recipe))
     first = job(tmp_path / "stopped", recipe)
@@ -95,7 +105,6 @@ def test_ctrl_c_ends_with_the_iteration_and_leaves_a_run_to_go_on_with(tmp_path:
     header = read_header(tmp_path / "stopped")
     assert header is not None
     assert header["position"].step == 7
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run(job(tmp_path / "stopped", recipe))
     same(tmp_path / "whole" / STATE, tmp_path / "stopped" / STATE)
 
