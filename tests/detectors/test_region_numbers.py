@@ -77,7 +77,7 @@ def test_truncated_svd_takes_t_times_u_plus_v() -> None:
 
 
 def test_multiply_adds_of_rfcn_at_1000_by_600() -> None:
-    """The trunk's 120.7 (fact sheet), RPN and score maps by formula; a RoI costs next to nothing."""
+    """The trunk's 120.7 (fact sheet), RPN and score maps by formula; a RoI costs little."""
     model = weightless("rfcn_r101", 20, pool_padding=0)
     maps = model.trunk(image(600, 1000))
     assert maps[-1].shape[-2:] == maps[0].shape[-2:]  # conv5 keeps conv4's stride

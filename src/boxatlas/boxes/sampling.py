@@ -50,7 +50,7 @@ def sample(
     count None takes everything. The draw is random from `generator`, or the rows of lowest
     `priority` [B, A] first where that is given.
     """
-    images, rows = positive.shape
+    images = len(positive)
     keep, drop = positive, negative
     if count is not None:
         first = priority is not None

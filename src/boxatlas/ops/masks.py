@@ -125,7 +125,8 @@ def paste_masks(
     it. "continuous": the box as it is, every pixel sampled where it lies (detectron2).
     """
     height, width = size
-    out = maps.new_zeros(len(maps), height, width, dtype=maps.dtype if threshold is None else bool)
+    kind = maps.dtype if threshold is None else torch.bool
+    out = maps.new_zeros(len(maps), height, width, dtype=kind)
     if len(maps) == 0:
         return out
     ring = F.pad(maps, (1, 1, 1, 1))
