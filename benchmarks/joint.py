@@ -96,9 +96,10 @@ def write_labels(folder: Path, count: int, rng: np.random.Generator) -> None:
         image.save(place / f"{i}.png")
 
 
-def right_parent(found: list, table, words: WordTree) -> float:
-    """Of the best box on each object: how often its word is a colour of the object's shape."""
-    good = total = 0
+def answers(found: list, table, words: WordTree) -> dict[str, float]:
+    """How many objects a box lies on (IoU 0.5), and of the best of these boxes, how many words lie
+    under the object's shape, and how many are the object's own."""
+    total = hit = under = right = 0
     for i, one in enumerate(found):
         part, boxes = table.objects(i), one.boxes.numpy()
         for box, label in zip(table.boxes[part], table.labels[part], strict=True):
@@ -109,10 +110,13 @@ def right_parent(found: list, table, words: WordTree) -> float:
             area = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
             near = np.flatnonzero(shared / (area - shared) > 0.5)
             if len(near):
+                hit += 1
                 word = one.names[near[0]]
-                parent = words.parents[words.names.index(word)]
-                good += words.names[parent] == table.classes[label].split()[1]
-    return good / total
+                path = [words.names[node] for node in words.path(words.names.index(word))]
+                under += table.classes[label].split()[1] in path[1:]
+                right += word == table.classes[label]
+    return {"objects found": hit / total, "of these under the right parent": under / max(hit, 1),
+            "of these the right word": right / max(hit, 1)}  # fmt: skip
 
 
 def main() -> None:
@@ -160,8 +164,7 @@ def main() -> None:
                 evaluation.predict(model, shapes, progress=False), shapes)["mAP"],
             "colours (no boxes)": evaluation.evaluate(
                 evaluation.predict(model, test, progress=False), test)["mAP"],
-            "under the right parent": right_parent(
-                [model.detect(path, score=0.2) for path in test.paths], test, words),
+            **answers([model.detect(path, score=0.2) for path in test.paths], test, words),
             "chance among six colours": 1 / len(WORDS),
         }  # fmt: skip
     print(json.dumps(row, indent=1))
