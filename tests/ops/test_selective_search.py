@@ -1,5 +1,6 @@
 """Selective search: each step against its definition, written out slowly or worked by hand."""
 
+import os
 import subprocess
 import sys
 
@@ -396,3 +397,25 @@ def test_many_equals_one_by_one():
 def test_operators_do_not_import_numba_before_it_is_needed():
     code = "import boxatlas.ops, sys; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_compiling_takes_under_20_seconds_and_is_kept(tmp_path):
+    """CPU seconds of a process that finds no compiled kernels, and of the next one."""
+    code = (
+        "import time, numpy as np; from boxatlas.ops import selective_search as search; "
+        "start = time.process_time(); search(np.eye(40, dtype=np.uint8) * 200); "
+        "print(time.process_time() - start)"
+    )
+    environment = {**os.environ, "BOXATLAS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    first, second = (
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], env=environment, check=True, capture_output=True
+            ).stdout
+        )
+        for _ in range(2)
+    )
+    assert first < 20
+    assert second < first / 3
