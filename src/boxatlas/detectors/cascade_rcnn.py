@@ -21,7 +21,7 @@ from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.detectors.base import Raw
 from boxatlas.detectors.faster_rcnn import FasterRCNN, RegionConfig, coder_of
 from boxatlas.detectors.mask_rcnn import MaskChoices, WithMasks
-from boxatlas.detectors.region import BoxPredictor
+from boxatlas.detectors.region import BoxPredictor, per_roi
 from boxatlas.detectors.roi_targets import (
     RoITargets,
     SampledRoIs,
@@ -119,8 +119,8 @@ class CascadeRCNN(FasterRCNN):
         if gradient != 1.0:  # the value stays, a part of the gradient goes on
             pooled = pooled * gradient + pooled.detach() * (1 - gradient)
         logits, deltas = self.predictor[t](self.head[t](pooled))
-        lead = boxes.shape[:2]
-        return logits.view(*lead, -1), deltas.view(*lead, -1, 4)
+        raw = per_roi(logits, deltas, boxes)
+        return raw["logits"], raw["deltas"]
 
     def refine(
         self, boxes: Tensor, logits: Tensor, deltas: Tensor, t: int, limits: Tensor | None

@@ -36,7 +36,7 @@ from boxatlas.detectors.one_map import (
     one_map_parts,
     one_map_preprocess,
 )
-from boxatlas.detectors.region import BoxPredictor, RegionDetector, RoIRule, TwoFC
+from boxatlas.detectors.region import BoxPredictor, RegionDetector, RoIRule, TwoFC, per_roi
 from boxatlas.detectors.svm import SVMRule, Track, mine
 from boxatlas.detectors.windows import Windows
 from boxatlas.errors import InputError
@@ -92,13 +92,14 @@ class FromProposals(RegionDetector):
 
     def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
         """As every region detector's; with SVMs, their margins [B, P, K] too."""
-        seen, lead = self.describe_rois(features, boxes), boxes.shape[:2]
+        seen = self.describe_rois(features, boxes)
         logits, deltas = self.predictor(seen)
         if self.choices.training == "classification":
             deltas = deltas * 0.0
-        raw = {"logits": logits.view(*lead, -1), "deltas": deltas.view(*lead, -1, 4)}
+        raw = per_roi(logits, deltas, boxes)
         if self.choices.classifier == "svm":
-            raw["margins"] = F.linear(seen, self.svm_weight, self.svm_bias).view(*lead, -1)
+            raw["margins"] = F.linear(seen, self.svm_weight, self.svm_bias)
+            raw["margins"] = raw["margins"].unflatten(0, boxes.shape[:2])
         return raw
 
     def forward(

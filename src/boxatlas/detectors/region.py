@@ -166,6 +166,15 @@ class BoxPredictor(nn.Module):
         return self.cls(x), self.box(x)
 
 
+def per_roi(logits: Tensor, deltas: Tensor, boxes: Tensor) -> Raw:
+    """Rows of B * P RoIs -> logits [B, P, C], deltas [B, P, D, 4]; there may be no RoI at all."""
+    lead = boxes.shape[:2]
+    return {
+        "logits": logits.unflatten(0, lead),
+        "deltas": deltas.unflatten(0, lead).unflatten(-1, (deltas.shape[-1] // 4, 4)),
+    }
+
+
 class RegionDetector(Detector):
     """A trunk, an RPN (or proposals from outside), RoI pooling and a head.
 
@@ -237,8 +246,7 @@ class RegionDetector(Detector):
         they call "proposals" then stands in for the boxes given.
         """
         logits, deltas = self.predictor(self.head(self.roi.pool(features, boxes)))
-        lead = boxes.shape[:2]
-        return {"logits": logits.view(*lead, -1), "deltas": deltas.view(*lead, -1, 4)}
+        return per_roi(logits, deltas, boxes)
 
     def forward(
         self,

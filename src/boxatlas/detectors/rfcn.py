@@ -24,7 +24,7 @@ from boxatlas.backbones.timm_features import PREFIX, TimmFeatures
 from boxatlas.detectors.base import ClassRows, Phase, Raw
 from boxatlas.detectors.faster_rcnn import Pyramid, RegionConfig, level_rule, region_parts, rpn_of
 from boxatlas.detectors.one_map import OneMapAnchors, one_map_rpn
-from boxatlas.detectors.region import RegionDetector, RoIRule
+from boxatlas.detectors.region import RegionDetector, RoIRule, per_roi
 from boxatlas.detectors.roi_targets import RoITargets
 from boxatlas.errors import InputError
 from boxatlas.ops.psroi import PSRoIRule, psroi_align, psroi_pool
@@ -111,9 +111,9 @@ class PositionSensitiveDetector(RegionDetector):
     def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
         """Equation 1 and the vote: boxes [B, P, 4] -> logits [B, P, K + 1], deltas [B, P, D, 4]."""
         cls, box = self.pooled(features, boxes)
-        lead, summed = boxes.shape[:2], self.choices.vote == "sum"
+        summed = self.choices.vote == "sum"
         logits, deltas = (x.sum((2, 3)) if summed else x.mean((2, 3)) for x in (cls, box))
-        return {"logits": logits.view(*lead, -1), "deltas": deltas.view(*lead, -1, 4)}
+        return per_roi(logits, deltas, boxes)
 
     def pooled(self, features: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """What each part of each RoI says: [R, K + 1, k, k] and [R, 4 D, k, k]."""
