@@ -136,6 +136,10 @@ def test_rfb_on_mobilenet():
     assert len(boxes) == 6 * (361 + 100 + 25 + 9) + 4 * (4 + 1)
     assert boxes[0, 2] == 45
     assert boxes[-4, 2] == 270
+    with torch.device("meta"):
+        model = boxatlas.create_model("rfbnet300_mobilenet", num_classes=80)
+    # counted in the authors' code, whose README says 7.4 M
+    assert sum(p.numel() for p in model.parameters()) == 7_677_728
 
 
 def test_profiles_change_no_count():
