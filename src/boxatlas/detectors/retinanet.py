@@ -359,11 +359,11 @@ def retinanet_r50_fpn_v2(classes: Sequence[str], **options: Any) -> RetinaNet:
 
 @_register("EfficientNet-Lite0", "shorter side 320")
 def retinanet320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
-    """A light RetinaNet of 96 channels for small machines; anchors from 24 pixels on."""
+    """A light RetinaNet of 96 channels for small machines; anchors from 16 pixels on."""
     own = {
         "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 96, "head_convs": 3,
         "low_quality": "argmax",
-        "anchor_sizes": tuple(tuple(3 * s * 2 ** (k / 3) for k in range(3))
+        "anchor_sizes": tuple(tuple(2 * s * 2 ** (k / 3) for k in range(3))
                               for s in (8, 16, 32, 64, 128)),
     }  # fmt: skip
     return _build(classes, own, options)
