@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from sets import picture, table_of
 
 from boxatlas.data import augmentation, make_loader
+from boxatlas.data.loader import Sizes
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
@@ -97,14 +99,36 @@ def test_proposals_are_padded_and_what_is_cut_away_is_not_valid(table: Table):
     np.testing.assert_allclose(batch.proposals[1, 0].numpy(), [0, 0, 40, 32], atol=1e-4)
 
 
-def test_sizes_change_every_ten_batches(table: Table):
+SIZES = Sizes([(32, 32), (48, 48), (64, 64), (80, 80)])
+
+
+def inputs(table: Table, sizes: Sizes, epoch: int = 0) -> list[tuple[int, ...]]:
+    """The inputs of an epoch of 30 batches of one image."""
     many = table.select([0, 1, 2] * 10)
-    sizes = [(32, 32), (48, 48), (64, 64), (80, 80)]
-    loader = make_loader(many, PREPROCESS, batch_size=1, shuffle=False, seed=1, sizes=sizes)
-    seen = [tuple(b.images.shape[2:]) for b in loader.epoch(0)]
+    loader = make_loader(many, PREPROCESS, batch_size=1, shuffle=False, seed=1)
+    loader.change_sizes(sizes)
+    return [tuple(b.images.shape[2:]) for b in loader.epoch(epoch)]
+
+
+def test_sizes_change_every_ten_batches(table: Table):
+    seen = inputs(table, SIZES)
     assert all(len(set(seen[i : i + 10])) == 1 for i in (0, 10, 20))
     assert len(set(seen)) > 1
-    assert set(seen) <= set(sizes)
+    assert set(seen) <= set(SIZES.choices)
+
+
+def test_sizes_change_every_ten_steps_of_two_batches(table: Table):
+    seen = inputs(table, replace(SIZES, parts=2))
+    assert len(set(seen[:20])) == len(set(seen[20:])) == 1
+
+
+def test_after_a_step_sizes_change_to_the_largest_only(table: Table):
+    """As Darknet: 30 steps of 30 an epoch, so the second begins with step 30; `>`, not `>=`."""
+    free = inputs(table, SIZES, epoch=1)
+    for largest_after, first in ((29, 0), (30, 10), (49, 20), (50, 30)):
+        seen = inputs(table, replace(SIZES, epoch_steps=30, largest_after=largest_after), epoch=1)
+        assert seen == free[:first] + [(80, 80)] * (30 - first)
+    assert set(free) != {(80, 80)}
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from boxatlas import create_model
 from boxatlas.errors import InputError
 from boxatlas.training import train, try_out
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import World
-from boxatlas.training.prepare import detector_of, images_of, workers_of
+from boxatlas.training.prepare import changing, detector_of, images_of, workers_of
 from boxatlas.training.recipe import Recipe
 from boxatlas.weights import load
 
@@ -148,3 +149,16 @@ def test_a_dry_run_goes_through_all_and_leaves_nothing(
     assert set(result["losses"]) == {"classification", "localisation"}
     assert 0 <= result["metrics"]["mAP"] <= 1
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_when_a_training_keeps_to_the_largest_size() -> None:
+    """100 batches, two a step: 50 steps an epoch. Darknet: the last 200 steps of all."""
+    sizes = [(64, 64), (96, 96)]
+    given = recipe(iterations=1000, batch=4, micro_batch=2)
+    kept = create_model("yolov3_tiny", num_classes=2, width=0.05, size=64, largest_last=200)
+    free = create_model("yolov3_tiny", num_classes=2, width=0.05, size=64)
+    made = changing(sizes, kept, given, 100, World())
+    assert (made.parts, made.epoch_steps, made.largest_after) == (2, 50, 800)
+    assert changing(sizes, free, given, 100, World()).largest_after is None
+    longer = given.changed({"epochs": 40})
+    assert changing(sizes, kept, longer, 100, World()).largest_after == 40 * 50 - 200

@@ -7,6 +7,7 @@ batch without decoding those before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,30 @@ from boxatlas.images import Preprocess, read
 from boxatlas.structures import Batch, Frame, Targets
 
 Augment = Callable[[Sample, Preprocess, np.random.Generator], tuple[Tensor, Frame, Sample]]
-_SAME_SIZE = 10  # batches of one size, where sizes change (YOLOv2, section 2)
+_SAME_SIZE = 10  # steps at one size, where sizes change (YOLOv2, section 2)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Inputs (height, width) that training changes between every ten steps.
+
+    parts: batches of one step of the optimizer; epoch_steps: steps of an epoch; a change after the
+    step `largest_after` is to the largest, as in Darknet's last 200.
+    """
+
+    choices: Sequence[tuple[int, int]]
+    parts: int = 1
+    epoch_steps: int = 0
+    largest_after: int | None = None
+
+    def at(self, seed: int, epoch: int, number: int) -> tuple[int, int]:
+        """The input of batch `number` of an epoch."""
+        change = number // (_SAME_SIZE * self.parts)
+        step = epoch * self.epoch_steps + change * _SAME_SIZE
+        if self.largest_after is not None and step > self.largest_after:
+            return max(self.choices, key=lambda size: size[0] * size[1])
+        rng = np.random.default_rng([seed, epoch, change, 1])
+        return self.choices[int(rng.integers(len(self.choices)))]
 
 
 class Packed:
@@ -44,14 +68,15 @@ class _Batches(Dataset[Any]):
 
     def __init__(
         self, table: Table, preprocess: Preprocess, augment: Augment, seed: int,
-        sizes: Sequence[tuple[int, int]] | None, proposals: Mapping[str, Any] | None,
+        proposals: Mapping[str, Any] | None,
     ) -> None:  # fmt: skip
         self.paths = Packed(table.paths)
         self.offsets, self.boxes = table.offsets, table.boxes
         self.labels, self.ignore, self.masks = table.labels, table.ignore, table.masks
         self.image_label = table.image_label
         self.preprocess, self.augment, self.seed = preprocess, augment, seed
-        self.sizes, self.proposals = sizes, proposals
+        self.proposals = proposals
+        self.sizes: Sizes | None = None
 
     def __getitem__(self, key: tuple[int, int, Sequence[int]]) -> Batch | InputError:
         epoch, number, indices = key
@@ -62,9 +87,8 @@ class _Batches(Dataset[Any]):
 
     def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
         preprocess = self.preprocess
-        if self.sizes:
-            rng = np.random.default_rng([self.seed, epoch, number // _SAME_SIZE, 1])
-            size = self.sizes[int(rng.integers(len(self.sizes)))]
+        if self.sizes is not None:
+            size = self.sizes.at(self.seed, epoch, number)
             preprocess = preprocess.model_copy(update={"size": tuple(size)})
         made = []
         for i in indices:
@@ -152,6 +176,10 @@ class Loader:
                 raise made
             yield made
 
+    def change_sizes(self, sizes: Sizes) -> None:
+        """Let the inputs change from now on; workers that already read do not hear of it."""
+        self.batches.sizes = sizes
+
     def _batches(self) -> Iterator[Batch | InputError]:
         if self.workers == 0:
             for key in list(self._keys):
@@ -183,16 +211,14 @@ def make_loader(
     world: int = 1,
     drop_last: bool = False,
     proposals: Mapping[str, Any] | None = None,
-    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Loader:
     """Batches of a table.
 
     augment: see `augmentation`; None: none. rank, world: this process takes every world-th image.
-    proposals: image path -> boxes [P, 4] in source pixels. sizes: inputs change among these every
-    ten batches. workers: decoding processes, 0 = none.
+    proposals: image path -> boxes [P, 4] in source pixels. workers: decoding processes, 0 = none.
     """
     if batch_size < 1:
         raise InputError("must be at least 1", field="batch_size", value=batch_size)
     chosen: Augment = NoAugmentation() if augment is None else augment
-    batches = _Batches(table, preprocess, chosen, seed, sizes, proposals)
+    batches = _Batches(table, preprocess, chosen, seed, proposals)
     return Loader(batches, len(table), batch_size, shuffle, seed, workers, rank, world, drop_last)

@@ -79,6 +79,9 @@ class YOLOv2Config(YoloConfig):
 
     size: int | tuple[int, int] | None = convention(None, "input; None: by hires_detector")  # pyright: ignore[reportIncompatibleVariableOverride]
     backbone: str = convention("auto", 'by new_network; a Darknet network or "timm/NAME"')
+    largest_last: int = convention(
+        0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
+    )
     anchors: Anchors | None = convention(None, "(width, height) in cells; None: as published")
     anchor_set: Literal["auto", "voc", "coco"] = convention("auto", "auto: coco for 80 classes")
     release: Literal["paper", "later"] = convention(

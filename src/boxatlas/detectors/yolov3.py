@@ -64,6 +64,9 @@ class YOLOv3Config(YoloConfig):
     form: Literal["full", "spp", "tiny"] = convention(
         "full", "the towers: with pools, or two short"
     )
+    largest_last: int = convention(
+        0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
+    )
     anchors: tuple[tuple[float, float], ...] | None = convention(
         None, "(width, height) in pixels; None: as published"
     )

@@ -30,7 +30,7 @@ from boxatlas.training.distributed import any_of
 from boxatlas.training.ema import Ema
 from boxatlas.training.guard import FiniteLoss, Stop
 from boxatlas.training.log import Log, Meter, memory_mb
-from boxatlas.training.optim import make_optimizer, schedule, set_rate, steps_in
+from boxatlas.training.optim import divided, make_optimizer, schedule, set_rate, steps_in
 from boxatlas.training.phases import Job
 from boxatlas.training.recipe import Recipe
 
@@ -293,18 +293,6 @@ class Descent:
         if self.precision is None:
             return nullcontext()
         return torch.autocast(self.job.device.type, self.precision)
-
-
-def divided(recipe: Recipe, processes: int) -> tuple[int, int]:
-    """(images at once in a process, parts of an iteration) whose product over all is `batch`."""
-    share = recipe.batch / processes
-    parts = math.ceil(share / (recipe.micro_batch or share))
-    if recipe.batch % (processes * parts):
-        raise InputError(
-            f"{recipe.batch} images do not divide into {processes} processes of {parts} parts",
-            field="batch", hint="choose batch and micro_batch so that they do",
-        )  # fmt: skip
-    return recipe.batch // (processes * parts), parts
 
 
 def precision(recipe: Recipe, device: torch.device) -> torch.dtype | None:

@@ -89,6 +89,18 @@ def steps_in(value: float, recipe: Recipe, steps_per_epoch: int) -> int:
     return round(value * steps_per_epoch) if recipe.epochs is not None else round(value)
 
 
+def divided(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """(images at once in a process, parts of an iteration) whose product over all is `batch`."""
+    share = recipe.batch / processes
+    parts = math.ceil(share / (recipe.micro_batch or share))
+    if recipe.batch % (processes * parts):
+        raise InputError(
+            f"{recipe.batch} images do not divide into {processes} processes of {parts} parts",
+            field="batch", hint="choose batch and micro_batch so that they do",
+        )  # fmt: skip
+    return recipe.batch // (processes * parts), parts
+
+
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     """Iteration (from 0) -> the base learning rate there.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ import torch
 
 from boxatlas import evaluation
 from boxatlas.data import Table, augmentation, make_loader, read, splits
+from boxatlas.data.loader import Sizes
 from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError
 from boxatlas.registry import create_model
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
+from boxatlas.training.optim import divided, steps_in
 from boxatlas.training.phases import Job, Loader
 from boxatlas.training.proposals import given
 from boxatlas.training.recipe import Recipe
@@ -167,6 +170,17 @@ def workers_of(recipe: Recipe, device: torch.device, world: World) -> int:
     return min(8, max(1, (os.cpu_count() or 1) // world.size - 1))
 
 
+def changing(
+    sizes: Sequence[tuple[int, int]], model: Detector, recipe: Recipe, batches: int, world: World
+) -> Sizes:
+    """When inputs change, in a training of so many batches an epoch, and when for the last time."""
+    _, parts = divided(recipe, world.size)
+    epoch_steps = math.ceil(batches / parts)
+    last = getattr(model.config, "largest_last", 0)
+    total = steps_in(recipe.length, recipe, epoch_steps)
+    return Sizes(sizes, parts, epoch_steps, total - last if last else None)
+
+
 def prepare(
     recipe: Recipe, folder: Path, device: torch.device, world: World, *,
     begun: bool = False, judged: int | None = None,
@@ -197,13 +211,16 @@ def prepare(
         recipe: Recipe, batch_size: int, proposals: Any = None, learning: bool = True
     ) -> Loader:
         here = world if learning else World()
-        return make_loader(
+        made = make_loader(
             learned if learning else images.train, model.preprocess,
-            augment=augment if learning else None, sizes=sizes if learning else None,
+            augment=augment if learning else None,
             batch_size=batch_size, shuffle=learning, seed=recipe.seed, workers=workers,
             rank=here.rank, world=here.size, drop_last=learning,
             proposals=boxes if proposals is None else proposals,
         )  # fmt: skip
+        if sizes and learning:
+            made.change_sizes(changing(sizes, model, recipe, len(made), world))
+        return made
 
     val = images.val
     if val is not None and judged is not None:
