@@ -107,6 +107,13 @@ class Packer:
         self.kinds.append(kind)
         self.any |= kind != _NONE
 
+    def add_many(self, polygons: NDArray[np.float32], sizes: NDArray[np.int64]) -> None:
+        """Masks that are packed already, of these many bytes each (0: no mask)."""
+        self.data += polygons.tobytes()
+        self.sizes.frombytes(sizes.astype(np.int64).tobytes())
+        self.kinds += np.where(sizes > 0, _POLYGONS, _NONE).astype(np.uint8).tobytes()
+        self.any |= len(polygons) > 0
+
     def masks(self) -> Masks:
         offsets = np.concatenate([[0], np.cumsum(np.asarray(self.sizes, np.int64))])
         return Masks(np.frombuffer(self.data, np.uint8), offsets.astype(np.int64),

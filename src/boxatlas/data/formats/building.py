@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxatlas.data.masks import Mask, Packer
 from boxatlas.data.table import Table
@@ -77,6 +78,23 @@ class Builder:
         self.areas.append(area)
         self.truncated.append(bool(truncated))
         self.any_truncated |= truncated is not None
+
+    def add_many(
+        self, boxes: NDArray[np.float64], number: int, *, ignore: NDArray[np.bool_],
+        areas: NDArray[np.float64],
+    ) -> None:  # fmt: skip
+        """Objects, the number-th of their file and those that follow it, without label and image.
+
+        boxes [N, 4] x1, y1, x2, y2. Their masks are `masks`'s to add.
+        """
+        none = bytes(4 * len(boxes))
+        self.boxes.frombytes(np.ascontiguousarray(boxes).tobytes())
+        self.labels.frombytes(none)
+        self.owners.frombytes(none)
+        self.numbers.extend(range(number, number + len(boxes)))
+        self.ignore += ignore.tobytes()
+        self.areas.frombytes(areas.tobytes())
+        self.truncated += bytes(len(boxes))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these objects (numbers in the order they were added) stay."""

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats import json_stream
+import numpy as np
+
+from boxatlas.data.formats import coco_rows, json_stream
 from boxatlas.data.formats.building import Box, Builder, by_stem, leaves, number, stated_size
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -87,7 +89,7 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
     lists = {"images": taking.image, "categories": taking.category,
              "annotations": taking.annotation}  # fmt: skip
     found = set()
-    for key, i, value in json_stream.members(path):
+    for key, i, value in json_stream.members(path, coco_rows.scanner(path)):
         take = lists.get(key)
         if take is None:
             continue
@@ -96,12 +98,19 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
         found.add(key)
         if i < 0:
             continue
-        try:
-            if not isinstance(value, dict):
-                raise InputError("must be an object", file=path, field=f"{key}[{i}]", value=value)
-            take(value, i)
-        except InputError as error:
-            builder.refuse(error)
+        if isinstance(value, coco_rows.Rows):
+            if key == "annotations" and taking.rows(value, i):
+                continue
+            values = value.objects()
+        else:
+            values = [value]
+        for n, one in enumerate(values, i):
+            try:
+                if not isinstance(one, dict):
+                    raise InputError("must be an object", file=path, field=f"{key}[{n}]", value=one)
+                take(one, n)
+            except InputError as error:
+                builder.refuse(error)
     for key in lists:
         if key not in found:
             raise InputError("the list is missing", file=path, field=key)
@@ -175,6 +184,21 @@ class _Taking:
                              field=f"annotations[{i}].segmentation") from None  # fmt: skip
         self.image_ids.append(image)
         self.category_ids.append(category)
+
+    def rows(self, rows: coco_rows.Rows, i: int) -> bool:
+        """Annotations from the i-th on; False, and none taken, where one of them has a flaw."""
+        ids = set(rows.ids.tolist())
+        flawed = len(ids) < len(rows) or not self.seen.isdisjoint(ids)
+        if flawed or not (np.abs(rows.boxes).max(initial=0) < 1e8):
+            return False
+        self.seen |= ids
+        boxes = np.concatenate([rows.boxes[:, :2], rows.boxes[:, :2] + rows.boxes[:, 2:]], 1)
+        areas = np.where((rows.areas >= 0) & (rows.areas < 1e18), rows.areas, np.nan)
+        self.builder.add_many(boxes, i, ignore=rows.crowd, areas=areas)
+        self.builder.masks.add_many(rows.masks, rows.mask_sizes)
+        self.image_ids += rows.image_ids.tolist()
+        self.category_ids += rows.category_ids.tolist()
+        return True
 
     def box(self, box: Any, i: int) -> Box:
         field = f"annotations[{i}].bbox"

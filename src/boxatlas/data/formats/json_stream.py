@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from boxatlas.data.formats.coco_rows import Rows, Scan
 from boxatlas.errors import InputError
 
 _CHUNK = 1 << 22  # characters
 _SPACE = " \t\n\r"
 
 
-def members(path: Path) -> Iterator[tuple[str, int | None, Any]]:
+def members(path: Path, scan: Scan | None = None) -> Iterator[tuple[str, int | None, Any]]:
     """What an object at the top of the file holds, one piece at a time.
 
     Yields (key, None, value) for each member that is no list; for a list (key, -1, []) and then
-    (key, i, element) for each of its elements. Raises InputError for what is not valid JSON.
+    (key, i, element) for each of its elements. scan: of `coco_rows`; elements that it knows come
+    as (key, i of the first, Rows). Raises InputError for what is not valid JSON.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            yield from _Reader(file, path).members()
+            yield from _Reader(file, path, scan).members()
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except UnicodeDecodeError as error:
@@ -33,8 +35,8 @@ def members(path: Path) -> Iterator[tuple[str, int | None, Any]]:
 
 
 class _Reader:
-    def __init__(self, file: Any, path: Path) -> None:
-        self.file, self.path = file, path
+    def __init__(self, file: Any, path: Path, rows: Scan | None) -> None:
+        self.file, self.path, self.rows = file, path, rows
         self.text, self.at, self.passed, self.ended = "", 0, 0, False
         self.reach = _CHUNK
         decoder: Any = json.JSONDecoder()
@@ -76,18 +78,28 @@ class _Reader:
             if self.next() == "{":  # objects, most likely: take many at once
                 between = "}" + self.text[end : self.at + 1]
                 while end and (many := self.block(between)):
-                    for value in many:
-                        yield key, i, value
-                        i += 1
+                    if isinstance(many, list):
+                        for value in many:
+                            yield key, i, value
+                            i += 1
+                    else:
+                        yield key, i, many
+                        i += len(many)
                 if self.next() == "]":
                     self.at += 1
                     return
 
-    def block(self, between: str) -> list[Any]:
+    def block(self, between: str) -> list[Any] | Rows:
         """The elements up to the last `between` within reach, or up to the list's end if that comes
         first; none where neither is there. What follows them is next."""
         if len(self.text) - self.at < _CHUNK // 2 and not self.ended:
             self.more(_CHUNK)
+        if self.rows is not None:
+            found, self.at = self.rows(self.text, self.at)
+            # What the scan does not know is parsed, at first only a little of it.
+            self.reach = 256 if len(found) else self.reach
+            if len(found):
+                return found
         end = self.text.rfind(between, self.at, self.at + self.reach)
         if end < 0:
             return []
