@@ -5,6 +5,7 @@
 
 Each model has a run folder below --out: a killed comparison goes on where it stood when started
 again, and a finished model is not trained anew. The table is printed and kept as alike.json.
+Methods that take proposals are given those of DIR/proposals.npz (see `boxatlas propose`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from alike import LIGHT, Light, light
 from boxatlas import evaluation
 from boxatlas.data import read
+from boxatlas.data.proposals import beside, for_images
 from boxatlas.training import Recipe, train
 from boxatlas.weights import load
 
@@ -44,7 +46,10 @@ def trained(one: Light, given: argparse.Namespace) -> dict[str, Any]:
     run = train(recipe_of(one, given), folder, resume=folder.exists())
     model = load(run.last).eval()
     table = read(given.data, given.split)
-    result = evaluation.evaluate(evaluation.predict(model, table, progress=False), table)
+    files = beside([given.data]) if model.takes_proposals else []
+    proposals = for_images(files, [table], model.takes_proposals) if files else None
+    found = evaluation.predict(model, table, progress=False, proposals=proposals)
+    result = evaluation.evaluate(found, table)
     row = {
         "model": one.label, "mAP": result["mAP"], "coco": result["coco"]["AP"],
         "per_class": result["per_class"], "steps": run.iterations,
