@@ -44,7 +44,7 @@ class DenseHead(nn.Module):
 
     logits [B, A, C], deltas [B, A, 4]: maps fine to coarse, then row, column, box in the cell.
     `boxes` counts the boxes in a cell of each map; `predictor(channels, out)` makes a predictor,
-    or one for each map does.
+    or one for each map does. background: the first of the `outputs` is no class's.
     """
 
     def __init__(
@@ -53,9 +53,11 @@ class DenseHead(nn.Module):
         boxes: Sequence[int],
         outputs: int,
         predictor: MakePredictor | Sequence[MakePredictor],
+        *,
+        background: bool = True,
     ) -> None:
         super().__init__()
-        self.outputs, self.boxes = outputs, tuple(boxes)
+        self.outputs, self.boxes, self.background = outputs, tuple(boxes), background
         makers = [predictor] * len(channels) if callable(predictor) else predictor
         rows = list(zip(channels, boxes, makers, strict=True))
         self.cls = nn.ModuleList(make(c, k * outputs) for c, k, make in rows)
@@ -67,12 +69,13 @@ class DenseHead(nn.Module):
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
     def class_rows(self, prefix: str = "head.") -> dict[str, ClassRows]:
-        """Where the last layer of each class predictor holds its rows: after the background."""
+        """Where the last layer of each class predictor holds its rows: after a background."""
         rows = {}
         for i, (layer, k) in enumerate(zip(self.cls, self.boxes, strict=True)):
             last = [n for n, m in layer.named_modules() if isinstance(m, nn.Conv2d)][-1]
             name = ".".join(part for part in (f"{prefix}cls.{i}", last) if part)
-            rows |= {f"{name}.{leaf}": ClassRows(k, 1) for leaf in ("weight", "bias")}
+            own = ClassRows(k, int(self.background))
+            rows |= {f"{name}.{leaf}": own for leaf in ("weight", "bias")}
         return rows
 
 
