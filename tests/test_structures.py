@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,21 @@ def test_exports_follow_each_layout() -> None:
     voc = three.to_voc()[1]  # the whole image: pixels 1 to 100 and 1 to 50
     assert (voc["xmin"], voc["ymin"], voc["xmax"], voc["ymax"]) == (1.0, 1.0, 100.0, 50.0)
     assert three.to_yolo()[0] == "1 0.200000 0.800000 0.200000 0.800000 0.900000"
+
+
+def test_masks_go_out_as_coco_reads_them() -> None:
+    mask = pytest.importorskip("pycocotools.mask")
+    three = found()
+    noise = torch.rand(3, 50, 100, generator=torch.Generator().manual_seed(0))
+    three.masks = noise > 0.9  # long runs, then
+    three.masks[1] = False
+    three.masks[1, 10:40, 5:90] = True
+    three.masks[2] = True
+    for row, pixels in zip(three.to_coco(), three.masks.numpy(), strict=True):
+        rle = row["segmentation"]
+        assert rle["counts"] == mask.encode(np.asfortranarray(pixels))["counts"].decode()
+        assert (mask.decode(rle).astype(bool) == pixels).all()
+    assert "segmentation" not in found().to_coco()[0]
 
 
 def test_drawing_needs_an_image() -> None:

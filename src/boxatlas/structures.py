@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from boxatlas.ops.rle import encode, packed
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -199,7 +201,8 @@ class Detections:
         )  # fmt: skip
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict]:
-        """COCO result rows: bbox is x, y, width, height; category_id is label + 1 unless given."""
+        """COCO result rows: bbox is x, y, width, height; category_id is label + 1 unless given;
+        segmentation, where there are masks, is an RLE whose counts are text."""
         ids = category_ids if category_ids is not None else range(1, len(self.classes) + 1)
         rows = []
         for box, score, label in zip(
@@ -214,7 +217,15 @@ class Detections:
                     "score": score,
                 }
             )
+        for row, rle in zip(rows, self.run_lengths() or (), strict=False):
+            row["segmentation"] = packed(rle)
         return rows
+
+    def run_lengths(self) -> list[RLE] | None:
+        """Each detection's mask as RLE with a list of counts, or None where there are no masks."""
+        if self.masks is None:
+            return None
+        return [encode(mask) for mask in self.masks.cpu().numpy().astype(bool)]
 
     def to_voc(self) -> list[dict]:
         """VOC rows: 1-based inclusive corners, as the devkit writes them."""

@@ -11,7 +11,7 @@ from made_detections import found, nothing, table
 
 from boxatlas.errors import InputError
 from boxatlas.evaluation import evaluate
-from boxatlas.evaluation.found import Outlined, flatten, outlined
+from boxatlas.evaluation.found import Outlined, flatten
 
 A, B = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 160.0, 160.0]
 
@@ -60,13 +60,17 @@ def test_the_result_is_json() -> None:
 def test_masks_travel_as_run_lengths() -> None:
     masks = torch.zeros(1, 6, 4, dtype=torch.bool)
     masks[0, 2:5, 1:3] = True
-    (rle,) = outlined(masks)
+    one = found([A], [0.9], [0])
+    one.masks = masks
+    (rle,) = one.run_lengths() or ()
     # Down the columns: 6 + 2 empty, 3 set, 3 empty, 3 set, the rest.
     assert rle == {"size": [6, 4], "counts": [8, 3, 3, 3, 7]}
-    one = found([A], [0.9], [0])
     light = Outlined(one.boxes, one.scores, one.labels, one.classes, outlines=[rle])
     flat, _ = flatten([light, nothing()], table([[A], []], [[0], []]))
     assert flat.outlines == [rle]
+    assert light[[0]].outlines == [rle]
+    assert light[:0].outlines == []
+    assert light.to_coco()[0]["segmentation"] == one.to_coco()[0]["segmentation"]
 
 
 def test_masks_of_some_detections_only_are_none() -> None:

@@ -178,21 +178,12 @@ def _document(
     for i, (path, one) in enumerate(found, 1):
         images.append({"id": i, "file_name": str(path), "height": one.size[0],
                        "width": one.size[1]})  # fmt: skip
-        outlines = _outlines(one)
-        for k, row in enumerate(one.to_coco(i)):
+        for row in one.to_coco(i):
             w, h = row["bbox"][2:]
-            extra = {} if outlines is None else {"segmentation": outlines[k]}
-            annotations.append({"id": len(annotations) + 1, **row, "area": w * h, "iscrowd": 0,
-                                **extra})  # fmt: skip
+            annotations.append({"id": len(annotations) + 1, **row, "area": w * h, "iscrowd": 0})
     categories = [{"id": k, "name": name} for k, name in enumerate(detector.classes, 1)]
     return {"model": detector.name, "images": images, "annotations": annotations,
             "categories": categories, "unreadable": list(broken)}  # fmt: skip
-
-
-def _outlines(one: Detections) -> list[dict[str, Any]] | None:
-    from boxatlas.evaluation.found import outlined
-
-    return None if one.masks is None else outlined(one.masks)
 
 
 def _write(out: Path, document: dict[str, Any], found: Sequence[tuple[Path, Detections]]) -> None:

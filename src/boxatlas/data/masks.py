@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from boxatlas.ops.rle import counts_of
+from boxatlas.ops.rle import counts_of, encode
 
 Mask = Any  # polygons (a list of x, y, x, y, ... lists), an RLE dict, or None
 _NONE, _POLYGONS, _STRING, _COUNTS = range(4)
@@ -150,17 +150,6 @@ def decode(rle: dict[str, Any]) -> NDArray[np.bool_]:
         raise ValueError(f"the runs cover {int(counts.sum())} of {height * width} pixels")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(width, height).T
-
-
-def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """The RLE of [height, width] bool, counts as a list."""
-    flat = np.asarray(mask, bool).T.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = np.concatenate([[0], edges, [len(flat)]])
-    runs = np.diff(edges).tolist()
-    if len(flat) and flat[0]:
-        runs.insert(0, 0)
-    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": runs}
 
 
 def moved(

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boxatlas.data.masks import encode
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 from boxatlas.structures import RLE, Detections
@@ -28,6 +27,18 @@ class Outlined(Detections):
     """Detections whose masks are held as run lengths, as an evaluation keeps them."""
 
     outlines: list[RLE] | None = None
+
+    def __getitem__(self, index: Any) -> Outlined:
+        chosen = super().__getitem__(index)
+        assert isinstance(chosen, Outlined)
+        if self.outlines is not None:
+            where = index if isinstance(index, int | slice) else torch.as_tensor(index)
+            rows = torch.arange(len(self))[where].reshape(-1).tolist()
+            chosen.outlines = [self.outlines[i] for i in rows]
+        return chosen
+
+    def run_lengths(self) -> list[RLE] | None:
+        return self.outlines if self.outlines is not None else super().run_lengths()
 
 
 @dataclass(frozen=True)
@@ -136,15 +147,9 @@ def _outlines(detections: Sequence[Detections]) -> list[RLE] | None:
     """The masks of all detections as RLE; None where not every detection has one."""
     out: list[RLE] = []
     for one in detections:
-        if isinstance(one, Outlined) and one.outlines is not None:
-            out.extend(one.outlines)
-        elif one.masks is not None:
-            out.extend(outlined(one.masks))
+        held = one.run_lengths()
+        if held is not None:
+            out.extend(held)
         elif len(one):
             return None
     return out or None
-
-
-def outlined(masks: torch.Tensor) -> list[RLE]:
-    """Masks [N, H, W] bool -> run lengths."""
-    return [encode(mask) for mask in masks.cpu().numpy().astype(bool)]

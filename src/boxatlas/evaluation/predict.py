@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from boxatlas.data import Table, make_loader
-from boxatlas.evaluation.found import Outlined, outlined
+from boxatlas.evaluation.found import Outlined
 from boxatlas.progress import track
 from boxatlas.structures import Batch, Detections
 
@@ -62,4 +62,4 @@ def _light(one: Detections) -> Detections:
     if one.masks is None:
         return one
     kept = {f.name: getattr(one, f.name) for f in fields(Detections)}
-    return Outlined(**{**kept, "masks": None, "image": None}, outlines=outlined(one.masks))
+    return Outlined(**{**kept, "masks": None, "image": None}, outlines=one.run_lengths())

@@ -1,4 +1,7 @@
-"""Run lengths as COCO stores them: runs of 0 and 1 in turn, down the columns."""
+"""Run lengths as COCO stores them: runs of 0 and 1 in turn, down the columns.
+
+Public: encode, counts_of (either form -> numbers), packed (numbers -> COCO's text).
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,31 @@ def counts_of(rle: dict[str, Any]) -> NDArray[np.int64]:
             value += runs[-2]
         runs.append(value)
     return np.asarray(runs, np.int64)
+
+
+def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """The RLE of [height, width] bool, counts as a list."""
+    flat = np.asarray(mask, bool).T.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], edges, [len(flat)]])
+    runs = np.diff(edges).tolist()
+    if len(flat) and flat[0]:
+        runs.insert(0, 0)
+    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": runs}
+
+
+def packed(rle: dict[str, Any]) -> dict[str, Any]:
+    """The same RLE with its counts as text, which COCO's tools read in files of results."""
+    if isinstance(rle["counts"], str):
+        return rle
+    runs = counts_of(rle)
+    runs = np.concatenate([runs[:3], runs[3:] - runs[1:-2]])
+    text = []
+    for value in runs.tolist():
+        more = True
+        while more:
+            low = value & 0x1F
+            value >>= 5  # keeps the sign
+            more = value != (-1 if low & 0x10 else 0)
+            text.append(chr((low | 0x20 if more else low) + 48))
+    return {"size": list(rle["size"]), "counts": "".join(text)}
