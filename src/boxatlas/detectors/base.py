@@ -5,8 +5,9 @@ Mode (`train()` / `eval()`) never changes what a call returns; it only sets drop
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -22,6 +23,7 @@ from boxatlas.options import Options
 from boxatlas.structures import Batch, Detections, Frame
 
 Raw = dict[str, Tensor]
+Track = Callable[[Iterable[Any], str], Iterator[Any]]  # the items, their progress shown
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Phase:
 
     learn: name patterns (fnmatch) of the parameters that learn; losses: the terms of `loss` that
     are summed, None = all; init_from, proposals_from: names of earlier phases; fit: the name of a
-    detector's method that fits without gradient descent (R-CNN's SVMs), given the data.
+    detector's method `(loader, folder, track)` that fits without gradient descent (R-CNN's SVMs).
     """
 
     name: str = "train"
@@ -97,6 +99,12 @@ class Detector(nn.Module):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalar losses whose sum is the training loss; all randomness comes from `generator`."""
         raise TypeError(f"{type(self).__name__} does not define loss")
+
+    def loss_terms(
+        self, batch: Batch, terms: Sequence[str], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The losses of those names at least: a method may leave out the work for the others."""
+        return self.loss(batch, generator)
 
     def postprocess(
         self,
@@ -215,11 +223,9 @@ class Detector(nn.Module):
         # The fast copy is a cache, not a part.
         held, self._fast = self._fast, None
         try:
-            copy = self.__class__.__new__(self.__class__)
-            memo[id(self)] = copy
-            import copy as copying
-
-            copy.__dict__ = {k: copying.deepcopy(v, memo) for k, v in self.__dict__.items()}
-            return copy
+            twin = self.__class__.__new__(self.__class__)
+            memo[id(self)] = twin
+            twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()}
+            return twin
         finally:
             self._fast = held

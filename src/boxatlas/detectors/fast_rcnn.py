@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import pyramid_preprocess
-from boxatlas.detectors.base import ClassRows, Phase, Raw
+from boxatlas.detectors.base import ClassRows, Phase, Raw, Track
 from boxatlas.detectors.faster_rcnn import (
-    ConvFC,
     Pyramid,
     PyramidConfig,
+    box_head,
+    box_predictor,
     head_parts,
-    level_rule,
+    pyramid_roi,
 )
 from boxatlas.detectors.feature_cache import FeatureCache
 from boxatlas.detectors.one_map import (
@@ -36,8 +37,9 @@ from boxatlas.detectors.one_map import (
     one_map_parts,
     one_map_preprocess,
 )
-from boxatlas.detectors.region import BoxPredictor, RegionDetector, RoIRule, TwoFC, per_roi
-from boxatlas.detectors.svm import SVMRule, Track, mine
+from boxatlas.detectors.region import RegionDetector
+from boxatlas.detectors.roi_heads import TwoFC, per_roi
+from boxatlas.detectors.svm import SVMRule, mine
 from boxatlas.detectors.windows import Windows
 from boxatlas.errors import InputError
 from boxatlas.ops.roi import pyramid_pool
@@ -201,9 +203,7 @@ class FastRCNN(FromProposals):
                 update={"size": (largest, round(largest * config.size[1] / config.size[0]))}
             )
         parts = cut(config)
-        predictor = BoxPredictor(
-            parts.head.width, len(classes), config.class_agnostic, config.background_box
-        )
+        predictor = box_predictor(config, parts.head.width, len(classes))
         super().__init__(
             classes, one_map_preprocess(config), config, rpn=None, predictor=predictor,
             **one_map_parts(config, parts),
@@ -311,16 +311,11 @@ class FastPyramid(FromProposals):
 
     def __init__(self, classes: Sequence[str], config: FastPyramidConfig) -> None:
         trunk = Pyramid(config, "none")
-        head = (TwoFC if config.box_head == "2fc" else ConvFC)(trunk.width, 7, config.box_width)
-        roi = RoIRule(
-            config.roi_op, 7, config.roi_sampling, config.roi_aligned, trunk.roi_strides,
-            level_rule(config, trunk.roi_strides),
-        )  # fmt: skip
         super().__init__(
             classes, pyramid_preprocess(config.backbone, config.size), config, trunk=trunk,
-            rpn=None, head=head, roi=roi, predictor=BoxPredictor(
-                config.box_width, len(classes), config.class_agnostic, config.background_box
-            ), **head_parts(config),
+            rpn=None, head=box_head(config, trunk.width),
+            predictor=box_predictor(config, config.box_width, len(classes)),
+            roi=pyramid_roi(config, trunk.roi_strides), **head_parts(config),
         )  # fmt: skip
         self.add_choices(config.box_width)
 

@@ -12,7 +12,7 @@ images, D width of a feature. Column 0 of the softmax is the background.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from boxatlas.backbones.alexnet import LRNOrder
 from boxatlas.backbones.crop_networks import crop_network
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.nms import batched_nms
-from boxatlas.detectors.base import ClassRows, Detector, Phase, Raw
+from boxatlas.detectors.base import ClassRows, Detector, Phase, Raw, Track
 from boxatlas.detectors.box_ridge import RidgeRule, fit_ridge
 from boxatlas.detectors.feature_cache import FeatureCache
 from boxatlas.detectors.region import RoITargets, all_rois
@@ -38,8 +38,6 @@ from boxatlas.ops.crops import Crop
 from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Detections, Frame
-
-Track = Callable[[Iterable[Any], str], Iterator[Any]]
 
 
 class RCNNConfig(Options):

@@ -7,17 +7,16 @@ Shape letters: N images, T boxes of all images, D width of a feature, K classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxatlas.detectors.base import Track
 from boxatlas.detectors.feature_cache import FeatureCache
 
 Floats = NDArray[np.float32]
-Track = Callable[[Iterable[Any], str], Iterator[Any]]
 _NEVER = -10.0  # the bias of a class without examples
 
 

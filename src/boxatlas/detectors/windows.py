@@ -5,7 +5,6 @@ Shape letters: N images, T boxes of all images, K classes, M objects, R boxes of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxatlas.boxes.formats import pairwise_iou
+from boxatlas.detectors.base import Track
 from boxatlas.files import write_with
 from boxatlas.structures import Batch
-
-Track = Callable[[Iterable[Any], str], Iterator[Any]]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ so that a later one may start from it or take its proposals; a killed run goes o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from boxatlas.detectors.base import Detector, Phase
+from boxatlas.detectors.base import Detector, Phase, Track
 from boxatlas.errors import InputError, nearest
 from boxatlas.files import write_tensors
 from boxatlas.progress import track
@@ -106,9 +106,9 @@ class Terms(nn.Module):
         self.detector, self.terms = detector, terms
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        losses = self.detector.loss(batch, generator)
         if self.terms is None:
-            return losses
+            return self.detector.loss(batch, generator)
+        losses = self.detector.loss_terms(batch, self.terms, generator)
         return {name: losses[name] for name in self.terms}
 
 
@@ -162,9 +162,6 @@ def fit(job: Job, phase: Phase, recipe: Recipe) -> None:
         with torch.no_grad():
             _method(job.model, phase.fit)(loader, _folder(job, f"{phase.name}_cache"), track)
     wait(job.world)
-
-
-Track = Callable[[Iterable[Any], str], Iterator[Any]]
 
 
 def _method(model: Detector, name: str) -> Callable[[Any, Path, Track], Any]:
