@@ -63,7 +63,7 @@ def test_measured_beside_published(
     assert document["images"] == 4
     kept = json.loads((out / "comparison.json").read_text())
     assert kept["rows"] == document["rows"]
-    assert kept["command"].startswith("boxatlas")
+    assert kept["command"].startswith(f"boxatlas compare {checkpoint} --data {made_scenes}")
     with open(out / "comparison.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 23
     assert (out / "speed_accuracy.svg").read_text().startswith("<svg")

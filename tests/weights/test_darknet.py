@@ -280,6 +280,10 @@ def test_the_command_imports_with_a_cfg_and_exports(tmp_path: Path, capsys):
     assert (tmp_path / "again.weights").read_bytes() == path.read_bytes()
     assert run(*again) == 2  # nothing is overwritten unasked
     assert run(*again, "--force") == 0
+    folder = tmp_path / "kept.weights"
+    (folder / "inside").mkdir(parents=True)
+    assert run(*again[:-1], folder, "--force") == 2
+    assert (folder / "inside").is_dir()  # nothing but a file is ever replaced
     assert run("weights", "import", path, "--out", tmp_path / "b.safetensors") == 2
     assert "--as" in capsys.readouterr().err
 

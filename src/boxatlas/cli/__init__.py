@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:  # accepted anywhere on the line
         arguments = [a for a in arguments if a != "--debug"]
     try:
-        build()(args=arguments, prog_name="boxatlas")
+        build()(args=arguments, prog_name="boxatlas", obj=arguments)
     except InputError as error:
         if debug:
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,16 +77,15 @@ def open_detector(what: str, device: torch.device) -> Detector:
                      hint=nearest(what, list_models()))  # fmt: skip
 
 
-def fresh(path: Path, force: bool) -> Path:
-    """`path` if nothing is there, or after removing it by --force; else InputError."""
-    if path.exists() and (path.is_file() or any(path.iterdir())):
-        if not force:
-            raise InputError("already exists", file=path, hint="pass another --out, or --force")
-        if path.is_file():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
-    return path
+def reserve_file(path: Path, force: bool) -> None:
+    """Raise InputError where something is at `path` that may not be replaced.
+
+    Nothing is removed: by --force the old file stays until the new one is whole.
+    """
+    if path.is_dir():
+        raise InputError("is a folder, not a file", file=path, hint="pass another --out")
+    if path.exists() and not force:
+        raise InputError("already exists", file=path, hint="pass another --out, or --force")
 
 
 def reserve(folder: Path, force: bool) -> Path:

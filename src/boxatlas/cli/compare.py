@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +50,7 @@ Out = Annotated[
 
 
 def command(
+    context: typer.Context,
     what: What = None,
     data: Data = None,
     split: Split = None,
@@ -99,7 +99,7 @@ def command(
         conditions |= machine
         _place(rows, measured)
     if out is not None:
-        again = shlex.join(["boxatlas", *sys.argv[1:]])
+        again = shlex.join(["boxatlas", *context.obj])
         write_comparison(out, rows, conditions, again)
     text = _machine_text(conditions) + (f"report: {out / 'report.html'}" if out else "")
     emit(document_of(rows, conditions), as_json, rows=table_rows(rows), text=text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boxatlas.cli.common import ForceOption, JsonOption, emit, fresh
+from boxatlas.cli.common import ForceOption, JsonOption, emit, reserve_file
 
 if TYPE_CHECKING:
     from boxatlas.weights.source import Published
@@ -51,8 +51,7 @@ def import_(
       boxatlas weights import yolov3.weights --cfg yolov3.cfg --names coco.names
     """
     out = file.with_suffix(".safetensors") if out is None else out
-    if not force:
-        fresh(out, force)  # what is there stays until the new one is whole
+    reserve_file(out, force)
     from boxatlas.data.formats.darknet import read_names
     from boxatlas.errors import InputError
     from boxatlas.weights import import_model
@@ -97,9 +96,8 @@ def export(
     from boxatlas.weights import load
     from boxatlas.weights.darknet import export_darknet
 
-    if not force:
-        for suffix in (".weights", ".cfg", ".names", ".tree"):
-            fresh(out.with_suffix(suffix), force)
+    for suffix in (".weights", ".cfg", ".names", ".tree"):
+        reserve_file(out.with_suffix(suffix), force)
     detector = load(checkpoint)
     files = [str(file) for file in export_darknet(detector, out)]
     emit({"files": files, "model": detector.name}, as_json, text="\n".join(files))
@@ -131,8 +129,7 @@ def fetch(
 
     one = find(name)
     out = Path(name_of(one)) if out is None else out
-    if not force:
-        fresh(out, force)
+    reserve_file(out, force)
     with bars() as advance:
         fetch_checkpoint(one, out, url=url, advance=advance(out.name))
     checked = one.checksum or "not checked: no checksum is published"
