@@ -19,10 +19,18 @@ from torch import Tensor, nn
 
 from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.detectors.base import Raw
-from boxatlas.detectors.faster_rcnn import FasterRCNN, RegionConfig, coder_of
+from boxatlas.detectors.faster_rcnn import (
+    LIGHT,
+    FasterRCNN,
+    RegionConfig,
+    box_head,
+    box_predictor,
+    coder_of,
+)
 from boxatlas.detectors.mask_rcnn import MaskChoices, WithMasks
-from boxatlas.detectors.region import BoxPredictor, per_roi
+from boxatlas.detectors.roi_heads import per_roi
 from boxatlas.detectors.roi_targets import (
+    HeadBatch,
     RoITargets,
     SampledRoIs,
     all_rois,
@@ -94,14 +102,9 @@ class CascadeRCNN(FasterRCNN):
                                  value=getattr(config, name))  # fmt: skip
         super().__init__(classes, config)
         heads = 1 if config.mode == "iterative" else config.stages
-        head: Any = type(self.head)
-        width, side = config.width, self.roi.size
-        self.head = nn.ModuleList(head(width, side, config.box_width) for _ in range(heads))
+        self.head = nn.ModuleList(box_head(config, config.width) for _ in range(heads))
         self.predictor = nn.ModuleList(
-            BoxPredictor(
-                config.box_width, len(classes), config.class_agnostic, config.background_box
-            )
-            for _ in range(heads)
+            box_predictor(config, config.box_width, len(classes)) for _ in range(heads)
         )
         own = config.stage_statistics and config.mode == "cascade"
         weights = [config.stage_weights[t if own else 0] for t in range(config.stages)]
@@ -186,27 +189,13 @@ class CascadeRCNN(FasterRCNN):
             append_objects=config.append_objects if t else self.roi_targets.append_objects,
         )  # fmt: skip
 
-    def head_loss(
-        self,
-        features: list[Tensor],
-        boxes: Tensor,
-        valid: Tensor,
-        targets: Targets,
-        generator: torch.Generator | None,
-        limits: Tensor,
-    ) -> dict[str, Tensor]:
+    def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
         """Equation 6 (one term of each kind for every stage): each head on the boxes of the head
         before, labelled anew at its threshold."""
-        rois = self.draw(features, boxes, valid, targets, generator)
-        return self.stage_losses(features, rois, targets, generator, limits)[0]
+        return self.stage_losses(given, self.draw(given))[0]
 
     def stage_losses(
-        self,
-        features: list[Tensor],
-        rois: SampledRoIs,
-        targets: Targets,
-        generator: torch.Generator | None,
-        limits: Tensor,
+        self, given: HeadBatch, rois: SampledRoIs
     ) -> tuple[dict[str, Tensor], list[SampledRoIs]]:
         """The losses of all stages from the first one's RoIs, and what each stage learned from."""
         config = self.config
@@ -214,8 +203,8 @@ class CascadeRCNN(FasterRCNN):
         seen = [rois]
         for t in range(len(self.head)):
             if config.mode == "integral" and t:
-                rois = relabelled(rois, self.targets_of(t), targets)
-            logits, deltas = self.stage(features, rois.boxes, t, config.stage_gradients[t])
+                rois = relabelled(rois, self.targets_of(t), given.targets)
+            logits, deltas = self.stage(given.features, rois.boxes, t, config.stage_gradients[t])
             cls, box = roi_losses(
                 logits, deltas, rois, self.coders[t], config.roi_beta, self.class_agnostic
             )
@@ -224,23 +213,17 @@ class CascadeRCNN(FasterRCNN):
             if t == 0 or config.mode == "cascade":
                 losses[f"stage{t + 1}_box"] = box.sum() / count
             if config.mode == "cascade" and t + 1 < len(self.head):
-                rois = self.passed_on(rois, logits, deltas, t, targets, generator, limits)
+                rois = self.passed_on(given, rois, logits, deltas, t)
                 seen.append(rois)
         return losses, seen
 
     @torch.no_grad()
     def passed_on(
-        self,
-        rois: SampledRoIs,
-        logits: Tensor,
-        deltas: Tensor,
-        t: int,
-        targets: Targets,
-        generator: torch.Generator | None,
-        limits: Tensor,
+        self, given: HeadBatch, rois: SampledRoIs, logits: Tensor, deltas: Tensor, t: int
     ) -> SampledRoIs:
         """What stage t + 1 learns from: stage t's boxes, but for those that were right already."""
-        moved = self.refine(rois.boxes, logits.detach(), deltas, t, limits)
+        targets = given.targets
+        moved = self.refine(rois.boxes, logits.detach(), deltas, t, given.limits)
         fine = (moved[..., 2:] > moved[..., :2]).all(-1) & (rois.labels >= 0)
         if self.config.drop_above is not None and targets.boxes.shape[1]:
             objects = targets.boxes * targets.valid[..., None]
@@ -248,7 +231,7 @@ class CascadeRCNN(FasterRCNN):
             fine &= before < self.config.drop_above
         rule = self.targets_of(t + 1)
         if self.config.resample:
-            return sample_rois(rule, moved, fine, targets, generator)
+            return sample_rois(rule, moved, fine, targets, given.generator)
         return all_rois(rule, moved, fine, targets)
 
     def _losses(self, features: list[Tensor], rois: SampledRoIs) -> tuple[Tensor, Tensor]:
@@ -296,34 +279,27 @@ class CascadeMaskRCNN(WithMasks, CascadeRCNN):
             mean = torch.logit(logits.sigmoid().mean(0), eps=1e-6)
         return mean.view(*boxes.shape[:2], *mean.shape[1:])
 
-    def head_loss(
-        self,
-        features: list[Tensor],
-        boxes: Tensor,
-        valid: Tensor,
-        targets: Targets,
-        generator: torch.Generator | None,
-        limits: Tensor,
-    ) -> dict[str, Tensor]:
+    def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
         """The cascade's, and a mask term for every stage with a branch, on that stage's RoIs."""
-        rois = self.draw(features, boxes, valid, targets, generator)
-        losses, seen = self.stage_losses(features, rois, targets, generator, limits)
+        losses, seen = self.stage_losses(given, self.draw(given))
         branches: list[Any] = [self.mask, *self.more_masks]
         shown = {"first": seen[:1], "last": seen[-1:], "all": seen}[self.config.mask_stages]
         for t, (branch, own) in enumerate(zip(branches, shown, strict=False)):
             name = "mask" if len(branches) == 1 else f"stage{t + 1}_mask"
-            losses[name] = self.mask_loss(features, own, targets, branch)
+            losses[name] = self.mask_loss(given.features, own, given.targets, branch)
         return losses
 
 
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(title: str, arxiv: str, year: int, backbone: str, *published: Published) -> Any:
+def _register(
+    title: str, arxiv: str, year: int, backbone: str, *published: Published, side: int = 800
+) -> Any:
     method = "Cascade Mask R-CNN" if arxiv == _MASKS[1] else "Cascade R-CNN"
     return register_model(
         method=method, title=title, arxiv=arxiv, year=year, family="two-stage", backbone=backbone,
-        size="shorter side 800", published=published,
+        size=f"shorter side {side}", published=published,
     )  # fmt: skip
 
 
@@ -332,11 +308,6 @@ _MASKS = (
     "Cascade R-CNN: High Quality Object Detection and Instance Segmentation", "1906.09756", 2019,
 )  # fmt: skip
 _COMMON: dict[str, Any] = {"roi_op": "align"}
-_LIGHT: dict[str, Any] = {
-    "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 128, "box_width": 512,
-    "anchor_sizes": (16, 32, 64, 128, 256), "proposals_loss": (500, 500),
-    "proposals_detect": (300, 300), "roi_count": 128,
-}  # fmt: skip
 
 
 def _boxes(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -383,16 +354,16 @@ def cascade_mask_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> Cascad
     return _masks(classes, {"backbone": "resnet101"}, options)
 
 
-@_register(*_BOXES, "EfficientNet-Lite0")
+@_register(*_BOXES, "EfficientNet-Lite0", side=320)
 def cascade_rcnn320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> CascadeRCNN:
     """A light pyramid of 128 channels for small machines, 320 pixels."""
-    return _boxes(classes, _LIGHT, options)
+    return _boxes(classes, LIGHT, options)
 
 
-@_register(*_MASKS, "EfficientNet-Lite0")
+@_register(*_MASKS, "EfficientNet-Lite0", side=320)
 def cascade_mask_rcnn320_efficientnet_lite0_fpn(
     classes: Sequence[str], **options: Any
 ) -> CascadeMaskRCNN:
     """The same with masks: one branch for all stages, of two convolutions."""
-    own = {**_LIGHT, "mask_convs": 2, "mask_width": 128, "mask_stages": "first"}
+    own = {**LIGHT, "mask_convs": 2, "mask_width": 128, "mask_stages": "first"}
     return _masks(classes, own, options)

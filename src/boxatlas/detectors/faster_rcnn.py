@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
@@ -27,18 +26,11 @@ from boxatlas.backbones.choice import (
 )
 from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
-from boxatlas.detectors.region import (
-    BoxPredictor,
-    DetectRule,
-    LevelRule,
-    RegionDetector,
-    RoIRule,
-    RoITargets,
-    TwoFC,
-)
+from boxatlas.detectors.region import DetectRule, LevelRule, RegionDetector, RoIRule
+from boxatlas.detectors.roi_heads import BoxPredictor, ConvFC, TwoFC
+from boxatlas.detectors.roi_targets import RoITargets
 from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
 from boxatlas.necks.fpn import FPN, Extra
-from boxatlas.ops.roi import MapLinear
 from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
 
@@ -168,26 +160,6 @@ class Pyramid(nn.Module):
         return levels[:1] if self.one_level else levels
 
 
-class ConvFC(nn.Module):
-    """Four 3x3 convolutions with batch norm, then a fully connected layer."""
-
-    def __init__(self, channels: int, size: int, width: int = 1024, convs: int = 4) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-            )
-            for _ in range(convs)
-        )
-        self.fc = MapLinear(channels * size * size, width)
-        self.width = width
-
-    def forward(self, rois: Tensor) -> Tensor:
-        for conv in self.convs:
-            rois = F.relu(conv(rois), inplace=True)
-        return F.relu(self.fc(rois), inplace=True)
-
-
 def backbone_of(config: RoIConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Backbone:
     """The trunk that the config names, with `channels` and `strides`."""
     return pyramid_backbone(
@@ -271,6 +243,25 @@ def level_rule(config: PyramidConfig, strides: Sequence[int]) -> LevelRule:
     )  # fmt: skip
 
 
+def pyramid_roi(config: PyramidConfig, strides: tuple[int, ...]) -> RoIRule:
+    """How RoIs are pooled from a pyramid: 7 x 7 cells, from the level that fits."""
+    return RoIRule(
+        config.roi_op, 7, config.roi_sampling, config.roi_aligned, strides,
+        level_rule(config, strides),
+    )  # fmt: skip
+
+
+def box_head(config: PyramidConfig, channels: int) -> TwoFC | ConvFC:
+    """What a RoI of a pyramid goes through."""
+    made = TwoFC if config.box_head == "2fc" else ConvFC
+    return made(channels, 7, config.box_width)
+
+
+def box_predictor(config: RoIConfig, width: int, classes: int) -> BoxPredictor:
+    """The outputs after a head of that width."""
+    return BoxPredictor(width, classes, config.class_agnostic, config.background_box)
+
+
 class FasterRCNN(RegionDetector):
     """Pyramid, RPN, RoI features of 7 x 7, two fully connected layers, classes and boxes."""
 
@@ -278,22 +269,11 @@ class FasterRCNN(RegionDetector):
 
     def __init__(self, classes: Sequence[str], config: RegionConfig) -> None:
         trunk = Pyramid(config, config.p6)
-        head = TwoFC if config.box_head == "2fc" else ConvFC
         super().__init__(
-            classes,
-            pyramid_preprocess(config.backbone, config.size),
-            config,
-            trunk=trunk,
-            rpn=rpn_of(config, trunk.strides, trunk.width),
-            head=head(trunk.width, 7, config.box_width),
-            predictor=BoxPredictor(
-                config.box_width, len(classes), config.class_agnostic, config.background_box
-            ),
-            roi=RoIRule(
-                config.roi_op, 7, config.roi_sampling, config.roi_aligned, trunk.roi_strides,
-                level_rule(config, trunk.roi_strides),
-            ),
-            **region_parts(config),
+            classes, pyramid_preprocess(config.backbone, config.size), config, trunk=trunk,
+            rpn=rpn_of(config, trunk.strides, trunk.width), head=box_head(config, trunk.width),
+            predictor=box_predictor(config, config.box_width, len(classes)),
+            roi=pyramid_roi(config, trunk.roi_strides), **region_parts(config),
         )  # fmt: skip
 
 
@@ -367,12 +347,15 @@ def faster_rcnn320_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> F
     return _build(classes, own, options)
 
 
+# A pyramid for small machines, with fewer proposals and RoIs.
+LIGHT: dict[str, Any] = {
+    "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 128, "box_width": 512,
+    "anchor_sizes": (16, 32, 64, 128, 256), "proposals_loss": (500, 500),
+    "proposals_detect": (300, 300), "roi_count": 128,
+}  # fmt: skip
+
+
 @_register("EfficientNet-Lite0", "shorter side 320")
 def faster_rcnn320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """A light pyramid of 128 channels for small machines; anchors from 16 pixels on."""
-    own = {
-        "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 128, "box_width": 512,
-        "anchor_sizes": (16, 32, 64, 128, 256), "roi_op": "align", "proposals_loss": (500, 500),
-        "proposals_detect": (300, 300), "roi_count": 128,
-    }  # fmt: skip
-    return _build(classes, own, options)
+    return _build(classes, {**LIGHT, "roi_op": "align"}, options)

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from boxatlas.detectors.base import Phase
-from boxatlas.detectors.faster_rcnn import region_parts
+from boxatlas.detectors.faster_rcnn import box_predictor, region_parts
 from boxatlas.detectors.one_map import (
     OneMapAnchors,
     OneMapConfig,
@@ -28,10 +27,9 @@ from boxatlas.detectors.one_map import (
     one_map_preprocess,
     one_map_rpn,
 )
-from boxatlas.detectors.region import BoxPredictor, RegionDetector
+from boxatlas.detectors.region import RegionDetector
 from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
-from boxatlas.structures import Batch
 
 
 class OriginalConfig(OneMapConfig, OneMapAnchors):
@@ -63,15 +61,15 @@ class OriginalFasterRCNN(RegionDetector):
 
     def __init__(self, classes: Sequence[str], config: OriginalConfig) -> None:
         parts = cut(config)
-        predictor = BoxPredictor(
-            parts.head.width, len(classes), config.class_agnostic, config.background_box
-        )
         super().__init__(
-            classes, one_map_preprocess(config), config, predictor=predictor,
+            classes, one_map_preprocess(config), config,
+            predictor=box_predictor(config, parts.head.width, len(classes)),
             rpn=one_map_rpn(config, parts.channels),
             **{**one_map_parts(config, parts), **region_parts(config)},
         )  # fmt: skip
         self.rpn_trunk = None if config.shared_features else cut(config).trunk
+        assert self.rpn is not None  # lambda 10 over 2400 positions is 1 over the 256 that learn
+        self.rpn.targets = replace(self.rpn.targets, box_weight=config.rpn_lambda / 10)
         in_source = {"source_size": True, "small_first": True}
         self.select_in_loss = replace(self.select_in_loss, **in_source)
         self.select_in_detect = replace(self.select_in_detect, **in_source)
@@ -81,15 +79,11 @@ class OriginalFasterRCNN(RegionDetector):
         own = [] if self.rpn_trunk is None else self.rpn_trunk(images)
         return [*self.trunk(images), *own]
 
+    def rpn_features(self, images: Tensor) -> list[Tensor]:
+        return self.trunk(images) if self.rpn_trunk is None else self.rpn_trunk(images)
+
     def rpn_maps(self, features: list[Tensor]) -> list[Tensor]:
         return features[-1:]
-
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Equation 1: lambda 10 over 2400 positions is what 1 over the 256 anchors learned is."""
-        losses = super().loss(batch, generator)
-        if "rpn_box" in losses:
-            losses["rpn_box"] = losses["rpn_box"] * (self.config.rpn_lambda / 10)
-        return losses
 
     def phases(self) -> list[Phase]:
         """Section 3.2. The convolutions of steps 1 and 2 both start from ImageNet's."""

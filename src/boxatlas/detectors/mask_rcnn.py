@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.detectors.base import ClassRows, Raw
-from boxatlas.detectors.faster_rcnn import FasterRCNN, RegionConfig
+from boxatlas.detectors.faster_rcnn import LIGHT, FasterRCNN, RegionConfig
 from boxatlas.detectors.faster_rcnn_original import RESNET, OriginalConfig, OriginalFasterRCNN
 from boxatlas.detectors.one_map import Res5
 from boxatlas.detectors.region import RegionDetector, RoIRule
-from boxatlas.detectors.roi_targets import SampledRoIs
+from boxatlas.detectors.roi_targets import HeadBatch, SampledRoIs
 from boxatlas.errors import InputError
 from boxatlas.losses.masks import mask_loss
 from boxatlas.ops.masks import MaskTargetRule, mask_targets, paste_masks
@@ -141,18 +141,11 @@ class WithMasks(RegionDetector):
 
     # -- learning -----------------------------------------------------------------------------
 
-    def head_loss(
-        self,
-        features: list[Tensor],
-        boxes: Tensor,
-        valid: Tensor,
-        targets: Targets,
-        generator: torch.Generator | None,
-        limits: Tensor,
-    ) -> dict[str, Tensor]:
+    def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
         """Section 3: L = L_cls + L_box + L_mask."""
-        rois = self.draw(features, boxes, valid, targets, generator)
-        return {**self.box_loss(features, rois), "mask": self.mask_loss(features, rois, targets)}
+        rois = self.draw(given)
+        mask = self.mask_loss(given.features, rois, given.targets)
+        return {**self.box_loss(given.features, rois), "mask": mask}
 
     def mask_loss(
         self,
@@ -359,9 +352,4 @@ def mask_rcnn_x101_fpn(classes: Sequence[str], **options: Any) -> MaskRCNN:
 @_register("EfficientNet-Lite0", "shorter side 320")
 def mask_rcnn320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> MaskRCNN:
     """A light pyramid of 128 channels for small machines; two convolutions before a mask."""
-    own = {
-        "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 128, "box_width": 512,
-        "anchor_sizes": (16, 32, 64, 128, 256), "proposals_loss": (500, 500),
-        "proposals_detect": (300, 300), "roi_count": 128, "mask_convs": 2, "mask_width": 128,
-    }  # fmt: skip
-    return _build(classes, own, options)
+    return _build(classes, {**LIGHT, "mask_convs": 2, "mask_width": 128}, options)

@@ -33,7 +33,8 @@ from boxatlas.detectors.faster_rcnn import (
     head_parts,
     rpn_targets,
 )
-from boxatlas.detectors.region import RoIRule, TwoFC
+from boxatlas.detectors.region import RoIRule
+from boxatlas.detectors.roi_heads import TwoFC
 from boxatlas.detectors.rpn import RPN
 from boxatlas.images import Preprocess
 from boxatlas.options import convention, switch

@@ -21,7 +21,9 @@ from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pyramid_level
 from boxatlas.boxes.nms import batched_nms
 from boxatlas.detectors.base import ClassRows, Detector, Raw
+from boxatlas.detectors.roi_heads import BoxPredictor, per_roi
 from boxatlas.detectors.roi_targets import (
+    HeadBatch,
     RoITargets,
     SampledRoIs,
     all_rois,
@@ -34,7 +36,7 @@ from boxatlas.detectors.rpn import RPN, RPNSelection
 from boxatlas.detectors.searched import searched
 from boxatlas.images import Preprocess
 from boxatlas.losses.ohem import hardest
-from boxatlas.ops.roi import MapLinear, pyramid_pool
+from boxatlas.ops.roi import pyramid_pool
 from boxatlas.options import Options
 from boxatlas.structures import Batch, Detections, Frame, Targets
 
@@ -127,54 +129,6 @@ class DetectRule:
     inclusive: bool = False
 
 
-class TwoFC(nn.Module):
-    """Two fully connected layers: FPN's box head (Lin et al. 2016, section 4.2), without dropout,
-    and with it Fast R-CNN's fc6 and fc7."""
-
-    def __init__(self, channels: int, size: int, width: int = 1024, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.fc6 = MapLinear(channels * size * size, width)
-        self.fc7 = nn.Linear(width, width)
-        self.width, self.dropout = width, dropout
-
-    def forward(self, rois: Tensor) -> Tensor:
-        """[R, C, size, size] -> [R, width]."""
-        x = F.relu(self.fc6(rois), inplace=True)
-        x = F.relu(self.fc7(F.dropout(x, self.dropout, self.training)), inplace=True)
-        return F.dropout(x, self.dropout, self.training)
-
-
-class BoxPredictor(nn.Module):
-    """Class logits [R, K + 1] and deltas [R, D * 4].
-
-    D is K, or 1 where a box serves every class (`class_agnostic`), and one more where the first is
-    the background's, which nothing reads (`background_box`, a habit of many programs).
-    """
-
-    def __init__(
-        self, width: int, classes: int, class_agnostic: bool = False, background_box: bool = False
-    ) -> None:
-        super().__init__()
-        self.cls = nn.Linear(width, classes + 1)
-        self.offset = int(background_box)
-        self.box = nn.Linear(width, ((1 if class_agnostic else classes) + self.offset) * 4)
-        for layer, std in ((self.cls, 0.01), (self.box, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls(x), self.box(x)
-
-
-def per_roi(logits: Tensor, deltas: Tensor, boxes: Tensor) -> Raw:
-    """Rows of B * P RoIs -> logits [B, P, C], deltas [B, P, D, 4]; there may be no RoI at all."""
-    lead = boxes.shape[:2]
-    return {
-        "logits": logits.unflatten(0, lead),
-        "deltas": deltas.unflatten(0, lead).unflatten(-1, (deltas.shape[-1] // 4, 4)),
-    }
-
-
 class RegionDetector(Detector):
     """A trunk, an RPN (or proposals from outside), RoI pooling and a head.
 
@@ -212,6 +166,10 @@ class RegionDetector(Detector):
 
     def features(self, images: Tensor) -> list[Tensor]:
         return self.trunk(images)
+
+    def rpn_features(self, images: Tensor) -> list[Tensor]:
+        """`features`, or as much of them as `rpn_maps` looks at."""
+        return self.features(images)
 
     def rpn_maps(self, features: list[Tensor]) -> list[Tensor]:
         """Those of the features that the RPN looks at."""
@@ -294,48 +252,55 @@ class RegionDetector(Detector):
     # -- learning -----------------------------------------------------------------------------
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        features = self.features(batch.images)
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        targets = replace(batch.targets, boxes=self._inward(batch.targets.boxes, batch.frames))
-        limits = content_limits(batch.images, batch.frames, size)
-        losses: dict[str, Tensor] = {}
+        """The RPN's on its anchors and the heads' on its proposals; or, where the batch holds
+        proposals, the heads' alone, on those."""
         if self.rpn is not None and batch.proposals is None:
-            logits, deltas, anchors = self.rpn(self.rpn_maps(features), size)
-            losses = self.rpn.loss(logits, deltas, anchors, targets, limits, generator)
-            boxes, _, valid = self.rpn.select(
-                [x.detach() for x in logits], [x.detach() for x in deltas], anchors, limits,
-                self.select_in_loss, image_scales(batch.images, batch.frames),
-            )  # fmt: skip
-        elif batch.proposals is not None and batch.valid is not None:
-            boxes, valid = self._inward(batch.proposals, batch.frames), batch.valid
-        else:
+            return self._losses_of_all(batch, generator)
+        if batch.proposals is None or batch.valid is None:
             raise ValueError("this method learns from proposals, and the batch holds none")
-        return {**losses, **self.head_loss(features, boxes, valid, targets, generator, limits)}
+        boxes, targets = self._inward(batch.proposals, batch.frames), self._inward_targets(batch)
+        features, limits = self.features(batch.images), limits_of(batch)
+        return self.head_loss(HeadBatch(features, boxes, batch.valid, targets, limits, generator))
 
-    def head_loss(
-        self,
-        features: list[Tensor],
-        boxes: Tensor,
-        valid: Tensor,
-        targets: Targets,
-        generator: torch.Generator | None,
-        limits: Tensor,
+    def loss_terms(
+        self, batch: Batch, terms: Sequence[str], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """What the heads lose on the RoIs that are drawn."""
-        return self.box_loss(features, self.draw(features, boxes, valid, targets, generator))
+        """Where only the RPN learns, its maps and its losses are all that is computed."""
+        if self.rpn is None or not set(terms) <= {"rpn_cls", "rpn_box"}:
+            return self.loss(batch, generator)
+        maps = self.rpn_maps(self.rpn_features(batch.images))
+        logits, deltas, anchors = self.rpn(maps, size_of(batch))
+        return self.rpn.loss(
+            logits, deltas, anchors, self._inward_targets(batch), limits_of(batch), generator
+        )
 
-    def draw(
-        self,
-        features: list[Tensor],
-        boxes: Tensor,
-        valid: Tensor,
-        targets: Targets,
-        generator: torch.Generator | None,
-    ) -> SampledRoIs:
+    def _losses_of_all(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
+        assert self.rpn is not None
+        features, targets = self.features(batch.images), self._inward_targets(batch)
+        limits = limits_of(batch)
+        logits, deltas, anchors = self.rpn(self.rpn_maps(features), size_of(batch))
+        losses = self.rpn.loss(logits, deltas, anchors, targets, limits, generator)
+        boxes, _, valid = self.rpn.select(
+            [x.detach() for x in logits], [x.detach() for x in deltas], anchors, limits,
+            self.select_in_loss, image_scales(batch.images, batch.frames),
+        )  # fmt: skip
+        given = HeadBatch(features, boxes, valid, targets, limits, generator)
+        return {**losses, **self.head_loss(given)}
+
+    def _inward_targets(self, batch: Batch) -> Targets:
+        return replace(batch.targets, boxes=self._inward(batch.targets.boxes, batch.frames))
+
+    def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
+        """What the heads lose on the RoIs that are drawn."""
+        return self.box_loss(given.features, self.draw(given))
+
+    def draw(self, given: HeadBatch) -> SampledRoIs:
         """The RoIs to learn from: a random draw, or those of largest loss."""
         if self.roi_targets.sampler == "ohem":
-            return self.hardest(features, boxes, valid, targets)
-        return sample_rois(self.roi_targets, boxes, valid, targets, generator)
+            return self.hardest(given)
+        return sample_rois(
+            self.roi_targets, given.boxes, given.valid, given.targets, given.generator
+        )
 
     def box_loss(self, features: list[Tensor], rois: SampledRoIs) -> dict[str, Tensor]:
         """Cross-entropy, mean over the RoIs; smooth L1 of the positives' own class / RoIs."""
@@ -344,12 +309,10 @@ class RegionDetector(Detector):
         return {"roi_cls": cls.sum() / count, "roi_box": box.sum() / count}
 
     @torch.no_grad()
-    def hardest(
-        self, features: list[Tensor], boxes: Tensor, valid: Tensor, targets: Targets
-    ) -> SampledRoIs:
+    def hardest(self, given: HeadBatch) -> SampledRoIs:
         """OHEM: the `count` RoIs of each image whose loss is largest."""
-        rois = all_rois(self.roi_targets, boxes, valid, targets)
-        cls, box = self._losses(features, rois)
+        rois = all_rois(self.roi_targets, given.boxes, given.valid, given.targets)
+        cls, box = self._losses(given.features, rois)
         return take(rois, hardest(cls + box, rois.labels >= 0, self.roi_targets.count))
 
     def _losses(self, features: list[Tensor], rois: SampledRoIs) -> tuple[Tensor, Tensor]:
@@ -460,6 +423,16 @@ def content_limits(like: Tensor, frames: Sequence[Frame] | None, size: tuple[int
     return like.new_tensor(
         [[f.offset[0] + f.content[1], f.offset[1] + f.content[0]] for f in frames]
     )
+
+
+def size_of(batch: Batch) -> tuple[int, int]:
+    """Height and width of the input."""
+    return batch.images.shape[-2], batch.images.shape[-1]
+
+
+def limits_of(batch: Batch) -> Tensor:
+    """`content_limits` of a batch."""
+    return content_limits(batch.images, batch.frames, size_of(batch))
 
 
 def image_scales(like: Tensor, frames: Sequence[Frame] | None) -> Tensor:

@@ -43,6 +43,18 @@ class RoITargets:
     crowd: float | None = 0.7
 
 
+class HeadBatch(NamedTuple):
+    """What heads learn from: the maps, proposals [B, P, 4] with valid [B, P], the objects, width
+    and height [B, 2] of each image's content, and the generator of every draw."""
+
+    features: list[Tensor]
+    boxes: Tensor
+    valid: Tensor
+    targets: Targets
+    limits: Tensor
+    generator: torch.Generator | None
+
+
 class SampledRoIs(NamedTuple):
     """What the heads learn from: boxes [B, S, 4], labels [B, S] (0 background, -1 padding),
     wanted [B, S, 4]: the object each positive answers for, owner [B, S]: which object."""

@@ -95,6 +95,7 @@ class RPNTargets:
     positive_fraction: float = 0.5
     beta: float = 1 / 9
     inclusive: bool = False
+    box_weight: float = 1.0  # equation 1's lambda, beside a mean over the anchors drawn
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class RPN(nn.Module):
             targets.boxes[image, matches.index[image, anchor]], anchors[anchor]
         )
         box = F.smooth_l1_loss(delta[image, anchor], wanted, beta=rule.beta, reduction="sum")
-        return {"rpn_cls": cls / count, "rpn_box": box / count}
+        return {"rpn_cls": cls / count, "rpn_box": box / count * rule.box_weight}
 
 
 def _sides_reach(boxes: Tensor, side: Tensor | float, inclusive: bool) -> Tensor:
