@@ -73,4 +73,5 @@ def shown(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    digits = 3 if abs(value) <= 1 else 2 if abs(value) < 10 else 1
+    return f"{value:,.{digits}f}"

@@ -116,7 +116,16 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y:
             axes.scatter([p[0] for p in points], [p[1] for p in points], label=group, s=28,
                          color=_colours(10)[k % 10], marker="os^D"[k % 4], zorder=3)  # fmt: skip
             for px, py, name in points:
-                axes.annotate(name, (px, py), fontsize=6, xytext=(3, 3), textcoords="offset points")
+                # A name goes to the left where another point follows close at the right.
+                left = any(1 < qx / px < 1.35 and abs(qy - py) < 0.8 for qx, qy, _ in points)
+                axes.annotate(
+                    name,
+                    (px, py),
+                    fontsize=6,
+                    xytext=(-3 if left else 3, 3),
+                    ha="right" if left else "left",
+                    textcoords="offset points",
+                )
         axes.set(xlabel=x, ylabel=y, xscale="log")
         for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:g}")
