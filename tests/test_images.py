@@ -43,6 +43,29 @@ def test_exif_turns_the_image(tmp_path: Path, orientation: int, red_corner: str)
     assert tuple(pixels[place]) == RED
 
 
+def test_a_png_tells_of_turning_behind_its_pixels_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    two_halves().save(tmp_path / "before.png", exif=exif)
+    data = (tmp_path / "before.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+    end = len(data) - 12 - len(chunk)  # of what stands before the last chunk, IEND
+    rest = data.replace(chunk, b"")
+    (tmp_path / "behind.png").write_bytes(rest[:end] + chunk + rest[end:])
+    assert size_of(tmp_path / "behind.png") == read(tmp_path / "behind.png").shape[:2] == (20, 10)
+
+
+def test_the_size_of_a_png_is_known_without_its_pixels(tmp_path: Path) -> None:
+    two_halves().save(tmp_path / "whole.png")
+    data = bytearray((tmp_path / "whole.png").read_bytes())
+    data[data.index(b"IDAT") + 4] ^= 0xFF  # no longer to be decoded
+    (tmp_path / "spoilt.png").write_bytes(data)
+    assert size_of(tmp_path / "spoilt.png") == (10, 20)
+    with pytest.raises(InputError):
+        read(tmp_path / "spoilt.png")
+
+
 def test_grey_palette_and_cmyk_become_rgb(tmp_path: Path) -> None:
     Image.new("L", (4, 3), 77).save(tmp_path / "grey.png")
     assert np.array_equal(read(tmp_path / "grey.png"), np.full((3, 4, 3), 77))

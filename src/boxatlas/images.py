@@ -68,12 +68,34 @@ def size_of(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            plain = image.format == "PNG" and not _tells_of_turning(path)
+            turned = not plain and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"not an image that can be read: {error}", file=path) from None
     return (width, height) if turned else (height, width)
+
+
+def _tells_of_turning(path: str | Path) -> bool:
+    """Whether a PNG file has a chunk that may hold an orientation, wherever it stands.
+
+    Pillow decodes the whole picture to find one.
+    """
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            start = file.tell()
+            if kind == b"eXIf" or (
+                kind in (b"tEXt", b"zTXt", b"iTXt")
+                and file.read(min(length, 24)).startswith(
+                    (b"Raw profile type exif", b"XML:com.adobe.xmp")
+                )
+            ):
+                return True
+            file.seek(start + length + 4)
+    return False
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
