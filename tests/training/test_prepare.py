@@ -12,11 +12,18 @@ import torch
 from PIL import Image
 
 from boxatlas import create_model
+from boxatlas.detectors.yolov3 import ANCHORS
 from boxatlas.errors import InputError
 from boxatlas.training import train, try_out
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import World
-from boxatlas.training.prepare import changing, detector_of, images_of, workers_of
+from boxatlas.training.prepare import (
+    changing,
+    detector_of,
+    images_of,
+    with_anchors,
+    workers_of,
+)
 from boxatlas.training.recipe import Recipe
 from boxatlas.weights import load
 
@@ -162,3 +169,40 @@ def test_when_a_training_keeps_to_the_largest_size() -> None:
     assert changing(sizes, free, given, 100, World()).largest_after is None
     longer = given.changed({"epochs": 40})
     assert changing(sizes, kept, longer, 100, World()).largest_after == 40 * 50 - 200
+
+
+def shaped(folder: Path, sides: Sequence[tuple[int, int]]) -> str:
+    """One image of 50 x 40 pixels with a centred object of each width and height."""
+    yolo(folder, {"train": 1})
+    rows = [f"0 0.5 0.5 {w / 50} {h / 40}" for w, h in sides]
+    (folder / "labels" / "train" / "train0.txt").write_text("\n".join(rows))
+    return str(folder)
+
+
+def test_anchors_of_the_data_are_its_clusters(tmp_path: Path) -> None:
+    """Five shapes are five clusters of themselves, in cells of 32 pixels of the input."""
+    sides = [(5, 4), (10, 10), (20, 10), (20, 30), (45, 36)]
+    table = images_of(recipe(shaped(tmp_path, sides), val_split="none")).train
+    options = {"size": 64, "width": 0.05, "anchors": "data", "resize": "stretch"}
+    given = recipe(model="yolov2_efficientnet_lite0", options=options, init="none")
+    found, _ = with_anchors(given, table)
+    wanted = [[w * 64 / 50 / 32, h * 64 / 40 / 32] for w, h in sides]
+    np.testing.assert_allclose(found.options["anchors"], wanted, atol=2e-3)
+    letterboxed = given.changed({"options": {**options, "resize": "letterbox"}})
+    found, _ = with_anchors(letterboxed, table)
+    wanted = [[w * 64 / 50 / 32, h * 64 / 50 / 32] for w, h in sides]
+    np.testing.assert_allclose(found.options["anchors"], wanted, atol=2e-3)
+
+
+def test_published_anchors_stay_where_boxes_are_few_or_weights_know_them(tmp_path: Path) -> None:
+    table = images_of(recipe(shaped(tmp_path, [(5, 4), (10, 10)] * 5), val_split="none")).train
+    options = {"size": 64, "width": 0.05, "anchors": "data"}
+    given = recipe(model="yolov3_efficientnet_lite0", options=options, init="none")
+    few, said = with_anchors(given, table)
+    assert few == given
+    assert "9 need as many" in said[0]
+    model, _ = detector_of(few, ["a", "b"])
+    assert model.anchors.tolist() == [list(pair) for pair in ANCHORS]
+    told, said = with_anchors(given.changed({"init": "some.safetensors"}), table)
+    assert told.options["anchors"] == "data"
+    assert "some.safetensors" in said[0]

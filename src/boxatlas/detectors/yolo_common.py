@@ -126,11 +126,17 @@ class Map(NamedTuple):
 class PriorDetector(Detector):
     """A detector whose maps hold, for each prior of each cell, x, y, w, h, objectness, classes.
 
-    A method defines `maps`, `class_scores` and, where a box bears one label, `scored`.
+    A method defines `maps`, `class_scores`, `anchor_count` (of all maps), `anchor_unit` (the input
+    pixels that 1 stands for in the option `anchors`) and, where a box bears one label, `scored`.
     """
 
     config: YoloConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     coder: PriorCoder
+    anchor_unit = 1
+
+    @property
+    def anchor_count(self) -> int:
+        raise TypeError(f"{type(self).__name__} does not define anchor_count")
 
     def maps(self, raw: Raw) -> list[Map]:
         """The raw outputs, map by map in the published order."""

@@ -82,7 +82,9 @@ class YOLOv2Config(YoloConfig):
     largest_last: int = convention(
         0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
     )
-    anchors: Anchors | None = convention(None, "(width, height) in cells; None: as published")
+    anchors: Anchors | Literal["data"] | None = convention(
+        None, "(width, height) in cells; None: as published; data: clusters, found in training"
+    )
     anchor_set: Literal["auto", "voc", "coco"] = convention("auto", "auto: coco for 80 classes")
     release: Literal["paper", "later"] = convention(
         "paper", "later: a 1x1x64 before the passthrough, other priors (the public weights)"
@@ -106,7 +108,7 @@ class YOLOv2Config(YoloConfig):
 
     def priors(self, classes: int) -> Anchors:
         """Explicit, hand-picked, or the published clusters."""
-        if self.anchors is not None:
+        if isinstance(self.anchors, tuple):
             return self.anchors
         if not self.dimension_priors:
             return HAND_PICKED
@@ -129,6 +131,7 @@ class YOLOv2(PriorDetector):
 
     config: YOLOv2Config  # pyright: ignore[reportIncompatibleVariableOverride]
     priors: Tensor
+    anchor_unit = 32
 
     def __init__(self, classes: Sequence[str], config: YOLOv2Config) -> None:
         config = config.resolved()
@@ -183,6 +186,10 @@ class YOLOv2(PriorDetector):
         if self.join is not None:
             x = self.join(x)
         return {"raw": self.head(x)}
+
+    @property
+    def anchor_count(self) -> int:
+        return len(self.priors)
 
     def maps(self, raw: Raw) -> list[Map]:
         x = raw["raw"]

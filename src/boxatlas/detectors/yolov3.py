@@ -67,8 +67,8 @@ class YOLOv3Config(YoloConfig):
     largest_last: int = convention(
         0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
     )
-    anchors: tuple[tuple[float, float], ...] | None = convention(
-        None, "(width, height) in pixels; None: as published"
+    anchors: tuple[tuple[float, float], ...] | Literal["data"] | None = convention(
+        None, "(width, height) in pixels; None: as published; data: clusters, found in training"
     )
     masks: tuple[tuple[int, ...], ...] | None = convention(
         None, "which anchors each map has, coarse to fine; None: the largest to the coarsest"
@@ -80,7 +80,9 @@ class YOLOv3Config(YoloConfig):
         return (32, 16) if self.form == "tiny" else (32, 16, 8)
 
     def shapes(self) -> tuple[tuple[float, float], ...]:
-        return self.anchors or (TINY_ANCHORS if self.form == "tiny" else ANCHORS)
+        if isinstance(self.anchors, tuple):
+            return self.anchors
+        return TINY_ANCHORS if self.form == "tiny" else ANCHORS
 
     def mask(self) -> list[list[int]]:
         """Anchors of each map, coarse to fine."""
@@ -187,6 +189,10 @@ class YOLOv3(PriorDetector):
             middle, top = self.towers[i](x)
             found[f"raw{i}"] = self.heads[i](top)
         return found
+
+    @property
+    def anchor_count(self) -> int:
+        return len(self.anchors)
 
     def maps(self, raw: Raw) -> list[Map]:
         made = []

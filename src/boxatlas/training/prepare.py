@@ -14,6 +14,7 @@ import torch
 
 from boxatlas import evaluation
 from boxatlas.data import Table, augmentation, make_loader, read, splits
+from boxatlas.data.anchors import cluster, shapes_of
 from boxatlas.data.loader import Sizes
 from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError
@@ -134,6 +135,31 @@ def with_start(recipe: Recipe) -> Recipe:
     return recipe.changed({"init": init, "options": {**own, **recipe.options}})
 
 
+def with_anchors(recipe: Recipe, table: Table) -> tuple[Recipe, list[str]]:
+    """`anchors: data` of a method with priors as clusters of the objects' shapes, and what is said.
+
+    YOLOv2, section 2: k-means by IoU on the training boxes, as they are in the network's input.
+    The published ones stay where there are fewer boxes than priors, or weights that know them.
+    """
+    options = recipe.options
+    if options.get("anchors") != "data":
+        return recipe, []
+    if recipe.init not in ("none", "imagenet"):
+        return recipe, [f"anchors: as published, for the weights of {recipe.init}"]
+    with torch.device("meta"):  # only its sizes are asked
+        model = create_model(recipe.model, classes=table.classes, **options)
+    count, unit = (getattr(model, f"anchor_{n}", 0) for n in ("count", "unit"))
+    fit = model.preprocess
+    shapes = shapes_of(table, fit.size if fit.resize == "letterbox" else None)
+    if len(shapes.unique(dim=0)) < count:
+        return recipe, [f"anchors: as published ({count} need as many boxes of different shape)"]
+    found = cluster(shapes, count, seed=recipe.seed)
+    anchors = [[round(side / unit, 3) for side in pair] for pair in found.pixels(fit.size)]
+    text = ", ".join(f"{w:g}x{h:g}" for w, h in anchors)
+    said = f"anchors: clusters of the boxes, average IoU {found.average_iou:.2f}: {text}"
+    return recipe.changed({"options": {**options, "anchors": anchors}}), [said]
+
+
 def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[str]]:
     """The recipe's detector with its first weights, and what is to be said of them."""
     torch.manual_seed(recipe.seed)
@@ -190,9 +216,10 @@ def prepare(
     begun: the folder holds the weights to go on with; judged: judge by at most so many images.
     """
     images = images_of(recipe)
+    recipe, chosen = with_anchors(recipe, images.train)
     first = recipe.changed({"init": "none"}) if begun else recipe
     model, said = detector_of(first, images.train.classes)
-    said = [] if begun else said
+    said = chosen + ([] if begun else said)
     model = model.to(device)
     # A method may want its images in another proportion (YOLO9000) or at changing sizes (YOLOv2).
     arrange, resize = (getattr(model, n, None) for n in ("training_table", "training_sizes"))
