@@ -29,7 +29,7 @@ from boxatlas.boxes.yolo import PriorCoder, Truth
 from boxatlas.detectors.base import Detector, Raw
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
-from boxatlas.options import Options, convention
+from boxatlas.options import Options, convention, switch
 from boxatlas.structures import Batch, Detections, Frame
 
 _SMALLEST = 0.001  # of the input: objects with a smaller side are not learned, as in Darknet
@@ -60,6 +60,15 @@ class YoloConfig(Options):
     def wide(self, channels: int) -> int:
         """A published number of channels, by the option `width`."""
         return max(8, round(channels * self.width / 8) * 8)
+
+
+class PriorConfig(YoloConfig):
+    """What YOLOv2 and its successors have in common."""
+
+    multi_scale: bool = switch(True, "inputs of 320 to 608, changed every 10 steps")
+    largest_last: int = convention(
+        0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
+    )
 
 
 def backbone_of(
@@ -123,14 +132,45 @@ class Map(NamedTuple):
         return rows * self.stride, columns * self.stride
 
 
-class PriorDetector(Detector):
+class YoloDetector(Detector):
+    """A detector whose choice of boxes, `stay`, is made in input pixels."""
+
+    config: YoloConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def stay(
+        self, raw: Raw, score: float | None = None, max_detections: int | None = None
+    ) -> list[Found]:
+        """Each image's boxes, best first, in input pixels."""
+        raise TypeError(f"{type(self).__name__} does not define stay")
+
+    @torch.no_grad()
+    def postprocess(
+        self,
+        raw: Raw,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[Detections]:
+        """What stays, in the source images."""
+        found = self.stay(raw, score, max_detections)
+        return [
+            Detections(
+                frame.undo(one.boxes.cpu()), one.scores.cpu(), one.labels.cpu(), self.classes,
+                frame.source,
+            )
+            for one, frame in zip(found, frames, strict=True)
+        ]  # fmt: skip
+
+
+class PriorDetector(YoloDetector):
     """A detector whose maps hold, for each prior of each cell, x, y, w, h, objectness, classes.
 
     A method defines `maps`, `class_scores`, `anchor_count` (of all maps), `anchor_unit` (the input
     pixels that 1 stands for in the option `anchors`) and, where a box bears one label, `scored`.
     """
 
-    config: YoloConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: PriorConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     coder: PriorCoder
     anchor_unit = 1
 
@@ -155,17 +195,9 @@ class PriorDetector(Detector):
         row, label = (scores >= score).nonzero(as_tuple=True)
         return row, label, scores[row, label]
 
-    @torch.no_grad()
-    def postprocess(
-        self,
-        raw: Raw,
-        frames: Sequence[Frame],
-        *,
-        score: float | None = None,
-        max_detections: int | None = None,
-    ) -> list[Detections]:
-        """What stays, in the source images."""
-        return undone(self, self.stay(raw, score, max_detections), frames)
+    def training_sizes(self) -> list[tuple[int, int]] | None:
+        """The inputs that training changes between, or None: always the same."""
+        return [(side, side) for side in SIZES] if self.config.multi_scale else None
 
     def stay(
         self, raw: Raw, score: float | None = None, max_detections: int | None = None
@@ -201,17 +233,6 @@ class PriorDetector(Detector):
 def just_above(score: float) -> float:
     """The smallest float32 that exceeds a threshold: Darknet compares by `>`."""
     return float(np.nextafter(np.float32(score), np.float32(np.inf)))
-
-
-def undone(model: Detector, found: Sequence[Found], frames: Sequence[Frame]) -> list[Detections]:
-    """Boxes in input pixels -> Detections in the source images."""
-    return [
-        Detections(
-            frame.undo(one.boxes.cpu()), one.scores.cpu(), one.labels.cpu(), model.classes,
-            frame.source,
-        )
-        for one, frame in zip(found, frames, strict=True)
-    ]  # fmt: skip
 
 
 def head(channels: int, outputs: int) -> nn.Conv2d:

@@ -21,23 +21,23 @@ from torch import Tensor, nn
 from boxatlas.backbones.darknet import SLOPE, Conv, Darknet, initialise
 from boxatlas.boxes.formats import cxcywh_to_xyxy
 from boxatlas.boxes.nms import Found, above, class_nms
-from boxatlas.detectors.base import Detector, Raw
+from boxatlas.detectors.base import Raw
 from boxatlas.detectors.yolo_common import (
     YoloConfig,
+    YoloDetector,
     backbone_of,
     check_size,
     just_above,
     mean_losses,
     preprocess_of,
     truth_of,
-    undone,
 )
 from boxatlas.errors import InputError
 from boxatlas.losses.yolo import Cells, grid_loss
 from boxatlas.ops.local import LocallyConnected
 from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
-from boxatlas.structures import Batch, Detections, Frame
+from boxatlas.structures import Batch, Frame
 
 _SMALLEST = 0.005  # of the image: objects with a smaller side are not learned
 
@@ -85,7 +85,7 @@ class YOLOv1Config(YoloConfig):
         return (self.input_range or ("0..1" if self.variant == "released" else "-1..1")) != "0..1"
 
 
-class YOLOv1(Detector):
+class YOLOv1(YoloDetector):
     """Backbone -> convolutions -> fully connected layers -> all numbers of all cells."""
 
     config: YOLOv1Config  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -184,18 +184,6 @@ class YOLOv1(Detector):
             responsible=config.responsible,
         )  # fmt: skip
         return mean_losses(losses, len(batch))
-
-    @torch.no_grad()
-    def postprocess(
-        self,
-        raw: Raw,
-        frames: Sequence[Frame],
-        *,
-        score: float | None = None,
-        max_detections: int | None = None,
-    ) -> list[Detections]:
-        """What stays, in the source images."""
-        return undone(self, self.stay(raw, score, max_detections), frames)
 
     def stay(
         self, raw: Raw, score: float | None = None, max_detections: int | None = None

@@ -21,10 +21,9 @@ from boxatlas.backbones.darknet import Conv
 from boxatlas.boxes.yolo import PriorCoder
 from boxatlas.detectors.base import ClassRows, Detector, Raw
 from boxatlas.detectors.yolo_common import (
-    SIZES,
     Map,
+    PriorConfig,
     PriorDetector,
-    YoloConfig,
     backbone_of,
     check_size,
     head,
@@ -61,7 +60,7 @@ HAND_PICKED: Anchors = tuple(
 _EARLY = 0.01  # weight of the pull towards the priors in the first images
 
 
-class YOLOv2Config(YoloConfig):
+class YOLOv2Config(PriorConfig):
     """Every choice of YOLOv2; the first ten are table 2's rows, each on as in its last column."""
 
     batch_norm: bool = switch(True, "table 2: off: biases, as in YOLO")
@@ -73,15 +72,12 @@ class YOLOv2Config(YoloConfig):
     dimension_priors: bool = switch(True, "table 2: clusters; off: nine boxes picked by hand")
     location_prediction: bool = switch(True, "table 2: sigmoids in the cell; off: as in RPN")
     passthrough: bool = switch(True, "table 2: the finer map joined to the last")
-    multi_scale: bool = switch(True, "table 2: inputs of 320 to 608, changed every 10 batches")
+    multi_scale: bool = switch(True, "table 2: inputs of 320 to 608, changed every 10 steps")
     hires_detector: bool = switch(True, "table 2's last row: detection at 544; off: at 416")
     objectness_target: Literal["iou", "one"] = switch("iou", "section 2: as in YOLO the IoU")
 
     size: int | tuple[int, int] | None = convention(None, "input; None: by hires_detector")  # pyright: ignore[reportIncompatibleVariableOverride]
     backbone: str = convention("auto", 'by new_network; a Darknet network or "timm/NAME"')
-    largest_last: int = convention(
-        0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
-    )
     anchors: Anchors | Literal["data"] | None = convention(
         None, "(width, height) in cells; None: as published; data: clusters, found in training"
     )
@@ -220,10 +216,6 @@ class YOLOv2(PriorDetector):
             "small_boxes": config.small_boxes, "match": config.match,
             "early": _EARLY if early else 0.0,
         }  # fmt: skip
-
-    def training_sizes(self) -> list[tuple[int, int]] | None:
-        """The inputs that training changes between, or None: always the same."""
-        return [(side, side) for side in SIZES] if self.config.multi_scale else None
 
     def class_rows(self) -> dict[str, ClassRows]:
         rows = ClassRows(len(self.priors), 5)

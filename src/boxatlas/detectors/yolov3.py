@@ -19,10 +19,9 @@ from boxatlas.backbones.darknet import Conv, Norm, Pool
 from boxatlas.boxes.yolo import Location, PriorCoder
 from boxatlas.detectors.base import ClassRows, Raw
 from boxatlas.detectors.yolo_common import (
-    SIZES,
     Map,
+    PriorConfig,
     PriorDetector,
-    YoloConfig,
     backbone_of,
     check_size,
     head,
@@ -42,7 +41,7 @@ ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90
 TINY_ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 
 
-class YOLOv3Config(YoloConfig):
+class YOLOv3Config(PriorConfig):
     """Every choice of YOLOv3."""
 
     ignore_rule: Literal["iou", "none"] = switch("iou", "section 2.1: none: nothing is spared")
@@ -52,7 +51,7 @@ class YOLOv3Config(YoloConfig):
     box_loss: BoxLoss = switch("paper", "section 2.1; squared or an IoU loss instead")
     objectness_target: Literal["one", "iou"] = switch("one", "section 2.1; section 5: not the IoU")
     class_loss: Literal["logistic", "softmax"] = switch("logistic", "section 2.2")
-    multi_scale: bool = switch(True, "section 2.5: inputs of 320 to 608, changed every 10 batches")
+    multi_scale: bool = switch(True, "section 2.5: inputs of 320 to 608, changed every 10 steps")
     location: Location = switch("cell", 'section 4, tried without success: "linear", "prior"')
     focal: float = switch(0.0, "section 4, tried without success: gamma of a focal loss", ge=0)
     truth_iou: float = switch(1.0, "section 4, tried without success: 0.7 with ignore_iou=0.3")
@@ -63,9 +62,6 @@ class YOLOv3Config(YoloConfig):
     resize: Literal["stretch", "letterbox"] = convention("letterbox", "how an image is fitted")
     form: Literal["full", "spp", "tiny"] = convention(
         "full", "the towers: with pools, or two short"
-    )
-    largest_last: int = convention(
-        0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
     )
     anchors: tuple[tuple[float, float], ...] | Literal["data"] | None = convention(
         None, "(width, height) in pixels; None: as published; data: clusters, found in training"
@@ -219,10 +215,6 @@ class YOLOv3(PriorDetector):
             )  # fmt: skip
             total = {name: total.get(name, 0) + value for name, value in losses.items()}
         return mean_losses(total, len(batch))
-
-    def training_sizes(self) -> list[tuple[int, int]] | None:
-        """The inputs that training changes between, or None: always the same."""
-        return [(side, side) for side in SIZES] if self.config.multi_scale else None
 
     def class_rows(self) -> dict[str, ClassRows]:
         return {

@@ -225,3 +225,14 @@ def by_stem(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             found[path.relative_to(folder).with_suffix("").as_posix()] = path
     return found
+
+
+def without_masks(table: Table, classes: str) -> list[str]:
+    """What a layout of boxes and names leaves out of a table; classes: how those go there."""
+    out = []
+    if table.masks is not None:
+        masks = sum(mask is not None for mask in table.masks)
+        out.append(f"masks: {masks}, with the areas measured on them")
+    if table.category_ids is not None:
+        out.append(f"category ids: classes {classes}")
+    return out

@@ -26,6 +26,7 @@ from boxatlas.data.formats.building import (
     number,
     sizes_of,
     stated_size,
+    without_masks,
 )
 from boxatlas.data.masks import Mask, encode
 from boxatlas.data.table import Table
@@ -232,13 +233,7 @@ def image_folder(split: str) -> str:
 
 def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
-    out = []
-    if table.masks is not None:
-        masks = sum(mask is not None for mask in table.masks)
-        out.append(f"masks: {masks}, with the areas measured on them")
-    if table.category_ids is not None:
-        out.append("category ids: classes are numbered from 0")
-    return out
+    return without_masks(table, "are numbered from 0")
 
 
 def write(

@@ -19,6 +19,7 @@ from boxatlas.data.formats.building import (
     number,
     read_text,
     stated_size,
+    without_masks,
 )
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
@@ -159,13 +160,7 @@ def image_folder(split: str) -> str:
 
 def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
-    out = []
-    if table.masks is not None:
-        masks = sum(mask is not None for mask in table.masks)
-        out.append(f"masks: {masks}, with the areas measured on them")
-    if table.category_ids is not None:
-        out.append("category ids: classes go by name")
-    return out
+    return without_masks(table, "go by name")
 
 
 def write(
