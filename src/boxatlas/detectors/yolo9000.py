@@ -1,7 +1,8 @@
 """YOLO9000. Redmon & Farhadi 2016, "YOLO9000: Better, Faster, Stronger", arXiv 1612.08242, 4.
 
-YOLOv2 (three priors, no passthrough) with a WordTree in place of the softmax, trained on two kinds
-of images at once: those with boxes, whose few classes lie high in the tree, and those that only
+Data with boxes know tens of classes, data with labels thousands. YOLO9000 learns from both at once:
+YOLOv2 (three priors, no passthrough) with a WordTree in place of the softmax, and images of two
+kinds: those with boxes, whose few classes lie high in the tree, and those that only
 have a label, deep in it. An image with a label teaches the label's path at the one place that is
 surest of it, so that words without a single box are detected.
 Shape letters: B images, A priors of a cell, N nodes of the tree, H x W cells.

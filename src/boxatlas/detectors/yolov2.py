@@ -1,6 +1,7 @@
 """YOLOv2. Redmon & Farhadi 2016, "YOLO9000: Better, Faster, Stronger", arXiv 1612.08242, 2 and 3.
 
-YOLO without fully connected layers: Darknet-19 gives a 13 x 13 map (at 416), each cell predicts
+YOLO is fast, but it misses objects and places boxes poorly: one class a cell, boxes out of nothing.
+YOLOv2 drops the fully connected layers: Darknet-19 gives a 13 x 13 map (at 416), each cell predicts
 from five priors, clusters of the training boxes' shapes: where in the cell the centre lies (a
 sigmoid), how much larger the box is than the prior (an exponential), objectness and, for each
 prior, classes. A passthrough brings the 26 x 26 map in. Training changes the size every 10 batches.
