@@ -189,6 +189,7 @@ class FastConfig(FastChoices, OneMapConfig):
     truncated_svd: tuple[int, int] | None = switch(
         None, "section 3.1: ranks of fc6 and fc7; the paper's are 1024 and 256"
     )
+    roi_count: int = convention(64, "RoIs that learn, per image")
 
 
 class FastRCNN(FromProposals):

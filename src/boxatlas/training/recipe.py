@@ -236,7 +236,7 @@ def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any)
 def differences(ours: Recipe, theirs: Recipe, *, ignoring: Iterable[str] = ()) -> dict[str, Any]:
     """Name -> (ours, theirs) of the values that differ."""
     skipped = set(ignoring)
-    a, b = ours.model_dump(), theirs.model_dump()
+    a, b = (one.model_dump(mode="json") for one in (ours, theirs))  # a tuple is a list there
     return {k: (a[k], b[k]) for k in a if k not in skipped and a[k] != b[k]}
 
 

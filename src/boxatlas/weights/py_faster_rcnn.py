@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from torch import Tensor
+
 from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
 
 _WHERE = "rbgirshick/py-faster-rcnn (as named arrays, npz)"
@@ -69,7 +71,21 @@ def recognise(state: State, model: str) -> Imported:
     if "fc6_L.weight" in state:
         ranks = (tensor_of(state, f"{fc}_L.weight").shape[0] for fc in ("fc6", "fc7"))
         options["truncated_svd"] = tuple(ranks)
-    return Imported(options, class_names(outputs - 1), _name, PREPROCESS)
+    convert = _halved if model == "faster_rcnn_zf" else _same
+    return Imported(options, class_names(outputs - 1), _name, PREPROCESS, convert=convert)
+
+
+def _same(name: str, value: Tensor) -> Tensor:
+    return value
+
+
+def _halved(name: str, value: Tensor) -> Tensor:
+    """ZF's dropout (`scale_train: false`) halves fc6 and fc7 in testing, not in training.
+
+    The layers after them are halved instead, since their inputs here are whole.
+    """
+    after = ("head.fc7.weight", "predictor.cls.weight", "predictor.box.weight")
+    return value * 0.5 if name in after else value
 
 
 def _name(own: str) -> str:
