@@ -17,7 +17,7 @@ from torch.func import functional_call
 from boxatlas.boxes.anchors import AnchorCache
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.nms import Candidates, Found, class_nms
-from boxatlas.detectors.base import ClassRows, Detector, Raw
+from boxatlas.detectors.base import ClassRows, Detector, Raw, clipped
 from boxatlas.images import Preprocess
 from boxatlas.necks.extra_maps import conv_norm
 from boxatlas.options import Options, convention
@@ -172,7 +172,7 @@ class DenseDetector(Detector):
         chosen = self.candidates(raw, score)
         boxes = self.decode(raw, chosen)
         if self.limits.clip_before_nms:
-            boxes = _clipped(boxes, frames, chosen.image)
+            boxes = clipped(boxes, frames, chosen.image)
         total = self.limits.max_detections if max_detections is None else max_detections
         found = self.suppress(chosen, boxes, len(frames), total)
         return [
@@ -215,16 +215,6 @@ class DenseDetector(Detector):
     def class_rows(self) -> dict[str, ClassRows]:
         own: Any = getattr(self.head, "class_rows", dict)
         return own()
-
-
-def _clipped(boxes: Tensor, frames: Sequence[Frame], image: Tensor) -> Tensor:
-    """Cut to the content of each box's own image."""
-    edges = torch.tensor(
-        [[*f.offset, f.offset[0] + f.content[1], f.offset[1] + f.content[0]] for f in frames],
-        dtype=boxes.dtype, device=boxes.device,
-    )[image]  # fmt: skip
-    low, high = edges[:, [0, 1, 0, 1]], edges[:, [2, 3, 2, 3]]
-    return torch.minimum(torch.maximum(boxes, low), high)
 
 
 def grids_of(backbone: nn.Module, image: tuple[int, int]) -> list[Grid]:

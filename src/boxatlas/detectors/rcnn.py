@@ -25,7 +25,7 @@ from boxatlas.backbones.alexnet import LRNOrder
 from boxatlas.backbones.crop_networks import crop_network
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.nms import batched_nms
-from boxatlas.detectors.base import ClassRows, Detector, Phase, Raw, Track
+from boxatlas.detectors.base import ClassRows, Detector, Phase, Raw, Track, clipped
 from boxatlas.detectors.box_ridge import RidgeRule, fit_ridge
 from boxatlas.detectors.feature_cache import FeatureCache
 from boxatlas.detectors.region import RoITargets, all_rois
@@ -283,14 +283,13 @@ class RCNN(Detector):
         """Boxes of a class above `score` are moved, clipped, and suppressed greedily by score."""
         config = self.config
         most = config.max_detections if max_detections is None else max_detections
-        scores = raw["scores"] * raw["valid"][..., None]
-        image, row, label = (scores > (self.threshold if score is None else score)).nonzero(
-            as_tuple=True
-        )
+        scores = raw["scores"]
+        # The method's own threshold is exceeded; one that a caller gives is reached.
+        hit = scores > self.threshold if score is None else scores >= score
+        image, row, label = (hit & raw["valid"][..., None]).nonzero(as_tuple=True)
         found = scores[image, row, label]
         boxes = self.coder.decode(raw["deltas"][image, row, label], raw["proposals"][image, row])
-        limits = content_sizes(boxes, frames).flip(1).to(boxes)
-        boxes = torch.minimum(boxes.clamp(min=0), limits[image].repeat(1, 2))
+        boxes = clipped(boxes, frames, image)
         keep = batched_nms(
             boxes, found, image * self.num_classes + label, config.nms_iou,
             group_candidates=config.class_candidates,

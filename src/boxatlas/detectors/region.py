@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pyramid_level
 from boxatlas.boxes.nms import batched_nms
-from boxatlas.detectors.base import ClassRows, Detector, Raw
+from boxatlas.detectors.base import ClassRows, Detector, Raw, clipped
 from boxatlas.detectors.roi_heads import BoxPredictor, per_roi
 from boxatlas.detectors.roi_targets import (
     HeadBatch,
@@ -368,15 +368,13 @@ class RegionDetector(Detector):
     ) -> Tensor:
         """Boxes [N, 4] in input pixels clipped to the content; inclusive ones in the source's."""
         delta, given = raw["deltas"][image, row, column], raw["proposals"][image, row]
-        shift = given.new_tensor([f.offset for f in frames])[image].repeat(1, 2)
         if self.detect_rule.inclusive:
+            shift = given.new_tensor([f.offset for f in frames])[image].repeat(1, 2)
             scale = given.new_tensor([f.scale for f in frames])[image].repeat(1, 2)
             limit = given.new_tensor([[f.source[1] - 1.0, f.source[0] - 1.0] for f in frames])
             boxes = self.coder.decode(delta, (given - shift) / scale)
             return torch.minimum(boxes.clamp(min=0), limit[image].repeat(1, 2))
-        limit = given.new_tensor([[f.content[1], f.content[0]] for f in frames])
-        boxes = self.coder.decode(delta, given)
-        return torch.minimum((boxes - shift).clamp(min=0), limit[image].repeat(1, 2)) + shift
+        return clipped(self.coder.decode(delta, given), frames, image)
 
     def class_scores(self, raw: Raw) -> Tensor:
         """[B, P, K]: the probability of each class, background left out."""
