@@ -3,8 +3,8 @@
 YOLOv2 loses small objects on its one coarse map, and its softmax gives a box one class only. Here
 are three maps (strides 32, 16, 8) of three priors each, every part of a prediction logistic. Each
 map has a tower of convolutions; the tower's middle is up-sampled and joined to the next finer map
-of Darknet-53. An object is learned at one place: in the cell of its centre, by the prior of all nine
-whose shape is nearest; other boxes that overlap it well are neither right nor wrong.
+of Darknet-53. An object is learned at one place: in the cell of its centre, by the prior of all
+nine whose shape is nearest; other boxes that overlap it well are neither right nor wrong.
 Shape letters: B images, A priors of a cell, K classes, H x W cells of a map.
 """
 
