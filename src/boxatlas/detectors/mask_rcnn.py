@@ -298,7 +298,7 @@ def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, 
 
 @_register(
     "ResNet-50", "shorter side 800",
-    Published("COCO minival", "AP", 36.8, source="Detectron2's zoo"),
+    Published("COCO val2017", "AP", 36.8, source="Detectron2's zoo"),
     Published("COCO minival", "mask AP", 30.3, source="table 2b"),
 )  # fmt: skip
 def mask_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> C4MaskRCNN:
