@@ -16,12 +16,19 @@ BACKBONE = "timm/tf_efficientnet_lite0"
 
 # Options beside the backbone, the ImageNet weights and the size. A pyramid's coarse levels cost
 # little; narrower layers and fewer RoIs keep a step on two cores near that of SSDlite.
+# DSSD's decoder adds: products of five maps run away in few steps (docs/methods/dssd.md).
 LIGHT: dict[str, dict[str, Any]] = {
     "ssdlite320_efficientnet_lite0": {},
     "fssd300_vgg16": {},
     "rfbnet300_vgg16": {},
     "refinedet320_vgg16": {},
-    "dssd321_r101": {"module_widths": 64, "decoder_width": 128, "extra_width": 64},
+    "dssd321_r101": {
+        "module_widths": 64,
+        "decoder_width": 128,
+        "extra_width": 64,
+        "fusion": "sum",
+        "boxes": "coco",
+    },
     "m2det320_vgg16": {"tums": 4, "planes": 64},
     "dsod300": {"stem": 32, "bottleneck": 64, "growth": 16},
     "retinanet320_efficientnet_lite0_fpn": {},
