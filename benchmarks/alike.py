@@ -27,7 +27,6 @@ LIGHT: dict[str, dict[str, Any]] = {
         "decoder_width": 128,
         "extra_width": 64,
         "fusion": "sum",
-        "boxes": "coco",
     },
     "m2det320_vgg16": {"tums": 4, "planes": 64},
     "dsod300": {"stem": 32, "bottleneck": 64, "growth": 16},
@@ -73,6 +72,10 @@ def light(text: str, size: int) -> Light:
         probe = create_model(name, num_classes=3, **own)
         shorter = probe.preprocess.resize == "shorter"
         own["size"] = round(size * 0.75**0.5) if shorter else size
-    if name.startswith("refinedet"):  # whose anchors are made for 320 pixels, whatever the input
-        own.setdefault("min_sizes", [round(own["size"] * f, 1) for f in (0.1, 0.2, 0.4, 0.8)])
+    if name.startswith("refinedet"):
+        # Made for 320 pixels and up: smaller, and with SSD's second square, so that as many objects
+        # of a small input have an anchor of IoU 0.5 as have one of SSD's.
+        edges = [round(own["size"] * f, 1) for f in (0.11, 0.22, 0.44, 0.88, 1.1)]
+        if "min_sizes" not in own:
+            own |= {"min_sizes": edges[:-1], "max_sizes": edges[1:]}
     return Light(text, name, own)
