@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from boxatlas import create_model
-from boxatlas.detectors.yolov3 import ANCHORS
+from boxatlas.detectors.yolov3 import ANCHORS, YOLOv3
 from boxatlas.errors import InputError
 from boxatlas.training import train, try_out
 from boxatlas.training.checkpoint import STATE
@@ -202,6 +202,7 @@ def test_published_anchors_stay_where_boxes_are_few_or_weights_know_them(tmp_pat
     assert few == given
     assert "9 need as many" in said[0]
     model, _ = detector_of(few, ["a", "b"])
+    assert isinstance(model, YOLOv3)
     assert model.anchors.tolist() == [list(pair) for pair in ANCHORS]
     told, said = with_anchors(given.changed({"init": "some.safetensors"}), table)
     assert told.options["anchors"] == "data"
