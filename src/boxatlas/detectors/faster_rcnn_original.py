@@ -175,10 +175,10 @@ def faster_rcnn_r50_dc5(classes: Sequence[str], **options: Any) -> OriginalFaste
 
 @_register("EfficientNet-Lite0", "shorter side 320")
 def faster_rcnn320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
-    """A light form for small machines: one map of stride 16, anchors from 32 pixels on."""
+    """A light form for small machines: one map of stride 16, anchors from 16 pixels on."""
     own = {
         "backbone": "timm/tf_efficientnet_lite0", "size": 320, "rpn_width": 256, "box_width": 512,
-        "train_schedule": "joint", "anchor_sizes": (32, 64, 128, 256), "roi_op": "align",
+        "train_schedule": "joint", "anchor_sizes": (16, 32, 64, 128, 256), "roi_op": "align",
         "dropout": 0.0, "min_size": 8.0, "proposals_loss": (2000, 500),
         "proposals_detect": (1000, 300), "rpn_border": False,
     }  # fmt: skip

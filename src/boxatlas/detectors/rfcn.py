@@ -303,10 +303,10 @@ def rfcn_r50_fpn(classes: Sequence[str], **options: Any) -> RFCNPyramid:
 
 @_register("EfficientNet-Lite0", "shorter side 320")
 def rfcn320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> RFCN:
-    """A light form for small machines: one map of stride 16, anchors from 32 pixels on."""
+    """A light form for small machines: one map of stride 16, anchors from 16 pixels on."""
     own = {
         "backbone": "timm/tf_efficientnet_lite0", "size": 320, "res5": "conv4", "rpn_width": 256,
-        "conv_width": 256, "train_scheme": "joint", "anchor_sizes": (32, 64, 128, 256),
+        "conv_width": 256, "train_scheme": "joint", "anchor_sizes": (16, 32, 64, 128, 256),
         "rpn_border": False, "proposals_detect": (1000, 300), "proposals_loss": (1000, 300),
     }  # fmt: skip
     return RFCN(classes, RFCNConfig.of(**{**own, **options}))
