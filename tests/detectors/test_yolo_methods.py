@@ -188,6 +188,15 @@ def test_yolov3_gives_a_box_several_labels():
                                                     ) or found.boxes[0, 0] == 0  # fmt: skip
 
 
+@pytest.mark.parametrize("prior", [0.01, 0.5])
+def test_objectness_begins_at_its_prior(prior: float):
+    model = boxatlas.create_model("yolov3_tiny", num_classes=2, objectness_prior=prior)
+    for layer in model.heads:
+        chances = layer.bias.view(-1, 5 + 2)[:, 4].sigmoid()  # x, y, w, h, objectness, classes
+        assert torch.allclose(chances, torch.full_like(chances, prior))
+        assert layer.bias.view(-1, 7)[:, [0, 1, 2, 3, 5, 6]].abs().max() == 0
+
+
 def test_the_threshold_of_a_caller_is_reached_and_the_papers_exceeded():
     model = tiny("yolov1", size=64, boxes_per_cell=1)
     raw = {"raw": torch.tensor([[0.5, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5]])}

@@ -10,6 +10,7 @@ Shape letters: B images, A priors of a cell, K classes, H x W cells of a map.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -67,6 +68,10 @@ class YOLOv3Config(PriorConfig):
     anchors: tuple[tuple[float, float], ...] | Literal["data"] | None = convention(
         None, "(width, height) in pixels; None: as published; data: clusters, found in training"
     )
+    objectness_prior: float = convention(
+        0.5, "the chance of an object that each box begins with; 0.5 is a bias of 0, as in Darknet",
+        gt=0, lt=1,
+    )  # fmt: skip
     masks: tuple[tuple[int, ...], ...] | None = convention(
         None, "which anchors each map has, coarse to fine; None: the largest to the coarsest"
     )
@@ -146,6 +151,7 @@ class YOLOv3(PriorDetector):
         self.mask = config.mask()
         self.register_buffer("anchors", torch.tensor(config.shapes()).float(), persistent=False)
         tiny = config.form == "tiny"
+        prior = math.log(config.objectness_prior / (1 - config.objectness_prior))
         self.towers, self.laterals, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         extra = 0
         for i, channels in enumerate(backbone.channels[::-1]):
@@ -155,7 +161,10 @@ class YOLOv3(PriorDetector):
             else:
                 tower = full_tower(channels + extra, width, norm, i == 0 and config.form == "spp")
             self.towers.append(tower)
-            self.heads.append(head(tower.last.width, len(self.mask[i]) * (5 + self.num_classes)))
+            last = head(tower.last.width, len(self.mask[i]) * (5 + self.num_classes))
+            assert last.bias is not None
+            nn.init.constant_(last.bias[4 :: 5 + self.num_classes], prior)
+            self.heads.append(last)
             if i + 1 < len(config.strides):
                 inner = config.wide(256) if tiny else width
                 extra = config.wide(128) if tiny else config.wide(256 >> i)
@@ -266,6 +275,10 @@ def yolov3_tiny(classes: Sequence[str], **options: Any) -> YOLOv3:
 
 @_register("EfficientNet-Lite0", "320")
 def yolov3_efficientnet_lite0(classes: Sequence[str], **options: Any) -> YOLOv3:
-    """A light YOLOv3 at 320x320: a small backbone, a quarter of the detector's channels."""
-    own = {"backbone": "timm/tf_efficientnet_lite0", "width": 0.25, "size": 320}
-    return YOLOv3(classes, YOLOv3Config.of(**{**own, "multi_scale": False, **options}))
+    """A light YOLOv3 at 320x320: a small backbone, a quarter of the detector's channels.
+
+    Its objectness begins at 0.01, so that a short training is not spent on unlearning the empty.
+    """
+    own = {"backbone": "timm/tf_efficientnet_lite0", "width": 0.25, "size": 320,
+           "multi_scale": False, "objectness_prior": 0.01}  # fmt: skip
+    return YOLOv3(classes, YOLOv3Config.of(**{**own, **options}))
