@@ -33,7 +33,7 @@ LIGHT: dict[str, dict[str, Any]] = {
     "retinanet320_efficientnet_lite0_fpn": {},
     "faster_rcnn320_efficientnet_lite0_fpn": {},
     "yolov2_efficientnet_lite0": {"resize": "stretch", "anchors": "data"},
-    "yolov3_efficientnet_lite0": {"resize": "stretch", "anchors": "data"},
+    "yolov3_efficientnet_lite0": {"resize": "stretch"},
 }
 # Models whose trunk cannot be chosen, or that take no ImageNet weights here.
 OWN_BACKBONE: set[str] = {"dsod300", "yolov1_tiny", "yolov2_tiny", "yolov3_tiny"}
