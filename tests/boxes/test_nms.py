@@ -197,6 +197,7 @@ def test_sigmoids_are_chosen_as_their_scores_would_be(seed, threshold):
         want = best_above(logits.sigmoid(), threshold, 4, splits)
         got = best_sigmoid_above(logits, threshold, 4, splits)
         for a, b in zip(got, want, strict=True):
-            assert torch.equal(a, b)
+            # A sigmoid of few numbers may differ from that of many in the last bit.
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
     reached = best_sigmoid_above(logits, threshold, 1000, or_equal=True)
     assert len(reached.score) == int((logits.sigmoid() >= threshold).sum())

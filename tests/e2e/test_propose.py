@@ -186,7 +186,10 @@ def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
         Image.fromarray(scenes.make(i, (240, 320)).image).save(photos / f"{i:02d}.jpg")
     command = [sys.executable, "-m", "boxatlas", "propose", str(photos), "--out", str(out),
                "--write", "npz,json", "--json"]  # fmt: skip
+    # What runs in the background may ignore the signal, and its children with it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     until = time.monotonic() + 120
     while len(list(out.glob("json/*"))) < 5 and time.monotonic() < until:
         time.sleep(0.05)
