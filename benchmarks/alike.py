@@ -72,10 +72,4 @@ def light(text: str, size: int) -> Light:
         probe = create_model(name, num_classes=3, **own)
         shorter = probe.preprocess.resize == "shorter"
         own["size"] = round(size * 0.75**0.5) if shorter else size
-    if name.startswith("refinedet"):
-        # Made for 320 pixels and up: smaller, and with SSD's second square, so that as many objects
-        # of a small input have an anchor of IoU 0.5 as have one of SSD's.
-        edges = [round(own["size"] * f, 1) for f in (0.11, 0.22, 0.44, 0.88, 1.1)]
-        if "min_sizes" not in own:
-            own |= {"min_sizes": edges[:-1], "max_sizes": edges[1:]}
     return Light(text, name, own)
