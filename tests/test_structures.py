@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from boxatlas.structures import Batch, Detections, Frame, Targets
 
@@ -73,7 +74,6 @@ def test_exports_follow_each_layout() -> None:
 
 
 def test_masks_go_out_as_coco_reads_them() -> None:
-    mask = pytest.importorskip("pycocotools.mask")
     three = found()
     noise = torch.rand(3, 50, 100, generator=torch.Generator().manual_seed(0))
     three.masks = noise > 0.9  # long runs, then
@@ -82,8 +82,8 @@ def test_masks_go_out_as_coco_reads_them() -> None:
     three.masks[2] = True
     for row, pixels in zip(three.to_coco(), three.masks.numpy(), strict=True):
         rle = row["segmentation"]
-        assert rle["counts"] == mask.encode(np.asfortranarray(pixels))["counts"].decode()
-        assert (mask.decode(rle).astype(bool) == pixels).all()
+        assert rle["counts"] == coco_mask.encode(np.asfortranarray(pixels))["counts"].decode()
+        assert (coco_mask.decode(rle).astype(bool) == pixels).all()
     assert "segmentation" not in found().to_coco()[0]
 
 

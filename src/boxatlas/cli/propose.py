@@ -69,15 +69,11 @@ def command(
     boxatlas eval --proposals VOC2007/proposals.npz --data VOC2007 --split test
     """
     from boxatlas.data.proposals import Store
-    from boxatlas.errors import InputError, nearest
+    from boxatlas.errors import InputError
     from boxatlas.progress import track
     from boxatlas.proposing import images_under
 
-    kinds = [kind.strip() for kind in write.split(",")]
-    for kind in kinds:
-        if kind not in _KINDS:
-            raise InputError("no such output", field="--write", value=kind,
-                             hint=nearest(kind, _KINDS))  # fmt: skip
+    kinds = _kinds(write)
     named = images_under(source)
     about, make = _maker(model, mode, max_boxes, min_side, width, device, seed, threads)
     began, skipped = time.perf_counter(), []
@@ -91,10 +87,7 @@ def command(
                 skipped.append(str(found))
                 typer.echo(f"passed over: {found}", err=True)
                 continue
-            if "json" in kinds:
-                _write_json(out / "json" / f"{name}.json", name, found)
-            if "pictures" in kinds:
-                _write_picture(out / "pictures" / _jpeg(name), found, draw)
+            _write(out, name, found, kinds, draw)
             store.add(name, found.pixels.shape[:2], found.boxes, found.scores)
     whole = store.finish()
     seconds = time.perf_counter() - began
@@ -133,6 +126,25 @@ def _maker(
     detector = load(model).to(pick_device(device))
     about = {"maker": detector.name, "weights": str(model), "max_boxes": max_boxes}
     return about, lambda paths: by_detector(detector, paths, max_boxes)
+
+
+def _kinds(write: str) -> list[str]:
+    from boxatlas.errors import InputError, nearest
+
+    kinds = [kind.strip() for kind in write.split(",")]
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise InputError("no such output", field="--write", value=kind,
+                             hint=nearest(kind, _KINDS))  # fmt: skip
+    return kinds
+
+
+def _write(out: Path, name: str, found: Found, kinds: list[str], draw: int) -> None:
+    """An image's own files; the NPZ of all is the store's."""
+    if "json" in kinds:
+        _write_json(out / "json" / f"{name}.json", name, found)
+    if "pictures" in kinds:
+        _write_picture(out / "pictures" / _jpeg(name), found, draw)
 
 
 def _write_json(path: Path, name: str, found: Found) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from boxatlas.cli.common import DeviceOption, FormatOption, JsonOption, emit, pick_device
+
+if TYPE_CHECKING:
+    from boxatlas.training import Recipe
 
 NEEDS_ARGUMENTS = True
 
@@ -52,22 +55,15 @@ def command(
     torchrun --nproc-per-node 4 -m boxatlas train ssd300_vgg16 --data coco --out runs/coco
     """
     from boxatlas.errors import InputError
-    from boxatlas.training import find_recipe, train, try_out
+    from boxatlas.training import train, try_out
 
     if what is None and not resume:
         raise InputError("give a model's name or a recipe", field="train", hint="see --help")
     if resume and out is None:
         raise InputError("say which run to go on with", field="--resume", hint="--out RUN")
-    recipe = None
-    if what is not None:
-        recipe = find_recipe(what, settings or [])
-        given = {
-            "data": [str(folder) for folder in data] if data else None,
-            "format": format, "seed": seed,
-        }  # fmt: skip
-        recipe = recipe.changed({k: v for k, v in given.items() if v is not None})
-    elif settings or data:
+    if what is None and (settings or data):
         raise InputError("name the model or recipe too, to change its values", field="train")
+    recipe = None if what is None else _recipe(what, settings or [], data, format, seed)
     if show and recipe is not None:
         emit(recipe.model_dump(mode="json"), as_json, text=recipe.text().rstrip())
         return
@@ -84,6 +80,16 @@ def command(
         text = f"best: {trained.best}\nlast: {trained.last}\nlog:  {folder / 'metrics.csv'}"
         emit(trained.document(), as_json,
              text=text if score is None else f"{text}\nmAP:  {score:.4f}")  # fmt: skip
+
+
+def _recipe(
+    what: str, settings: list[str], data: list[Path] | None, format: str | None, seed: int | None
+) -> Recipe:
+    """The recipe of that name, with what the command line says otherwise."""
+    from boxatlas.training import find_recipe
+
+    given = {"data": [str(d) for d in data] if data else None, "format": format, "seed": seed}
+    return find_recipe(what, settings).changed({k: v for k, v in given.items() if v is not None})
 
 
 def _unused(model: str) -> Path:

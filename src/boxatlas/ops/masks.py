@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxatlas.boxes.formats import budget
-from boxatlas.ops._mask_kernels import bitmap_targets, polygon_bitmap, polygon_targets
 from boxatlas.ops.rle import counts_of
 
 Mask = Any  # polygons (a list of x, y, x, y, ... lists), an RLE dict, or None
@@ -41,6 +40,8 @@ def rasterise(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> NDA
     """Polygons [x, y, x, y, ...] -> [height, width] bool, pixel for pixel as pycocotools has it."""
     out = np.zeros(size, np.uint8)
     packed = _Packed([[list(polygon) for polygon in polygons]])
+    from boxatlas.ops._mask_kernels import polygon_bitmap  # numba takes a moment to load
+
     polygon_bitmap(packed.points, packed.parts, 0, len(polygons), out)
     return out.astype(bool)
 
@@ -69,6 +70,8 @@ def mask_targets(
     inside = np.flatnonzero(drawn)
     sampled = np.flatnonzero((drawn == 0) & (packed.kinds[rows] != _NONE))
     objects = (packed.points, packed.parts, packed.objects)
+    from boxatlas.ops._mask_kernels import bitmap_targets, polygon_targets
+
     polygon_targets(*objects, rows, inside, rois, out)
     bitmap_targets(
         *objects, packed.ends, packed.runs, packed.kinds == _RLE, rows, sampled, rois, size,

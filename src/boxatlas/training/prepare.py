@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,27 @@ def changing(
     return Sizes(sizes, parts, epoch_steps, total - last if last else None)
 
 
+def judging(
+    val: Table, metric: str, workers: int, proposals: Any, world: World
+) -> Callable[[Detector], dict[str, Any]]:
+    """What measures a detector on `val`: every process its share, the first puts them together."""
+
+    def judge(detector: Detector) -> dict[str, Any]:
+        mine = list(range(world.rank, len(val), world.size))
+        found = evaluation.predict(
+            detector, val.select(mine), workers=workers, progress=world.first, proposals=proposals
+        )
+        parts = gathered(found, world)
+        if not world.first:
+            return {}
+        whole: list[Detections | None] = [None] * len(val)
+        for rank, part in enumerate(parts):
+            whole[rank :: world.size] = part
+        return evaluation.evaluate([one for one in whole if one is not None], val, metric=metric)
+
+    return judge
+
+
 def prepare(
     recipe: Recipe, folder: Path, device: torch.device, world: World, *,
     begun: bool = False, judged: int | None = None,
@@ -253,23 +274,7 @@ def prepare(
     if val is not None and judged is not None:
         val = val.select(list(range(min(judged, len(val)))))
 
-    def judge(detector: Detector) -> dict[str, Any]:
-        """Every process looks at its share; the first puts them together."""
-        assert val is not None
-        mine = list(range(world.rank, len(val), world.size))
-        found = evaluation.predict(
-            detector, val.select(mine), workers=workers, progress=world.first, proposals=boxes
-        )
-        parts = gathered(found, world)
-        if not world.first:
-            return {}
-        whole: list[Detections | None] = [None] * len(val)
-        for rank, part in enumerate(parts):
-            whole[rank :: world.size] = part
-        return evaluation.evaluate(
-            [one for one in whole if one is not None], val, metric=recipe.metric
-        )
-
-    job = Job(recipe, model, folder, loader, judge if val is not None else None, images.train,
+    judge = None if val is None else judging(val, recipe.metric, workers, boxes, world)
+    job = Job(recipe, model, folder, loader, judge, images.train,
               device, world)  # fmt: skip
     return job, [*images.notes, *said]
