@@ -18,6 +18,7 @@ from boxatlas.data.anchors import cluster, shapes_of
 from boxatlas.data.loader import Sizes
 from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError
+from boxatlas.evaluation.metrics import Metric
 from boxatlas.registry import create_model
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
@@ -208,7 +209,7 @@ def changing(
 
 
 def judging(
-    val: Table, metric: str, workers: int, proposals: Any, world: World
+    val: Table, metric: Metric, workers: int, proposals: Any, world: World
 ) -> Callable[[Detector], dict[str, Any]]:
     """What measures a detector on `val`: every process its share, the first puts them together."""
 
