@@ -7,6 +7,7 @@ a square, or what gives its area at 4:3 where the shorter side is what a model i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,16 +57,28 @@ class Light:
     def folder(self) -> str:
         return "".join(c if c.isalnum() or c in "_-." else "-" for c in self.label)
 
+    @property
+    def first(self) -> list[str]:
+        """The backbone's layers up to stride 4, where it is the common one."""
+        if self.options.get("backbone") != BACKBONE:
+            return []
+        return [f"*body.{part}*" for part in ("conv_stem", "blocks.0", "blocks.1")]
 
-def light(text: str, size: int) -> Light:
-    """NAME or NAME:option=value,... as a configuration at that size."""
+
+def light(text: str, size: int, *, folded: bool = False) -> Light:
+    """NAME or NAME:option=value,... as a configuration at that size.
+
+    folded: the common backbone's batch norms go into its convolutions before it learns.
+    """
     from boxatlas import create_model
 
     name, _, rest = text.partition(":")
     own = dict(LIGHT.get(name, {}))
     if name not in OWN_BACKBONE:
         own.setdefault("backbone", BACKBONE)
-    for pair in filter(None, rest.split(",")):
+        if folded:
+            own.setdefault("fold_norms", True)
+    for pair in filter(None, re.split(r",(?=\w+=)", rest)):  # a list has commas of its own
         key, _, value = pair.partition("=")
         own[key] = yaml.safe_load(value)
     if "size" not in own:

@@ -1,6 +1,6 @@
 """The fast form of a network: batch norm folded into convolutions, channels last, and on a CPU
 weights laid out once as oneDNN wants them, with activations and residual sums inside the
-convolutions.
+convolutions, and 3x3 convolutions by Winograd's method where that is faster.
 
 What follows which convolution is seen in one traced forward, not guessed from names, and the fast
 network must answer as the plain one does or the change is undone.
@@ -9,6 +9,7 @@ network must answer as the plain one does or the change is undone.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from boxatlas.backbones.resnet import Block, FrozenBatchNorm2d
+from boxatlas.ops import winograd
 from boxatlas.ops.roi import MapLinear
 
 if TYPE_CHECKING:
@@ -35,12 +37,13 @@ def fastest(model: D) -> D:
     Its answers agree to float32 rounding: they are compared on one random image, and where they do
     not the plain network is returned.
     """
-    fast, image, expected = _traced(model)
-    if fast.device.type == "cpu":
-        _pack(fast, image)
-        if not _agrees(fast, image, expected):
-            fast, image, expected = _traced(model)
-    return fast if _agrees(fast, image, expected) else _plain(model)
+    on_cpu = model.device.type == "cpu"
+    for use_winograd in (True, False) if on_cpu else ():
+        fast, image, expected = _traced(model)
+        _pack(fast, image, use_winograd)
+        if _agrees(fast, image, expected):
+            return fast
+    return folded(model)
 
 
 @torch.inference_mode()
@@ -175,6 +178,14 @@ _FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
 }
 
 
+# The activations that are a clamp; None: to the values that come with it.
+_RANGES: dict[str, tuple[float, float] | None] = {
+    "none": (-math.inf, math.inf), "relu": (0.0, math.inf), "hardtanh": None,
+}  # fmt: skip
+# Below, a direct convolution was measured to be as fast: few tiles, few channels.
+_TILES, _CHANNELS = 12, 64
+
+
 class PackedConv2d(nn.Module):
     """A convolution whose weight lies as oneDNN wants it, and the activation after it."""
 
@@ -199,6 +210,27 @@ class PackedConv2d(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], ""
         )
+
+
+class WinogradConv2d(PackedConv2d):
+    """A 3x3 convolution by Winograd's method on maps that are large enough for it."""
+
+    def __init__(self, conv: nn.Conv2d, shape: tuple[int, ...]) -> None:
+        super().__init__(conv, shape)
+        self.transformed = winograd.transformed(conv.weight)
+        self.shift = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind, values = self.activation
+        if winograd.tiles(x.shape) < _TILES or kind not in _RANGES:
+            return super().forward(x)
+        low, high = _RANGES[kind] or values
+        return winograd.convolve(x, self.transformed, self.shift, low, high)
+
+    def added(self, x: Tensor, other: Tensor) -> Tensor:
+        if winograd.tiles(x.shape) < _TILES:
+            return super().added(x, other)
+        return winograd.convolve(x, self.transformed, self.shift).add_(other).relu_()
 
 
 class PackedLinear(nn.Module):
@@ -230,8 +262,8 @@ class FusedBlock(nn.Module):
         return last.added(self.block.branch(x), self.block.shortcut(x))
 
 
-def _pack(model: Detector, image: Tensor) -> None:
-    """Replace what is worth it; what fails stays as it is."""
+def _pack(model: Detector, image: Tensor, use_winograd: bool) -> None:
+    """Replace what is worth it; what fails stays as it is. use_winograd: also by that method."""
     image = image.contiguous(memory_format=torch.channels_last)
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
@@ -243,7 +275,7 @@ def _pack(model: Detector, image: Tensor) -> None:
     with _hooked([m for m in model.modules() if _packable(m)], before):
         model.probe(image)
     try:
-        packed = {m: _packed(m, shape) for m, shape in shapes.items()}
+        packed = {m: _packed(m, shape, use_winograd) for m, shape in shapes.items()}
     except (RuntimeError, AttributeError):  # a build of torch without oneDNN
         return
     for module in list(model.modules()):
@@ -271,11 +303,24 @@ def _packable(module: nn.Module) -> bool:
     )
 
 
-def _packed(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
+def _packed(module: nn.Module, shape: tuple[int, ...], use_winograd: bool) -> nn.Module | None:
     if isinstance(module, nn.Linear):
         return PackedLinear(module, shape)
     assert isinstance(module, nn.Conv2d)
-    return PackedConv2d(module, shape) if shape[-1] * shape[-2] > 1 else None
+    if shape[-1] * shape[-2] == 1:
+        return None
+    kind = WinogradConv2d if use_winograd and _plain_3x3(module) else PackedConv2d
+    return kind(module, shape)
+
+
+def _plain_3x3(conv: nn.Conv2d) -> bool:
+    """Whether `ops.winograd` computes it, and faster."""
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == conv.padding == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and min(conv.in_channels, conv.out_channels) >= _CHANNELS
+    )
 
 
 def _fusable(block: Block) -> bool:

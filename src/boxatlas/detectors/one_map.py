@@ -131,7 +131,7 @@ def cut(config: OneMapConfig) -> Cut:
     elif name == "caffenet":
         parts = made(OneMap(CaffeNet(padded=True)), 256, _SMALL[name])
     elif name.startswith(PREFIX):
-        network = TimmFeatures(name, [16], pretrained=config.pretrained)
+        network = TimmFeatures(name, [16], pretrained=config.pretrained, fold=config.fold_norms)
         return made(network, network.channels[0])
     else:
         return _resnet(config, made)

@@ -228,7 +228,10 @@ def trunk_of(config: RFCNConfig) -> tuple[ResNet | TimmFeatures, int]:
             raise InputError("a timm backbone is not dilated", field="res5", value="dilated",
                              hint="use stride32 or conv4")  # fmt: skip
         strides = [2**s for s in stages]
-        return TimmFeatures(config.backbone, strides, pretrained=config.pretrained), strides[-1]
+        made = TimmFeatures(
+            config.backbone, strides, pretrained=config.pretrained, fold=config.fold_norms
+        )
+        return made, strides[-1]
     trunk = ResNet(
         config.backbone, stages=stages, norm=norm_layer(config.norm, config.norm_eps),
         stride_in_1x1=config.stride_in_1x1, dilate_c5=config.res5 == "dilated",

@@ -42,6 +42,7 @@ class YoloConfig(Options):
     size: int | tuple[int, int] = convention(416, "input (height, width), a multiple of 32")
     backbone: str = convention("darknet19", 'a Darknet network or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
+    fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
     width: float = convention(1.0, "multiple of the detector's own channels (light forms)", gt=0)
     resize: Literal["stretch", "letterbox"] = convention("stretch", "how an image is fitted")
     norm_eps: float = convention(1e-5, "of batch norm", ge=0)
@@ -78,7 +79,7 @@ def backbone_of(
     name = config.backbone
     if name.startswith(PREFIX):
         mean, std = normalisation(name)
-        made = TimmFeatures(name, strides, pretrained=config.pretrained)
+        made = TimmFeatures(name, strides, pretrained=config.pretrained, fold=config.fold_norms)
         return made, {"mean": mean, "std": std}
     if name not in STAGES:
         known = ", ".join(STAGES)
