@@ -22,9 +22,10 @@ _BLOCK = 128  # tiles at once: what is transformed stays near the core, and memo
 
 def transformed(weight: Tensor) -> Tensor:
     """G w G^T of each filter: [K, C, 3, 3] -> [36, C, K]."""
+    filters, channels, _, _ = weight.shape
     g = torch.tensor(_G, dtype=torch.float64)
-    u = g @ weight.detach().double() @ g.T
-    return u.permute(2, 3, 1, 0).flatten(0, 1).float().contiguous()
+    cells = weight.detach().permute(2, 3, 1, 0).reshape(9, -1).double()
+    return (torch.kron(g, g) @ cells).float().view(36, channels, filters)
 
 
 def tiles(shape: tuple[int, ...] | torch.Size) -> int:
