@@ -97,9 +97,13 @@ class RefineDet(SingleShot):
         )  # fmt: skip
         vgg, deep = config.backbone == "vgg16", config.backbone == "resnet101"
         place: dict[str, Any] = {"eps": config.norm_eps, "eps_place": config.norm_place}
-        norms: list[nn.Module] = [nn.Identity() for _ in range(3)]
-        if vgg:  # which has no batch norm: each map has a scale of its own
-            norms[:2] = L2Norm(512, 10.0, **place), L2Norm(512, 8.0, **place)
+        # Without a block before its predictors the ARM reads the maps themselves, each of a scale
+        # of its own: section 3.1 sets VGG's first two to 10 and 8.
+        scales = (None, None, None) if deep else (10.0, 8.0, None if vgg else 8.0)
+        norms = [
+            nn.Identity() if scale is None else L2Norm(channels, scale, **place)
+            for channels, scale in zip(backbone.channels, scales, strict=True)
+        ]
         last = backbone.channels[-1]
         extra = (
             Residual(last, 128, 512, stride=2, eps=config.bn_eps)
