@@ -243,6 +243,16 @@ def test_soft_nms_by_hand():
     assert found.scores.tolist() == pytest.approx([0.8, 0.42], rel=1e-5)
 
 
+def test_refinedet_reads_maps_of_one_scale_on_any_backbone():
+    """Section 3.1 sets the norm of each cell of VGG's first maps to 10 and 8 at first."""
+    model = tiny("refinedet320_vgg16").eval()
+    with torch.no_grad():
+        maps = model.features(batch().images)
+    for features, norm in zip(maps[:3], (10.0, 8.0, 8.0), strict=True):
+        found = features.norm(dim=1)
+        torch.testing.assert_close(found, torch.full_like(found, norm), rtol=1e-3, atol=0)
+
+
 def test_refinedet_moves_twice_and_drops_easy_background():
     model = tiny("refinedet320_vgg16", nms_iou=1.0, score=0.1)
     raw = raw_of(SCORES[:2], [[10.0, 10, 30, 30], [40.0, 40, 60, 60]])
