@@ -92,7 +92,9 @@ def check(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     side = (b["boxes"][:, 2:] - b["boxes"][:, :2]).amax(-1)
     gap = (a["scores"][:, None] - b["scores"]).abs()
     near = (a["boxes"][:, None] - b["boxes"]).abs().amax(-1)
-    same = (gap < 1e-3) & (near < (side / 1000).clamp(min=0.1)) & (a["labels"][:, None] == b["labels"])
+    same = (
+        (gap < 1e-3) & (near < (side / 1000).clamp(min=0.1)) & (a["labels"][:, None] == b["labels"])
+    )
     for found in (same.any(1), same.any(0)):
         agree = found.float().mean().item()
         assert agree >= 0.97, f"only {agree:.1%} of the detections agree"
