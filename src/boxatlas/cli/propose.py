@@ -19,6 +19,10 @@ from boxatlas.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from boxatlas.data.proposals import Store
+    from boxatlas.errors import InputError
     from boxatlas.proposing import Found
 
 NEEDS_ARGUMENTS = True
@@ -69,26 +73,16 @@ def command(
     boxatlas eval --proposals VOC2007/proposals.npz --data VOC2007 --split test
     """
     from boxatlas.data.proposals import Store
-    from boxatlas.errors import InputError
-    from boxatlas.progress import track
     from boxatlas.proposing import images_under
 
     kinds = _kinds(write)
     named = images_under(source)
     about, make = _maker(model, mode, max_boxes, min_side, width, device, seed, threads)
-    began, skipped = time.perf_counter(), []
+    began = time.perf_counter()
     with Store(out, about, force) as store:
-        left = [name for name in named if name not in store]
-        made = make([named[name] for name in left])
-        for name, found in zip(left, track(made, "proposing", len(left)), strict=True):
-            if isinstance(found, InputError):
-                if len(named) == 1:
-                    raise found
-                skipped.append(str(found))
-                typer.echo(f"passed over: {found}", err=True)
-                continue
-            _write(out, name, found, kinds, draw)
-            store.add(name, found.pixels.shape[:2], found.boxes, found.scores)
+        left = {name: path for name, path in named.items() if name not in store}
+        made = make(list(left.values()))
+        skipped = _fill(store, list(left), made, out, kinds, draw, alone=len(named) == 1)
     whole = store.finish()
     seconds = time.perf_counter() - began
     document = {
@@ -100,6 +94,27 @@ def command(
         f"{document['made_now']} images in {seconds:.1f} s, {document['per_image']:.0f} boxes an "
         f"image\n{store.file} holds {len(whole)} images"
     ))  # fmt: skip
+
+
+def _fill(
+    store: Store, names: list[str], made: Iterator[Found | InputError], out: Path,
+    kinds: list[str], draw: int, *, alone: bool,
+) -> list[str]:  # fmt: skip
+    """Keep what is found as it comes; -> what was passed over. A lone image's error is raised."""
+    from boxatlas.errors import InputError
+    from boxatlas.progress import track
+
+    skipped: list[str] = []
+    for name, found in zip(names, track(made, "proposing", len(names)), strict=True):
+        if isinstance(found, InputError):
+            if alone:
+                raise found
+            skipped.append(str(found))
+            typer.echo(f"passed over: {found}", err=True)
+            continue
+        _write(out, name, found, kinds, draw)
+        store.add(name, found.pixels.shape[:2], found.boxes, found.scores)
+    return skipped
 
 
 def _maker(

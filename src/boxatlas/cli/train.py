@@ -11,6 +11,7 @@ from boxatlas.cli.common import DeviceOption, FormatOption, JsonOption, emit, pi
 
 if TYPE_CHECKING:
     from boxatlas.training import Recipe
+    from boxatlas.training.runs import Trained
 
 NEEDS_ARGUMENTS = True
 
@@ -76,10 +77,13 @@ def command(
     folder = out or _unused(recipe.model if recipe else "run")
     trained = train(recipe, folder, device=chosen, resume=resume)
     if _first_process():
-        score = trained.metrics.get("mAP")
-        text = f"best: {trained.best}\nlast: {trained.last}\nlog:  {folder / 'metrics.csv'}"
-        emit(trained.document(), as_json,
-             text=text if score is None else f"{text}\nmAP:  {score:.4f}")  # fmt: skip
+        emit(trained.document(), as_json, text=_summary(trained, folder))
+
+
+def _summary(trained: Trained, folder: Path) -> str:
+    score = trained.metrics.get("mAP")
+    text = f"best: {trained.best}\nlast: {trained.last}\nlog:  {folder / 'metrics.csv'}"
+    return text if score is None else f"{text}\nmAP:  {score:.4f}"
 
 
 def _recipe(
