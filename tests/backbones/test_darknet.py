@@ -8,7 +8,7 @@ import torch
 
 from boxatlas.backbones.darknet import Classifier, Conv, Darknet, Pool, RootEpsBatchNorm
 from boxatlas.errors import InputError
-from boxatlas.registry import create_model
+from boxatlas.registry import create_model, list_models, model_info
 from boxatlas.weights.darknet_layers import layers_of
 
 
@@ -70,6 +70,9 @@ def test_the_processors_batch_norm_adds_its_epsilon_to_the_root():
         ("ssd300_vgg16", {"backbone": "darknet19"}),
         ("retinanet_r50_fpn", {"backbone": "extraction", "size": 96}),
         ("faster_rcnn_r50_fpn", {"backbone": "darknet19", "size": 96}),
+        ("faster_rcnn_zf", {"backbone": "darknet19", "size": 96, "box_width": 16}),
+        ("rfcn_r50", {"backbone": "extraction", "size": 96, "res5": "stride32"}),
+        ("rcnn_alexnet", {"backbone": "darknet19", "crop_size": 64}),
     ],
 )
 def test_other_methods_use_them(model: str, options: dict):
@@ -78,6 +81,18 @@ def test_other_methods_use_them(model: str, options: dict):
     assert detector.preprocess.mean == (0.0, 0.0, 0.0)  # Darknet's pixels are 0..1
     found = detector.detect(np.zeros((60, 80, 3), np.uint8), score=0.0)
     assert found.labels.tolist() == [] or set(found.labels.tolist()) <= {0, 1}
+
+
+METHODS = {model_info(name).method: name for name in reversed(list_models())}
+
+
+@pytest.mark.parametrize("backbone", ["extraction", "darknet19", "darknet53"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_them(method: str, backbone: str):
+    own: dict[str, str] = {"R-FCN": {"res5": "stride32"}}.get(method, {})
+    with torch.device("meta"):
+        detector = create_model(METHODS[method], num_classes=2, backbone=backbone, **own)
+    assert any(isinstance(m, Darknet) and m.name == backbone for m in detector.modules())
 
 
 def test_weights_that_nobody_published_are_refused():

@@ -99,7 +99,7 @@ def test_proposals_are_padded_and_what_is_cut_away_is_not_valid(table: Table):
     np.testing.assert_allclose(batch.proposals[1, 0].numpy(), [0, 0, 40, 32], atol=1e-4)
 
 
-SIZES = Sizes([(32, 32), (48, 48), (64, 64), (80, 80)])
+SIZES = Sizes([(32, 32), (48, 48), (64, 64), (80, 80)], epoch_steps=30)
 
 
 def inputs(table: Table, sizes: Sizes, epoch: int = 0) -> list[tuple[int, ...]]:
@@ -122,11 +122,19 @@ def test_sizes_change_every_ten_steps_of_two_batches(table: Table):
     assert len(set(seen[:20])) == len(set(seen[20:])) == 1
 
 
+def test_ten_steps_at_one_size_span_epochs():
+    """As Darknet counts batches over the whole training: 7 steps an epoch, 0..9 at one size."""
+    sizes = Sizes([(32 * i, 32 * i) for i in range(1, 100)], epoch_steps=7, parts=2)
+    seen = [sizes.at(3, epoch, number) for epoch in range(6) for number in range(14)]
+    changes = [i for i in range(1, len(seen)) if seen[i] != seen[i - 1]]
+    assert changes == [20, 40, 60, 80]  # of 84 batches, two a step
+
+
 def test_after_a_step_sizes_change_to_the_largest_only(table: Table):
     """As Darknet: 30 steps of 30 an epoch, so the second begins with step 30; `>`, not `>=`."""
     free = inputs(table, SIZES, epoch=1)
     for largest_after, first in ((29, 0), (30, 10), (49, 20), (50, 30)):
-        seen = inputs(table, replace(SIZES, epoch_steps=30, largest_after=largest_after), epoch=1)
+        seen = inputs(table, replace(SIZES, largest_after=largest_after), epoch=1)
         assert seen == free[:first] + [(80, 80)] * (30 - first)
     assert set(free) != {(80, 80)}
 

@@ -139,6 +139,10 @@ def test_above_anchor_boxes_the_path_is_yolo_itself():
     assert isinstance(first, YOLOv1)
     assert first.config.backbone == "extraction"
     assert (first.config.normed, first.config.dropout) == (False, 0.5)
+    light = boxatlas.create_model("yolov2_efficientnet_lite0", num_classes=2, anchor_boxes=False)
+    assert light.config.shape == (320, 320)  # type: ignore[attr-defined]
+    assert light.config.width == 0.25  # type: ignore[attr-defined]
+    assert light.top[1].out_features == 1024  # type: ignore[index]
     normed = boxatlas.create_model("yolov2", num_classes=2, **old)
     assert (normed.config.normed, normed.config.dropout) == (True, 0.0)  # type: ignore[attr-defined]
 

@@ -49,6 +49,11 @@ def pyramid_backbone(
     return backbone
 
 
+def has_own_norms(name: str) -> bool:
+    """Whether a backbone is timm's or Darknet's: their norms and strides are not chosen here."""
+    return name.startswith(PREFIX) or name in STAGES
+
+
 def pyramid_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
     """Shorter side to size[0], longer at most size[1], colours as the backbone's weights expect."""
     if name in STAGES:

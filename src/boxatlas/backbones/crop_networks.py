@@ -1,8 +1,8 @@
-"""Networks that describe a crop: R-CNN's CaffeNet and VGG-16, or anything of timm.
+"""Networks that describe a crop: R-CNN's CaffeNet and VGG-16, Darknet's, or anything of timm.
 
 Each gives a dict of layers: pool5 (the last convolutional features, still knowing where), then fc6
-and fc7 (of a timm network fc7 alone: what its classifier would see). Shape letters: R crops,
-S side of a crop.
+and fc7 (of a Darknet or timm network fc7 alone: what its classifier would see).
+Shape letters: R crops, S side of a crop.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.backbones.alexnet import FC67, CaffeNet, LRNOrder
+from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet
 from boxatlas.backbones.timm_features import PREFIX, TimmNetwork, normalisation
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.errors import InputError
 
-_GRID = 6  # cells of a timm network's pool5, each way
+_GRID = 6  # cells of pool5 where the network has no pool of its own there, each way
 
 
 class CropNetwork(nn.Module):
@@ -47,16 +48,31 @@ class Classic(CropNetwork):
         return {"pool5": pool5, "fc6": fc6, "fc7": fc7}
 
 
-class OfTimm(CropNetwork):
+class DarknetNetwork(nn.Module):
+    """Images [B, 3, H, W] -> (the map of stride 16 [B, C, h, w], the last map's mean [B, D])."""
+
+    def __init__(self, name: str, pretrained: bool) -> None:
+        super().__init__()
+        self.body = Darknet(name, (16, 32))
+        if pretrained:
+            self.body.load_pretrained()
+        self.channels, self.width = self.body.channels
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        fine, last = self.body(images)
+        return fine, last.mean((2, 3))
+
+
+class Averaged(CropNetwork):
     """pool5: the map of stride 16 in 6 x 6 cells, as fine as CaffeNet's; fc7: what the classifier
     would see."""
 
     dropout = 0.2
 
-    def __init__(self, name: str, pretrained: bool, fold: bool) -> None:
+    def __init__(self, body: TimmNetwork | DarknetNetwork) -> None:
         super().__init__()
-        self.body = TimmNetwork(name, 16, pretrained=pretrained, fold=fold)
-        self.widths = {"pool5": self.body.channels * _GRID**2, "fc7": self.body.width}
+        self.body = body
+        self.widths = {"pool5": body.channels * _GRID**2, "fc7": body.width}
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         x, fc7 = self.body(crops)
@@ -72,7 +88,10 @@ def crop_network(
     """
     if name.startswith(PREFIX):
         mean, std = normalisation(name)
-        return OfTimm(name, pretrained, fold), {"mean": mean, "std": std}
+        body = TimmNetwork(name, 16, pretrained=pretrained, fold=fold)
+        return Averaged(body), {"mean": mean, "std": std}
+    if name in STAGES:
+        return Averaged(DarknetNetwork(name, pretrained)), dict(INPUTS)
     if name == "caffenet":
         if pretrained:
             raise InputError(
@@ -89,8 +108,9 @@ def crop_network(
         side, pool, channels, mean = -(-size // 32), 2, 512, (123.0, 117.0, 104.0)
         order = "rgb"
     else:
+        known = ", ".join(STAGES)
         raise InputError("R-CNN has no such backbone", field="backbone", value=name,
-                         hint='choose caffenet, vgg16 or "timm/NAME"')  # fmt: skip
+                         hint=f'choose caffenet, vgg16, {known} or "timm/NAME"')  # fmt: skip
     if side < 1:
         raise InputError("too small a crop for this network", field="crop_size", value=size)
     colours = {"channels": order, "scale": 1.0, "mean": mean, "std": (1.0, 1.0, 1.0)}

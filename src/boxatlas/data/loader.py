@@ -30,24 +30,23 @@ _SAME_SIZE = 10  # steps at one size, where sizes change (YOLOv2, section 2)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Inputs (height, width) that training changes between every ten steps.
+    """Inputs (height, width) that training changes between every ten steps, across epochs.
 
-    parts: batches of one step of the optimizer; epoch_steps: steps of an epoch; a change after the
+    epoch_steps: steps of an epoch; parts: batches of one step of the optimizer; a change after the
     step `largest_after` is to the largest, as in Darknet's last 200.
     """
 
     choices: Sequence[tuple[int, int]]
+    epoch_steps: int
     parts: int = 1
-    epoch_steps: int = 0
     largest_after: int | None = None
 
     def at(self, seed: int, epoch: int, number: int) -> tuple[int, int]:
         """The input of batch `number` of an epoch."""
-        change = number // (_SAME_SIZE * self.parts)
-        step = epoch * self.epoch_steps + change * _SAME_SIZE
-        if self.largest_after is not None and step > self.largest_after:
+        change = (epoch * self.epoch_steps + number // self.parts) // _SAME_SIZE
+        if self.largest_after is not None and change * _SAME_SIZE > self.largest_after:
             return max(self.choices, key=lambda size: size[0] * size[1])
-        rng = np.random.default_rng([seed, epoch, change, 1])
+        rng = np.random.default_rng([seed, change, 1])
         return self.choices[int(rng.integers(len(self.choices)))]
 
 

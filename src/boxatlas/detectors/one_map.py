@@ -19,10 +19,14 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from boxatlas.backbones.alexnet import CaffeNet
-from boxatlas.backbones.choice import pyramid_preprocess, side_limits
+from boxatlas.backbones.choice import (
+    has_own_norms,
+    pyramid_backbone,
+    pyramid_preprocess,
+    side_limits,
+)
 from boxatlas.backbones.download import imagenet_state
 from boxatlas.backbones.resnet import ResNet, norm_layer, residual_stage
-from boxatlas.backbones.timm_features import PREFIX, TimmFeatures
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.backbones.zf import ZF
 from boxatlas.boxes.anchors import AnchorRule
@@ -53,7 +57,9 @@ class OneMapAnchors(TwoStageConfig):
 class OneMapConfig(RoIConfig):
     """The choices of methods on one map."""
 
-    backbone: str = convention("vgg16", 'vgg16, zf, caffenet, resnet50, ... or "timm/NAME"')
+    backbone: str = convention(
+        "vgg16", 'vgg16, zf, caffenet, resnet50, ..., darknet53, ... or "timm/NAME"'
+    )
     size: tuple[int, int] = convention(
         (600, 1000), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
     )
@@ -130,8 +136,8 @@ def cut(config: OneMapConfig) -> Cut:
         parts = made(ZF(), 256, _SMALL[name])
     elif name == "caffenet":
         parts = made(OneMap(CaffeNet(padded=True)), 256, _SMALL[name])
-    elif name.startswith(PREFIX):
-        network = TimmFeatures(name, [16], pretrained=config.pretrained, fold=config.fold_norms)
+    elif has_own_norms(name):
+        network = pyramid_backbone(name, (4,), pretrained=config.pretrained, fold=config.fold_norms)
         return made(network, network.channels[0])
     else:
         return _resnet(config, made)

@@ -43,7 +43,7 @@ from boxatlas.structures import Batch, Detections, Frame
 class RCNNConfig(Options):
     """What R-CNN may be varied in."""
 
-    backbone: str = convention("caffenet", 'caffenet, vgg16 or "timm/NAME"')
+    backbone: str = convention("caffenet", 'caffenet, vgg16, darknet19, ... or "timm/NAME"')
     pretrained: bool = convention(False, "the network starts from ImageNet weights")
     fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
     lrn_order: LRNOrder = convention("relu_pool_lrn", "CaffeNet; AlexNet: relu_lrn_pool")

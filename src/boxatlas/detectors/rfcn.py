@@ -18,9 +18,14 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from boxatlas.backbones.choice import pyramid_preprocess, side_limits
+from boxatlas.backbones.choice import (
+    Backbone,
+    has_own_norms,
+    pyramid_backbone,
+    pyramid_preprocess,
+    side_limits,
+)
 from boxatlas.backbones.resnet import ResNet, norm_layer
-from boxatlas.backbones.timm_features import PREFIX, TimmFeatures
 from boxatlas.detectors.base import ClassRows, Phase, Raw
 from boxatlas.detectors.faster_rcnn import Pyramid, RegionConfig, level_rule, region_parts, rpn_of
 from boxatlas.detectors.one_map import OneMapAnchors, one_map_rpn
@@ -183,7 +188,7 @@ def targets_of(config: PositionSensitive, rule: RoITargets) -> RoITargets:
 class RFCNConfig(PositionSensitive, OneMapAnchors):
     """R-FCN's choices."""
 
-    backbone: str = convention("resnet101", 'resnet101, ... or "timm/NAME"')
+    backbone: str = convention("resnet101", 'resnet101, ..., darknet53, ... or "timm/NAME"')
     size: tuple[int, int] = convention(
         (600, 1000), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
     )
@@ -220,18 +225,17 @@ class RFCN(PositionSensitiveDetector):
         self.parts = part_rule(config, config.inclusive)
 
 
-def trunk_of(config: RFCNConfig) -> tuple[ResNet | TimmFeatures, int]:
+def trunk_of(config: RFCNConfig) -> tuple[Backbone, int]:
     """The maps of conv4 and, unless it is left out, conv5; and the stride of the last."""
     stages = (4,) if config.res5 == "conv4" else (4, 5)
-    if config.backbone.startswith(PREFIX):
+    if has_own_norms(config.backbone):
         if config.res5 == "dilated":
-            raise InputError("a timm backbone is not dilated", field="res5", value="dilated",
+            raise InputError("only a ResNet is dilated", field="res5", value="dilated",
                              hint="use stride32 or conv4")  # fmt: skip
-        strides = [2**s for s in stages]
-        made = TimmFeatures(
-            config.backbone, strides, pretrained=config.pretrained, fold=config.fold_norms
+        made = pyramid_backbone(
+            config.backbone, stages, pretrained=config.pretrained, fold=config.fold_norms
         )
-        return made, strides[-1]
+        return made, made.strides[-1]
     trunk = ResNet(
         config.backbone, stages=stages, norm=norm_layer(config.norm, config.norm_eps),
         stride_in_1x1=config.stride_in_1x1, dilate_c5=config.res5 == "dilated",

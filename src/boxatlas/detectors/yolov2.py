@@ -228,7 +228,10 @@ def build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, A
     config = YOLOv2Config.of(**{**defaults, **options})
     if config.anchor_boxes:
         return YOLOv2(classes, config)
-    shared = {name: value for name, value in options.items() if name in YOLOv1Config.model_fields}
+    given = {"hidden": config.wide(4096), **defaults, **options}
+    if "size" in defaults and "size" not in options:
+        given["size"] = -(-defaults["size"] // 64) * 64  # YOLO's own layers halve the map again
+    shared = {name: value for name, value in given.items() if name in YOLOv1Config.model_fields}
     rows = {
         "backbone": config.resolved().backbone, "batch_norm": config.batch_norm,
         "dropout": 0.0 if config.batch_norm else 0.5,

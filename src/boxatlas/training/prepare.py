@@ -205,7 +205,7 @@ def changing(
     epoch_steps = math.ceil(batches / parts)
     last = getattr(model.config, "largest_last", 0)
     total = steps_in(recipe.length, recipe, epoch_steps)
-    return Sizes(sizes, parts, epoch_steps, total - last if last else None)
+    return Sizes(sizes, epoch_steps, parts, total - last if last else None)
 
 
 def judging(
