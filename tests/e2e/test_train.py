@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import Said
 from safetensors.torch import load_file
@@ -83,6 +85,8 @@ def test_dry_run_writes_nothing(
         ([MODEL, "--set", "model.negative=3", "--set", "init=none"], "did you mean 'negatives'"),
         ([MODEL, "--set", "init=nowhere.safetensors"], "nowhere.safetensors"),
         ([MODEL, "--set", "val_split=test"], "never chosen on test"),
+        ([MODEL, *SMALL, "--set", "train_split=nothing"], "no such split"),
+        ([MODEL, *SMALL, "--set", "batch=1"], "one image is too few"),
         (["missing.yaml"], "missing.yaml"),
     ],
 )
@@ -97,7 +101,34 @@ def test_a_mistake_is_one_line(
     assert said.out == ""
     assert last.startswith("boxatlas: error: ")
     assert message in last
-    assert not (run / "best.safetensors").exists()
+    assert not run.exists()  # so that the same command, mended, works
+
+
+def test_an_image_that_cannot_be_read_ends_a_run_and_keeps_what_it_learned(
+    made: Path, tmp_path: Path, boxatlas: Callable[..., Said]
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(made, data)
+    last = int(np.random.default_rng([0, 0]).permutation(8)[-1])  # of the first epoch
+    name = (data / "ImageSets/Main/train.txt").read_text().split()[last]
+    image = data / "JPEGImages" / f"{name}.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:300])
+    said = boxatlas("train", MODEL, "--data", str(data), "--out", str(run), *SMALL,
+                    "--set", "batch=2", "--set", "iterations=4")  # fmt: skip
+    assert (said.code, image.name in said.err) == (2, True)
+    assert read_header(run)["position"].step == 3  # pyright: ignore[reportOptionalSubscript]
+    image.write_bytes(whole)
+    said = boxatlas("train", "--resume", "--out", str(run), "--device", "cpu", "--json")
+    assert json.loads(said.out)["iterations"] == 4
+
+
+def test_the_command_of_the_readme_starts_from_the_detector_in_the_package(
+    made: Path, boxatlas: Callable[..., Said]
+) -> None:
+    said = boxatlas("train", MODEL, "--data", str(made), "--device", "cpu", "--dry-run")
+    assert said.code == 0, said.err
+    assert "weights of bundled" in said.err
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, boxatlas: Callable[..., Said]) -> None:

@@ -11,6 +11,8 @@ from safetensors import safe_open
 
 import boxatlas
 from boxatlas.errors import InputError
+from boxatlas.training import find_recipe
+from boxatlas.training.prepare import detector_of, with_start
 from boxatlas.weights import bundle, is_bundled, load
 from boxatlas.weights.bundle import DEFAULT, bundled, card_text, failings, write_card, write_weights
 
@@ -74,6 +76,16 @@ def test_another_size_fits_and_another_network_is_refused(box: Path) -> None:
     assert bigger.preprocess.size == (128, 128)
     with pytest.raises(InputError, match=r"other options.*'size': 96"):
         boxatlas.create_model(DEFAULT, classes=CLASSES, weights="bundled", fold_norms=True)
+
+
+@pytest.mark.parametrize("size", [224, 320, 512])
+def test_the_default_recipe_starts_from_the_package_s_own_at_any_size(size: int) -> None:
+    recipe = with_start(find_recipe(DEFAULT, [f"model.size={size}"]))
+    model, _ = detector_of(recipe, ["cell"])
+    held, own = load("bundled").state_dict(), model.state_dict()
+    shared = [n for n in held if n.startswith(("backbone.", "head.reg.0.", "head.reg.3."))]
+    assert len(shared) > 100
+    assert all(torch.equal(own[n], held[n]) for n in shared)
 
 
 def test_none_in_the_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from boxatlas.errors import InputError
 from boxatlas.files import write_text
 from boxatlas.progress import bar, console
 
+METRICS, TENSORBOARD = "metrics.csv", "tensorboard"  # in the run's folder
 _LINE_EVERY = 15.0  # seconds between lines, where there is no terminal
 Row = dict[str, Any]
 
@@ -128,7 +129,7 @@ class Log:
 
     def __init__(self, folder: Path, shown: bool = True) -> None:
         self.shown = shown
-        self.table = Table(folder / "metrics.csv")
+        self.table = Table(folder / METRICS)
         self._folder, self._board, self._task = folder, None, None
         self._bar: Progress | None = None
         self._said = time.monotonic()
@@ -143,7 +144,7 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(self._folder / TENSORBOARD), purge_step=step + 1)
 
     def say(self, text: str) -> None:
         if self.shown:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -160,12 +160,21 @@ class Descent:
         while position.step < self.total:
             epoch, done = divmod(position.step, self.epoch_steps)
             batches = iter(self.loader.epoch(epoch, start=done * self.parts))
-            while group := list(islice(batches, self.parts)):
+            while group := self._group(batches):
                 self.step(group)
                 self._after()
                 if position.step >= self.total:
                     break
         self.log.end()
+
+    def _group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of one step; what was learned is kept where an image cannot be read."""
+        try:
+            return list(islice(batches, self.parts))
+        except InputError:
+            if self.position.step:
+                self.save()
+            raise
 
     def step(self, group: Sequence[Batch]) -> None:
         """One iteration: the gradient of a whole batch, in parts, and one step of the optimizer."""
@@ -175,8 +184,7 @@ class Descent:
             last = part + 1 == len(group)
             ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
             with nullcontext() if last or ddp is None else ddp.no_sync():
-                with self._autocast():
-                    losses = self.network(self._moved(batch), self.generator)
+                losses = self._losses(batch)
                 self.finite.watch(losses, batch, self.position.step)
                 total = torch.stack(list(losses.values())).sum() / len(group)
                 self.scaler.scale(total).backward()
@@ -193,6 +201,19 @@ class Descent:
         self.position.step += 1
         self.position.trained += 1
         self.meter.step(sum(len(b) for b in group) * self.job.world.size)
+
+    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        try:
+            with self._autocast():
+                return self.network(self._moved(batch), self.generator)
+        except ValueError as error:
+            if len(batch) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            field = "micro_batch" if self.recipe.batch > 1 and self.parts > 1 else "batch"
+            raise InputError(
+                "one image is too few for the batch norm of a map of one cell", field=field,
+                value=1, hint="learn two or more at once, or use a larger input",
+            ) from None  # fmt: skip
 
     def _after(self, resumed: bool = False) -> None:
         """What is due between two iterations: a row of the log, evaluation, a checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from boxatlas.files import write_text
 from boxatlas.progress import console
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import wait, world
-from boxatlas.training.log import memory_mb
+from boxatlas.training.log import METRICS, TENSORBOARD, memory_mb
 from boxatlas.training.loop import plain, run
 from boxatlas.training.prepare import prepare, with_start
 from boxatlas.training.recipe import Recipe, differences, read_recipe
@@ -59,6 +60,7 @@ def train(
     with world(torch.device(device)) as (here, own_device):
         recipe = _settled(recipe, folder, resume)
         wait(here)  # all have looked at the folder before the first writes to it
+        new = not folder.exists() or not any(folder.iterdir())
         if here.first:
             folder.mkdir(parents=True, exist_ok=True)
             for pattern in (".*.part", ".tmp*"):  # what a kill left half written
@@ -66,14 +68,25 @@ def train(
                     left.unlink(missing_ok=True)
             write_text(folder / RECIPE, recipe.text())
         begun = (folder / STATE).exists()
-        job, notes = prepare(recipe, folder, own_device, here, begun=begun)
-        if here.first:
-            for line in notes:
-                console().print(line, markup=False)
-        position = run(job)
+        try:
+            job, notes = prepare(recipe, folder, own_device, here, begun=begun)
+            if here.first:
+                for line in notes:
+                    console().print(line, markup=False)
+            position = run(job)
+        except InputError:
+            if new and here.first:
+                _withdraw(folder)
+            raise
     iterations = int(position.trained)
     return Trained(folder, folder / "best.safetensors", folder / "last.safetensors", iterations,
                    position.seconds, position.metrics)  # fmt: skip
+
+
+def _withdraw(folder: Path) -> None:
+    """Remove what a run began with, where a mistake ended it before there was more to keep."""
+    if {path.name for path in folder.iterdir()} <= {RECIPE, METRICS, TENSORBOARD}:
+        shutil.rmtree(folder)
 
 
 def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:

@@ -23,7 +23,7 @@ from boxatlas.registry import create_model, list_models
 from boxatlas.weights.bundle import bundled, bundled_card, bundled_options, is_bundled
 from boxatlas.weights.reading import KEY, read, read_state, tensors_of
 from boxatlas.weights.source import Imported, Published
-from boxatlas.weights.transfer import Transferred, transfer
+from boxatlas.weights.transfer import ABSENT, Transferred, transfer
 
 __all__ = [
     "SOURCES",
@@ -69,7 +69,8 @@ def load_into(
     """Put weights into a detector: every tensor that fits, class rows by equal name.
 
     weights: a checkpoint's path, "bundled", or tensors by our names. Raises InputError for a
-    checkpoint of another model, unless `other_models`, and where nothing fits.
+    checkpoint of another model, unless `other_models`, where nothing fits, and where the backbone
+    is not the bundled one's (another size only adds or leaves out coarse maps).
     """
     file: Path | None = None
     classes: Sequence[str] | None = None
@@ -85,7 +86,8 @@ def load_into(
                     f"a checkpoint of {kind}, not of {model.name}", file=file, field="model"
                 )
     done = transfer(model, state, classes)
-    if weights == "bundled" and "absent from the source" in done.new.values():
+    absent = [name for name, why in done.new.items() if why == ABSENT]
+    if weights == "bundled" and any(name.startswith("backbone.") for name in absent):
         raise InputError("the bundled weights are of a network with other options",
                          field="options", value=str(bundled_options(model.name)))  # fmt: skip
     if not done.rows and not [name for name in done.loaded if name != "images_seen"]:

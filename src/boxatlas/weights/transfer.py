@@ -10,6 +10,8 @@ from torch import Tensor
 
 from boxatlas.detectors.base import ClassRows, Detector
 
+ABSENT = "absent from the source"
+
 
 @dataclass
 class Transferred:
@@ -56,7 +58,7 @@ def transfer(
     for name, target in own.items():
         given = state.get(name)
         if given is None:
-            done.new[name] = "absent from the source"
+            done.new[name] = ABSENT
         elif name in table and source != model.classes:
             _take_rows(name, target, given, table[name], source, model.classes, done)
         elif given.shape != target.shape:
