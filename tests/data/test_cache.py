@@ -89,6 +89,17 @@ def test_a_moved_image_and_another_split_are_other_tables(tmp_path: Path, kept: 
     assert Path(read(folder, "train").paths[0]).name == "0.jpg"
 
 
+def test_links_that_lead_back_are_not_followed_round_and_round(tmp_path: Path, kept: Path):
+    folder = write_set(tmp_path / "set", two_images(), "coco")
+    for name in ("l0", "l1", "l2"):
+        (folder / "train" / name).symlink_to(folder)
+    names = list(cache._names(folder))
+    assert len(names) == len(set(names)) == 4 + 3  # the JSON, the images, the links
+    assert len(read(folder, "train")) == 3
+    picture(folder / "train" / "new.png", (9, 9))
+    assert len(list(cache._names(folder))) == 4 + 3 + 1
+
+
 def test_sizes_from_headers_are_read_anew(tmp_path: Path, kept: Path):
     """A set that states no size: an image that is replaced by a larger one is seen to be larger."""
     folder = write_set(tmp_path / "set", two_images(), "voc")

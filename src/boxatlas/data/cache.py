@@ -68,10 +68,18 @@ def key_of(data: Path, module: ModuleType, split: str | None) -> str | None:
 
 
 def _names(data: Path) -> Iterator[str]:
+    """Every file below a folder; one that links lead to again (and again) is named, not entered."""
     start = len(str(data)) + 1
-    for root, _, files in os.walk(data, followlinks=True):
-        inner = root[start:]
+    first: dict[tuple[int, int], str] = {}
+    for root, folders, files in os.walk(data, followlinks=True):
+        inner, at = root[start:], os.stat(root)
+        before = first.setdefault((at.st_dev, at.st_ino), inner)
+        if before != inner:
+            yield f"{inner} -> {before}"
+            folders.clear()
+            continue
         yield from (f"{inner}/{name}" for name in files)
+        folders.sort()  # so that it is always the same one that is entered
 
 
 def load(key: str, data: Path) -> Table | None:
