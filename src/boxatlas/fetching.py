@@ -7,6 +7,7 @@ from a broken one. Nothing is fetched unless asked for.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import time
 import urllib.error
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from boxatlas.errors import InputError
 
@@ -33,8 +35,7 @@ def fetch(url: str, path: Path, checksum: str | None, advance: Advance | None = 
     the server refuses, the connection fails again and again, or the whole file has another checksum
     (it is removed then, so that the next try starts anew).
     """
-    if not url.startswith(("http://", "https://")):
-        raise InputError("is no http address", field="url", value=url)
+    check_address(url)
     for attempt in range(_TRIES):
         try:
             if _piece(url, path, advance):
@@ -59,6 +60,17 @@ def fetch(url: str, path: Path, checksum: str | None, advance: Advance | None = 
         raise InputError("the file has another checksum than published; it is removed", field=url,
                          hint="run it again to fetch it anew")  # fmt: skip
     _tag(path).unlink(missing_ok=True)
+
+
+def check_address(url: str) -> None:
+    """Raises InputError for what is no http address."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number
+        fine = False
+    if not fine or not url.isascii() or re.search(r"[\0- \x7f]", url):
+        raise InputError("is no http address", field="url", value=url)
 
 
 def _tag(path: Path) -> Path:

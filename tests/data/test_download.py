@@ -15,6 +15,7 @@ import pytest
 from loopback import Server, serving
 
 from boxatlas import fetching
+from boxatlas.data import download as module
 from boxatlas.data.download import SETS, Archive, download, unpack
 from boxatlas.errors import InputError
 from boxatlas.fetching import fetch
@@ -154,6 +155,36 @@ def test_stopped_between_archives_it_goes_on_with_the_next(server: Server, tmp_p
     assert (tmp_path / "set" / "b.txt").read_bytes() == b"b"
 
 
+def test_stopped_while_it_unpacks_it_goes_on(server: Server, tmp_path: Path, monkeypatch):
+    made = archive_of(server, "a.zip", zipped({"a.txt": b"a", "b.txt": b"b"}))
+
+    def stopped(entry: Any, to: Path) -> None:
+        to.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            download((made,), tmp_path / "set", mirror=server.url)
+    assert download((made,), tmp_path / "set", mirror=server.url) == ["a.zip"]
+    assert (tmp_path / "set" / "a.txt").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("mirror", ["ftp://a", "http://[a", "http://a b", "http://", "http://a:b"])
+def test_an_address_that_is_none_leaves_nothing(tmp_path: Path, mirror: str):
+    made = Archive("http://elsewhere.invalid/a.zip", "0" * 32)
+    with pytest.raises(InputError, match="no http address"):
+        download((made,), tmp_path / "set", mirror=mirror)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/set"):
+        with pytest.raises(InputError, match="cannot be made"):
+            download((Archive("http://a.invalid/a", "0" * 32),), tmp_path / out)
+
+
 def test_a_folder_in_use_is_left_alone(server: Server, tmp_path: Path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(InputError, match="holds something"):
@@ -167,6 +198,13 @@ def link(name: str, to: str) -> tarfile.TarInfo:
     return entry
 
 
+def spoilt_zip(local: int, central: int, value: int) -> bytes:
+    """A zip file whose two headers of its entry have this value there."""
+    raw = bytearray(zipped({"a": b"abc" * 99}))
+    raw[local] = raw[raw.find(b"PK\x01\x02") + central] = value
+    return bytes(raw)
+
+
 EVIL = {
     "up": tar({"good": b"1", "../evil": b"2"}),
     "root": tar({"/etc/evil": b"2"}),
@@ -176,6 +214,9 @@ EVIL = {
     "link zip": zipped({"evil": b"/etc/passwd"}, {"evil": 0o120777}),
     "bomb": zipped({"zeros": bytes(50_000_000)}),
     "no archive": b"text",
+    "locked zip": spoilt_zip(6, 8, 1),
+    "unknown compression": spoilt_zip(8, 10, 99),
+    "file and folder": tar({"good": b"1", "a": b"2", "a/b": b"3"}),
     "cut tar": tar({"a": bytes(5000)})[:2000],
 }
 

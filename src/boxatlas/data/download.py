@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -16,17 +17,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from boxatlas.data.formats.building import leaves
 from boxatlas.errors import InputError
-from boxatlas.fetching import Advance, fetch, room
+from boxatlas.fetching import Advance, check_address, fetch, room
 from boxatlas.files import write_text
 
 _BLOCK = 1 << 20
 _MOST_FILES, _MOST_GROWTH = 2_000_000, 200  # of an archive: entries, and bytes out for one in
 _DONE = ".boxatlas-download.json"
+# What the readers of archives raise; RuntimeError: an unknown compression, among others.
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,17 @@ def download(
     does not fit.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    done = _done(out)
-    if not done and any(p.name != _DONE and not p.name.startswith(".part-") for p in out.iterdir()):
-        raise InputError("holds something already, not of this download", file=out,
-                         hint="pass another folder")  # fmt: skip
+    urls = [f"{mirror.rstrip('/')}/{a.name}" if mirror else a.url for a in archives]
+    for url in urls:
+        check_address(url)
+    done = _begun(out)
     fresh = []
-    for archive in archives:
+    for archive, url in zip(archives, urls, strict=True):
         if done.get(archive.name) == archive.md5:
             continue
-        url = f"{mirror.rstrip('/')}/{archive.name}" if mirror else archive.url
         part = out / f".part-{archive.name}"
         fetch(url, part, f"md5:{archive.md5}", advance(archive.name) if advance else None)
+        write_text(out / _DONE, json.dumps(done))  # what lies here from now on is ours
         unpack(part, out, archive.strip, archive.keep)
         done[archive.name] = archive.md5
         write_text(out / _DONE, json.dumps(done))
@@ -99,6 +101,19 @@ def download(
             part.unlink()
         fresh.append(archive.name)
     return fresh
+
+
+def _begun(out: Path) -> dict[str, str]:
+    """The archives that `out`, made where it is not there, holds already, and their checksums."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        inside = {p.name for p in out.iterdir()}
+    except OSError as error:
+        raise InputError(f"cannot be made or read: {error.strerror}", file=out) from None
+    if _DONE not in inside and any(not name.startswith(".part-") for name in inside):
+        raise InputError("holds something already, not of this download", file=out,
+                         hint="pass another folder")  # fmt: skip
+    return _done(out)
 
 
 def _done(out: Path) -> dict[str, str]:
@@ -120,6 +135,7 @@ class _Entry:
     size: int
     folder: bool
     plain: bool  # neither a link nor a device
+    locked: bool  # with a password
     open: Callable[[], IO[bytes] | None]
 
 
@@ -127,7 +143,8 @@ def unpack(archive: Path, out: Path, strip: str = "", keep: tuple[str, ...] = ("
     """Write an archive's plain files below `out`; returns their number.
 
     Raises InputError, before anything is written, for names that lead out of the folder, links and
-    devices among what is kept, and archives that grow beyond all measure.
+    devices among what is kept, a name that is a file's and a folder's, what is encrypted, and
+    archives that grow beyond all measure.
     """
     try:
         with _opened(archive) as entries:
@@ -139,8 +156,10 @@ def unpack(archive: Path, out: Path, strip: str = "", keep: tuple[str, ...] = ("
             room(out, total)
             for entry, name in kept:
                 _write(entry, out / name)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except _BROKEN as error:
         raise InputError(f"is no archive that can be read: {error}", file=archive) from None
+    except OSError as error:
+        raise InputError(f"could not be unpacked: {error}", file=archive) from None
     return len(kept)
 
 
@@ -150,13 +169,13 @@ def _opened(archive: Path) -> Iterator[list[_Entry]]:
         with zipfile.ZipFile(archive) as zipped:
             yield [
                 _Entry(e.filename, e.file_size, e.is_dir(),
-                       (e.external_attr >> 16) & 0o170000 in (0, 0o100000),
+                       (e.external_attr >> 16) & 0o170000 in (0, 0o100000), bool(e.flag_bits & 1),
                        partial(zipped.open, e))
                 for e in zipped.infolist()
             ]  # fmt: skip
         return
     with tarfile.open(archive) as taped:
-        yield [_Entry(e.name, e.size, e.isdir(), e.isfile(), partial(taped.extractfile, e))
+        yield [_Entry(e.name, e.size, e.isdir(), e.isfile(), False, partial(taped.extractfile, e))
                for e in taped]  # fmt: skip
 
 
@@ -164,6 +183,7 @@ def _kept(
     entries: list[_Entry], archive: Path, strip: str, keep: tuple[str, ...]
 ) -> Iterator[tuple[_Entry, str]]:
     """What is kept, and its name below the folder."""
+    files, above = set[str](), set[str]()
     for entry in entries:
         inner = entry.name.removeprefix("./").removeprefix(strip)
         if leaves(entry.name) or leaves(inner):
@@ -174,7 +194,14 @@ def _kept(
         if not entry.plain:
             raise InputError("holds a link or a device", file=archive, field="name",
                              value=entry.name)  # fmt: skip
+        if entry.locked:
+            raise InputError("is encrypted", file=archive, field="name", value=entry.name)
+        files.add(PurePosixPath(inner).as_posix())
+        above |= {parent.as_posix() for parent in PurePosixPath(inner).parents}
         yield entry, inner
+    for name in sorted(files & above)[:1]:
+        raise InputError("holds a file and a folder of one name", file=archive, field="name",
+                         value=name)  # fmt: skip
 
 
 def _write(entry: _Entry, to: Path) -> None:
