@@ -167,6 +167,17 @@ WRONG = {
     ),
     "deep json": ("coco", "annotations/instances_train.json",
                   '{"images": ' + "[" * 200000, "nested too deep|valid JSON"),
+    "long number": (
+        "coco", "annotations/instances_train.json",
+        f'{{"images": [{{"id": 1, "file_name": "0.png", "width": {"9" * 5000}}}]}}',
+        "too many digits",
+    ),
+    "long name": (
+        "coco", "annotations/instances_train.json",
+        '{"images": [{"id": 1, "file_name": "a/' + "b" * 5000 + '"}]}', "image is missing",
+    ),
+    "long number, fiftyone": ("fiftyone", "train/labels.json", f'{{"a": {"9" * 5000}}}',
+                              "too many digits"),
     "yaml": ("yolo", "data.yaml", "names: [a, b\n", "not valid YAML"),
     "yaml tag": ("yolo", "data.yaml", "names: !!python/object/apply:os.getcwd []\n", "YAML"),
     "list": ("labelstudio", "tasks.json", '[{"data": {"image": 5}}]', "data.image"),

@@ -105,7 +105,7 @@ class _Reader:
             return []
         try:
             many, stop = self.scan(f"[{self.text[self.at : end + 1]}]", 0)
-        except (json.JSONDecodeError, StopIteration):
+        except (ValueError, StopIteration):
             # `between` stood in a text, or something is wrong there: it costs ever less to look.
             self.reach //= 4
             return []
@@ -131,6 +131,8 @@ class _Reader:
                 if self.ended:
                     self.at = min(error.pos, len(self.text))
                     self.wrong(error.msg.lower())
+            except ValueError:  # more digits than Python turns into an integer
+                self.wrong("a number of too many digits in the value")
             self.more(size)
             size *= 2
 
