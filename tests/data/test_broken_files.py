@@ -158,7 +158,9 @@ WRONG = {
                  "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><annotation>&b;</annotation>",
                  "entities"),
     "cut off": ("voc", "Annotations/0.xml", "<annotation><object>", "not valid XML"),
+    "other root": ("voc", "Annotations/0.xml", "<html><body>no</body></html>", "no VOC annotation"),
     "leaves": ("voc", "ImageSets/Main/train.txt", "../../secret\n", "leaves the folder"),
+    "class twice": ("voc", "classes.txt", "cat\n\ndog\ncat\ntea pot\n", "line 4: two classes"),
     "cut json": ("coco", "annotations/instances_train.json", '{"images": [{"id": 1', "valid JSON"),
     "json leaves": (
         "coco", "annotations/instances_train.json",

@@ -106,6 +106,31 @@ def test_coco_boxes_are_corner_and_size_and_labels_follow_the_ids(tmp_path: Path
     assert list(table.masks) == [polygon, rle]
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({"iscrowd": "0"}, "iscrowd: must be 0 or 1"), ({"iscrowd": float("nan")}, "iscrowd: must"),
+     ({"iscrowd": 2}, "iscrowd: must"), ({"area": "big"}, "area: is not a number"),
+     ({"area": float("nan")}, "area: is not a number"), ({"area": True}, "area: is not a number"),
+     ({"area": -5}, "area: must be 0 or more"), ({"area": 10**400}, "area: is far too large")],
+)  # fmt: skip
+def test_coco_flags_and_areas_are_numbers(tmp_path: Path, values: dict[str, object], said: str):
+    thing = {"id": 5, "image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 40]}
+    write_coco(tmp_path, coco_document(annotations=[{**thing, "area": None, "iscrowd": True}]))
+    assert read(tmp_path).ignore.tolist() == [True]
+    write_coco(tmp_path, coco_document(annotations=[{**thing, **values}]))
+    with pytest.raises(InputError) as caught:
+        read(tmp_path)
+    assert f"annotations[0].{said}" in str(caught.value)
+
+
+@pytest.mark.parametrize("side", ["100", True, float("nan")])
+def test_coco_sizes_are_numbers(tmp_path: Path, side: object):
+    write_coco(tmp_path, coco_document(images=[
+        {"id": 7, "file_name": "a.png", "height": 80, "width": side}]))  # fmt: skip
+    with pytest.raises(InputError, match=r"images\[0\].width: is not a"):
+        read(tmp_path)
+
+
 def test_coco_years_may_be_left_out_where_unique(tmp_path: Path):
     write_coco(tmp_path, coco_document(), "train2017")
     write_coco(tmp_path, coco_document(), "val2017")

@@ -86,7 +86,8 @@ def _pictures(part: Part, seen: dict[str, Picture]) -> Iterable[Flaw]:
     """Image files that are broken, or other than their annotation says."""
     table = part.table
     for i, path in enumerate(table.paths):
-        picture, stated = seen[path], tuple(table.sizes[i].tolist())
+        picture = seen[path]
+        stated = part.builder.no_sizes.get(i) or tuple(table.sizes[i].tolist())
         if picture.flaw:
             yield Flaw(picture.flaw, path, "", picture.message, path, remedy="image")
             continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class Builder:
 
     strict: the first flaw is raised. Else flaws are gathered in `problems` and what has one is left
     out, which is how `data check` reads: both see the same flaws. For it, `files` [N] and
-    `origins` [T] say where each image and object came from.
+    `origins` [T] say where each image and object came from, and `no_sizes` what an annotation
+    states of an image (by its number) that is no size.
     """
 
     def __init__(self, strict: bool = True) -> None:
@@ -39,6 +41,7 @@ class Builder:
         self.labels, self.owners, self.numbers = array("i"), array("i"), array("i")
         self.ignore, self.masks = bytearray(), Packer()
         self.truncated, self.any_truncated = bytearray(), False
+        self.no_sizes = dict[int, tuple[int, int]]()
         self.headers = False  # whether a size was read from an image's header
         self.notes = list[str]()
         self.origins = np.zeros(0, np.int64)
@@ -53,10 +56,16 @@ class Builder:
         self, path: Path, id_: str | int, size: tuple[int, int] | None, file: Path,
         image_label: int = -1,
     ) -> None:  # fmt: skip
-        """Begin an image; size (height, width), or None to read it from the file later."""
+        """Begin an image; size (height, width) as stated, or None.
+
+        Where it is none, or not above 0, it is read from the file later.
+        """
+        usable = above_zero(size)
+        if size is not None and usable is None:
+            self.no_sizes[len(self.paths)] = size
         self.paths.append(str(path))
         self.ids.append(id_)
-        self.sizes.append(size or (0, 0))
+        self.sizes.append(usable or (0, 0))
         self.files.append(str(file))
         self.image_label.append(image_label)
 
@@ -175,12 +184,29 @@ def number(value: Any, file: Path, field: str) -> float:
     return found
 
 
-def stated_size(height: Any, width: Any, file: Path, field: str) -> tuple[int, int] | None:
-    """(height, width) as an annotation states it; None where it does not."""
+def json_number(value: Any, file: Path, field: str) -> float:
+    """The same of a value of JSON, where text and truth values are none."""
+    if isinstance(value, str | bool):
+        raise InputError("is not a number", file=file, field=field, value=value)
+    return number(value, file, field)
+
+
+def stated_size(
+    height: Any, width: Any, file: Path, field: str,
+    read: Callable[[Any, Path, str], float] = json_number,
+) -> tuple[int, int] | None:  # fmt: skip
+    """(height, width) as an annotation states it, which may be 0 or less; None where it does not.
+
+    read: `number` where they are text.
+    """
     if height is None or width is None:
         return None
-    size = (int(number(height, file, f"{field}height")), int(number(width, file, f"{field}width")))
-    return size if min(size) > 0 else None
+    return int(read(height, file, f"{field}height")), int(read(width, file, f"{field}width"))
+
+
+def above_zero(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """A stated size if it can be one."""
+    return size if size is not None and min(size) > 0 else None
 
 
 def inside(folder: Path, name: str, file: Path, field: str) -> Path:
@@ -220,11 +246,12 @@ def by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder and below by their path within it, without suffix."""
     if not folder.is_dir():
         return {}
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            found[path.relative_to(folder).with_suffix("").as_posix()] = path
-    return found
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in images_below(folder)}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files of a folder and below, in order."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def without_masks(table: Table, classes: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,22 @@ from typing import Any
 import numpy as np
 
 from boxatlas.data.formats import coco_rows, json_stream
-from boxatlas.data.formats.building import Box, Builder, by_stem, leaves, number, stated_size
+from boxatlas.data.formats.building import (
+    Box,
+    Builder,
+    by_stem,
+    images_below,
+    json_number,
+    leaves,
+    stated_size,
+)
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "annotations[{}]"
-_PLAIN = (int, float)
+_PLAIN, _MOST_AREA = (int, float), 1e18
+_LISTS, _OF_FIFTYONE = ("images", "annotations"), ("classes", "samples")
 _PREFIX = re.compile(r"^(instances|annotations|_annotations\.coco)[_.-]?")
 
 
@@ -173,11 +183,13 @@ class _Taking:
                 raise InputError("two annotations of one id", file=path,
                                  field=f"annotations[{i}].id", value=id_)  # fmt: skip
             self.seen.add(id_)
-        box, area = self.box(thing.get("bbox"), i), thing.get("area")
-        if not isinstance(area, int | float) or not 0 <= area < 1e18:
-            area = math.nan
+        box, area = self.box(thing.get("bbox"), i), self.area(thing.get("area"), i)
+        crowd = thing.get("iscrowd")
+        if crowd is not None and (isinstance(crowd, str) or crowd not in (0, 1)):
+            raise InputError("must be 0 or 1", file=path, field=f"annotations[{i}].iscrowd",
+                             value=crowd)  # fmt: skip
         try:
-            self.builder.add(box, 0, i, ignore=bool(thing.get("iscrowd")), area=area,
+            self.builder.add(box, 0, i, ignore=bool(crowd), area=area,
                              mask=thing.get("segmentation") or None, image=0)  # fmt: skip
         except (ValueError, TypeError, OverflowError) as error:
             raise InputError(f"is no mask: {error}", file=path,
@@ -189,16 +201,29 @@ class _Taking:
         """Annotations from the i-th on; False, and none taken, where one of them has a flaw."""
         ids = set(rows.ids.tolist())
         flawed = len(ids) < len(rows) or not self.seen.isdisjoint(ids)
+        flawed |= bool(((rows.areas < 0) | (rows.areas >= _MOST_AREA)).any())  # NaN: none is stated
         if flawed or not (np.abs(rows.boxes).max(initial=0) < 1e8):
             return False
         self.seen |= ids
         boxes = np.concatenate([rows.boxes[:, :2], rows.boxes[:, :2] + rows.boxes[:, 2:]], 1)
-        areas = np.where((rows.areas >= 0) & (rows.areas < 1e18), rows.areas, np.nan)
-        self.builder.add_many(boxes, i, ignore=rows.crowd, areas=areas)
+        self.builder.add_many(boxes, i, ignore=rows.crowd, areas=rows.areas)
         self.builder.masks.add_many(rows.masks, rows.mask_sizes)
         self.image_ids += rows.image_ids.tolist()
         self.category_ids += rows.category_ids.tolist()
         return True
+
+    def area(self, area: Any, i: int) -> float:
+        """NaN where it is not stated."""
+        if area is None:
+            return math.nan
+        plain = type(area) in _PLAIN
+        if not plain or not 0 <= area < _MOST_AREA:
+            problem = "is not a number"
+            if plain and area == area:  # not NaN
+                problem = "must be 0 or more" if area < 0 else "is far too large"
+            raise InputError(problem, file=self.path, field=f"annotations[{i}].area",
+                             value=area)  # fmt: skip
+        return area
 
     def box(self, box: Any, i: int) -> Box:
         field = f"annotations[{i}].bbox"
@@ -208,11 +233,7 @@ class _Taking:
         x, y, w, h = box
         plain = type(x) in _PLAIN and type(y) in _PLAIN and type(w) in _PLAIN and type(h) in _PLAIN
         if not plain or not -1e8 < x + y + w + h < 1e8:
-            for n, v in enumerate(box):
-                if isinstance(v, str | bool):
-                    raise InputError("is not a number", file=self.path, field=f"{field}[{n}]",
-                                     value=v)  # fmt: skip
-            x, y, w, h = (number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box))
+            x, y, w, h = (json_number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box))
         return (x, y, x + w, y + h)
 
     def table(self) -> Table:

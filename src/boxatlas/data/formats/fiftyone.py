@@ -11,6 +11,7 @@ import base64
 import binascii
 import io
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import (
     Box,
     Builder,
+    above_zero,
     by_stem,
     inside,
     number,
@@ -123,8 +125,8 @@ def _read_samples(
             data = sample.get("metadata")
             data = data if isinstance(data, dict) else {}
             size = stated_size(data.get("height"), data.get("width"), path, f"{field}.metadata.")
-            size = size or sizes_of([image])[0]
-            if isinstance(size, InputError) or not image.is_file():
+            size = above_zero(size) or sizes_of([image])[0]
+            if isinstance(size, InputError) or not os.path.isfile(image):
                 raise InputError("the image is missing or cannot be read", file=path,
                                  field=f"{field}.filepath", value=name)  # fmt: skip
             builder.image(image, str(Path(name).with_suffix("")), size, path)

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from boxatlas.data.formats.building import (
     Box,
     Builder,
+    above_zero,
     by_stem,
     number,
     read_text,
@@ -120,11 +121,11 @@ def _task(
     results = _results(task, path, field)
     size = None
     for i, result in enumerate(results):
-        if isinstance(result, dict) and size is None:
+        if isinstance(result, dict) and above_zero(size) is None:
             where = f"{field}.{FIELD.format(i)}."
             size = stated_size(result.get("original_height"), result.get("original_width"), path,
                                where)  # fmt: skip
-    found = size or sizes_of([image])[0]
+    found = above_zero(size) or sizes_of([image])[0]
     if isinstance(found, InputError):
         raise found
     builder.image(image, task.get("id", image.stem), found, path)

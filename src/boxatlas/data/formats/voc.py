@@ -105,7 +105,11 @@ def _image(
     builder: Builder, root: Element, file: Path, image: Path, name: str, classes: dict[str, int],
     closed: bool,
 ) -> None:  # fmt: skip
-    size = stated_size(root.findtext("size/height"), root.findtext("size/width"), file, "size.")
+    if root.tag != "annotation":
+        raise InputError("is no VOC annotation: its root has another name", file=file,
+                         field="annotation", value=root.tag)  # fmt: skip
+    sides = (root.findtext("size/height"), root.findtext("size/width"))
+    size = stated_size(*sides, file, "size.", number)
     builder.image(image, name, size, file)
     for i, thing in enumerate(root.iter("object")):
         try:
