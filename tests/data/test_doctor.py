@@ -208,6 +208,8 @@ CASES: dict[str, tuple[str, Spoil, str, str]] = {
                       "object[0].name"),
     "unknown, yolo": ("yolo", written(TXT, "7 0.5 0.5 0.2 0.2\n"), "class_unknown", "line 1"),
     "category twice": ("coco", again("categories", id=9), "class_twice", "categories[3]"),
+    "name twice": ("voc", written("classes.txt", "cat\ndog\ncat\ntea pot\n"), "class_twice",
+                   "classes.txt: line 3"),
     "unused class": ("voc", written("classes.txt", "cat\ndog\ntea pot\nowl\n"), "class_unused", ""),
     "imbalance": ("yolo", written(TXT, "".join(
         f"0 {0.1 + k / 200:.4f} 0.5 0.1 0.1\n" for k in range(120))), "class_imbalance", ""),

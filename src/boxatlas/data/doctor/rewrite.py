@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, tostring
 
 from boxatlas.data.doctor.sets import apart
 from boxatlas.data.formats import voc
-from boxatlas.data.formats.building import read_text
+from boxatlas.data.formats.building import lines_of, read_text
 from boxatlas.data.formats.json_stream import members
 from boxatlas.files import write_text
 
@@ -54,7 +54,8 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
                 lines.setdefault(name, line.strip())
         write_text(out / file.relative_to(folder), "".join(f"{v}\n" for v in lines.values()))
     if (folder / "classes.txt").is_file():
-        write_text(out / "classes.txt", read_text(folder / "classes.txt").replace("\r\n", "\n"))
+        names = dict.fromkeys(lines_of(folder / "classes.txt"))  # each once
+        write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
 
 
 def _voc_objects(root: Element, file: str, plan: Plan) -> None:

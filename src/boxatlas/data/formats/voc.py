@@ -36,7 +36,7 @@ def looks_like(folder: Path) -> bool:
 def splits(folder: Path) -> list[str]:
     """The lists of ImageSets/Main, without the per-class ones (cat_train beside train)."""
     names = {p.stem for p in (folder / "ImageSets" / "Main").glob("*.txt")}
-    classes = set(_listed_classes(folder) or ())
+    classes = set(_listed_classes(folder, Builder(strict=False)) or ())
 
     def per_class(name: str) -> bool:
         kind, _, split = name.rpartition("_")
@@ -56,7 +56,7 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
         listed = annotations
         names = sorted(p.relative_to(annotations).with_suffix("").as_posix()
                        for p in annotations.rglob("*.xml"))  # fmt: skip
-    given = _listed_classes(folder)
+    given = _listed_classes(folder, builder)
     classes: dict[str, int] = {name: i for i, name in enumerate(given or ())}
     for name in names:
         try:
@@ -150,11 +150,20 @@ def members(folder: Path, split: str) -> list[str]:
     return [line.split()[0] for line in lines_of(folder / "ImageSets" / "Main" / f"{split}.txt")]
 
 
-def _listed_classes(folder: Path) -> list[str] | None:
+def _listed_classes(folder: Path, builder: Builder) -> list[str] | None:
+    """The names in classes.txt, each once; None where there is no such file."""
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    return lines_of(path)
+    names: dict[str, None] = {}
+    for n, line in enumerate(read_text(path).split("\n"), 1):
+        name = line.strip()
+        if name in names:
+            builder.refuse(InputError("two classes of one name", file=path, field=f"line {n}",
+                                      value=name))  # fmt: skip
+        if name:
+            names[name] = None
+    return list(names)
 
 
 def image_folder(split: str) -> str:
