@@ -50,6 +50,21 @@ def test_voc_corners_are_one_based_and_inclusive(tmp_path: Path):
     assert table.sizes.tolist() == [[80, 100]]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "iso-8859-1", "utf-16", "gbk"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_voc_names_are_read_in_their_encoding(tmp_path: Path, encoding: str, declared: bool):
+    """What is declared is kept to; undeclared: a byte order mark, UTF-8 or Latin-1."""
+    if encoding == "gbk" and not declared:
+        return
+    picture(tmp_path / "JPEGImages" / "a.jpg", (80, 100))
+    (tmp_path / "Annotations").mkdir()
+    name = "猫" if encoding == "gbk" else "café"
+    head = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>' * declared
+    text = head + voc_xml(voc_object(name, (1, 1, 9, 9)))
+    (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    assert read(tmp_path).classes == (name,)
+
+
 def test_voc_lists_are_splits_and_per_class_lists_are_not(tmp_path: Path):
     for name in "abc":
         picture(tmp_path / "JPEGImages" / f"{name}.jpg", (8, 8))
@@ -59,10 +74,12 @@ def test_voc_lists_are_splits_and_per_class_lists_are_not(tmp_path: Path):
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("b\na\n")
     (lists / "test.txt").write_text("c\r\n")
+    (lists / "val.txt").write_text("a\rb\r")
     (lists / "cat_train.txt").write_text("a -1\nb 1\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert splits(tmp_path) == ["test", "train"]
+    assert splits(tmp_path) == ["test", "train", "val"]
     assert read(tmp_path, "train").ids == ["b", "a"]
+    assert read(tmp_path, "val").ids == ["a", "b"]
     assert read(tmp_path, "test").ids == ["c"]
     assert read(tmp_path).classes == ("cat", "dog")
 

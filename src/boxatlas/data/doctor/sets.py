@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
 from boxatlas.data.formats import coco, voc, yolo
+from boxatlas.data.formats.building import decoded, leaves
 from boxatlas.data.formats.json_stream import members
 from boxatlas.errors import InputError
 
@@ -69,7 +71,9 @@ def _lists(folder: Path, part: Part) -> Iterator[Flaw]:
         for name, times in seen.items():
             if times > 1:
                 yield Flaw("split_twice", file, name, f"{name} is listed {times} times")
-            if ".." not in name and not (annotations / f"{name}.xml").is_file():
+            if leaves(name):
+                yield Flaw("path_leaves", file, name, "a path that leaves the folder")
+            elif not os.path.isfile(annotations / f"{name}.xml"):  # False for what is no name
                 yield Flaw("split_unknown", file, name, f"{name} has no annotation")
     if listed:
         lost = [str(id_) for id_ in part.table.ids if id_ not in listed]
@@ -178,7 +182,7 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
             yield Flaw("file_encoding", str(path), f"byte {error.start}",
-                       "is not UTF-8; read as Latin-1", remedy="text")  # fmt: skip
+                       f"is not UTF-8; read as {decoded(data)[1]}", remedy="text")  # fmt: skip
         bare = data.replace(b"\r\n", b"")
         if b"\r" in bare and path.suffix == ".txt":
             yield Flaw("file_line_ends", str(path), "", "lines end with a carriage return alone, "
@@ -186,8 +190,9 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
         if b"\r\n" in data:
             windows.append(path)
         if module is voc and path.suffix == ".xml":
-            foreign += _other_names(path, data)
-            yield from _other_file(path, data)
+            text, _ = decoded(data)
+            foreign += _other_names(text)
+            yield from _other_file(path, text)
     if windows:
         yield Flaw("file_line_ends", str(folder), "", f"{len(windows)} files have Windows line "
                    f"ends: {_few([p.name for p in windows])}", count=len(windows))  # fmt: skip
@@ -196,18 +201,15 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
                    f"another machine, such as {foreign[0]}", count=len(foreign))  # fmt: skip
 
 
-def _other_names(path: Path, data: bytes) -> list[str]:
+def _other_names(text: str) -> list[str]:
     """What <path> says, where no such file is there."""
-    found = re.search(rb"<path>\s*([^<]+?)\s*</path>", data)
-    if not found:
-        return []
-    name = found.group(1).decode("utf-8", "replace")
-    return [] if "\0" in name or Path(name).is_file() else [name]
+    found = re.search(r"<path>\s*([^<]+?)\s*</path>", text)
+    return [] if found is None or os.path.isfile(found[1]) else [found[1]]
 
 
-def _other_file(path: Path, data: bytes) -> Iterator[Flaw]:
-    found = re.search(rb"<filename>\s*([^<]+?)\s*</filename>", data)
-    name = found.group(1).decode("utf-8", "replace") if found else ""
+def _other_file(path: Path, text: str) -> Iterator[Flaw]:
+    found = re.search(r"<filename>\s*([^<]+?)\s*</filename>", text)
+    name = found[1] if found else ""
     if name and Path(name.replace("\\", "/")).stem not in (path.stem, path.name):
         yield Flaw("file_name", str(path), "filename",
                    f"names {name}; its image is found by its own name")  # fmt: skip

@@ -223,7 +223,7 @@ def leaves(name: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """A text file as UTF-8 (a byte order mark is dropped), or Latin-1 where it is not UTF-8."""
+    """A text file in its encoding (see `decoded`). Every line end becomes a line feed."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -231,10 +231,26 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot be read: {reason}", file=path) from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    text, _ = decoded(raw)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(raw: bytes) -> tuple[str, str]:
+    """Bytes as text, and in which encoding: what a byte order mark or else an XML declaration says,
+    UTF-8 where neither is there, Latin-1 where they are not in that. The mark is dropped."""
+    declared = re.match(rb"""<\?xml[^>]{0,80}?encoding\s*=\s*["']([\w.-]+)["']""", raw)
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encodings = ["UTF-16"]
+    else:
+        encodings = [declared[1].decode()] if declared else []
+    for encoding in (*encodings, "UTF-8-SIG"):
+        try:
+            text = raw.decode(encoding)
+        except (ValueError, LookupError):  # not in it, or there is no such encoding
+            continue
+        if declared is None or text.lstrip("\ufeff").startswith("<?xml"):
+            return text.removeprefix("\ufeff"), encoding
+    return raw.decode("latin-1"), "Latin-1"
 
 
 def lines_of(path: Path) -> list[str]:

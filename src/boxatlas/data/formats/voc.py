@@ -91,7 +91,8 @@ def parse(file: Path) -> Element:
     from defusedxml.ElementTree import fromstring
 
     try:
-        return fromstring(read_text(file).encode(), forbid_dtd=True)
+        # As text, so that a declared encoding, which it is no longer in, is passed over.
+        return fromstring(read_text(file), forbid_dtd=True)
     except DefusedXmlException as error:
         kind = type(error).__name__
         raise InputError(
