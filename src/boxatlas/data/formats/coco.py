@@ -264,32 +264,46 @@ class _Taking:
 
 
 class _Finder:
-    """Where an image lies: beside its annotations, in the split's folder, or anywhere below."""
+    """Where an image lies: in the split's folder, in a folder of all images, or elsewhere below.
+
+    A bare name is looked for below the split's own folder, or below the whole set where the split
+    has none (minival2014 is of val2014), and must be there once: an image of another split that
+    happens to have the same name is not the one that is meant.
+    """
 
     def __init__(self, annotations: Path, folder: Path) -> None:
         stem = _PREFIX.sub("", annotations.stem)
         short = re.sub(r"20\d\d$", "", stem)
-        roots = [folder / stem, folder / "images" / stem, folder / short, folder / "images" / short,
-                 folder / "images", folder, annotations.parent]  # fmt: skip
-        self.roots = [r for r in dict.fromkeys(roots) if r.is_dir()]
+        own = [folder / stem, folder / "images" / stem, folder / short, folder / "images" / short]
+        if annotations.parent not in (folder, folder / "annotations"):
+            own.append(annotations.parent)
+        own = [r for r in dict.fromkeys(own) if r.is_dir() and r not in (folder, folder / "images")]
+        shared = [folder / "images", folder, annotations.parent]
+        self.roots = [r for r in dict.fromkeys([*own, *shared]) if r.is_dir()]
         self.listed = [{p.name for p in root.iterdir()} for root in self.roots]
-        self.folder, self.annotations = folder, annotations
-        self.below: dict[str, Path] | None = None
+        self.annotations, self.wide = annotations, own or [folder]
+        self.below: dict[str, list[Path]] | None = None
 
     def __call__(self, name: str, field: str) -> Path:
         if leaves(name):
             raise InputError("a path that leaves the folder", file=self.annotations,
                              field=f"{field}.file_name", value=name)  # fmt: skip
         for root, names in zip(self.roots, self.listed, strict=True):
-            if name in names or ("/" in name and (root / name).is_file()):
+            if name in names or ("/" in name and os.path.isfile(root / name)):
                 return root / name
-        if self.below is None:
-            self.below = {p.name: p for p in by_stem(self.folder).values()}
-        found = self.below.get(Path(name).name)
-        if found is None:
-            raise InputError("the image is missing", file=self.annotations,
+        found = self._below().get(name, [])
+        if len(found) != 1:
+            several = f": {len(found)} others below have its name" if found else ""
+            raise InputError(f"the image is missing{several}", file=self.annotations,
                              field=f"{field}.file_name", value=name)  # fmt: skip
-        return found
+        return found[0]
+
+    def _below(self) -> dict[str, list[Path]]:
+        if self.below is None:
+            self.below = {}
+            for path in dict.fromkeys(p for root in self.wide for p in images_below(root)):
+                self.below.setdefault(path.name, []).append(path)
+        return self.below
 
 
 def document_of(table: Table, image_names: list[str], members: list[int]) -> dict[str, Any]:
