@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sets import picture, table_of, two_images, write_set
 
-from boxatlas.data import read
+from boxatlas.data import detect_format, read
 from boxatlas.data.formats import FORMATS, WRITABLE
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.table import Table
@@ -195,6 +195,25 @@ def test_the_error_names_the_file_and_what_is_wrong(tmp_path: Path, name: str):
     with pytest.raises(InputError, match=said) as caught:
         read(tmp_path, "train", layout)
     assert file in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", bytes(range(256)), b"{", b"[{"])
+@pytest.mark.parametrize("name", ["tasks.json", "instances.json", "other.json"])
+def test_boxes_whose_annotations_are_broken_are_no_set_of_classes(tmp_path: Path, name, data):
+    for split in ("cats", "dogs"):
+        picture(tmp_path / split / "a.png", (20, 30))
+    assert detect_format(tmp_path) == "folders"
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=name):
+        read(tmp_path)
+
+
+def test_a_folder_of_a_splits_name_is_no_class(tmp_path: Path):
+    picture(tmp_path / "train" / "a.png", (20, 30))
+    picture(tmp_path / "val" / "b.png", (20, 30))
+    with pytest.raises(InputError, match="holds no data set"):
+        read(tmp_path)
+    assert read(tmp_path, format="folders").classes == ("train", "val")
 
 
 def test_nothing_to_read_is_said(tmp_path: Path):

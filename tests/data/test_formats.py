@@ -156,6 +156,43 @@ def test_coco_years_may_be_left_out_where_unique(tmp_path: Path):
     assert splits(tmp_path) == ["train2017", "val2014", "val2017"]
 
 
+def test_a_json_at_the_top_is_known_by_what_it_holds(tmp_path: Path):
+    """However much stands before COCO's lists, or before a task's data."""
+    picture(tmp_path / "a" / "train" / "a.png", (80, 100))
+    document = {"info": {"description": "x" * 100_000}, **coco_document()}
+    (tmp_path / "a" / "all.json").write_text(json.dumps(document))
+    assert detect_format(tmp_path / "a") == "coco"
+    assert len(read(tmp_path / "a")) == 1
+    task = {"annotations": [{"result": [], "note": "x" * 100_000}], "data": {"image": "a.png"}}
+    picture(tmp_path / "b" / "train" / "a.png", (80, 100))
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "b" / "tasks.json").write_text(json.dumps([task]), encoding=encoding)
+        assert detect_format(tmp_path / "b") == "labelstudio"
+        assert len(read(tmp_path / "b")) == 1
+
+
+def test_coco_takes_no_other_image_of_the_same_name(tmp_path: Path):
+    """A bare name may lie deeper in its split's folder; another split's image is not meant."""
+    image = {"id": 1, "height": 8, "width": 8}
+    document = coco_document(images=[{**image, "file_name": "b.png"}])
+    path = write_coco(tmp_path, document)
+    deep = picture(tmp_path / "train" / "deep" / "b.png", (8, 8))
+    assert read(tmp_path, "train").paths == [str(deep)]
+    picture(tmp_path / "train" / "other" / "b.png", (8, 8), seed=1)
+    with pytest.raises(InputError, match="missing: 2 others"):
+        read(tmp_path, "train")
+    path.write_text(json.dumps(coco_document(images=[{**image, "file_name": "c.png"}])))
+    other = picture(tmp_path / "val" / "c.png", (8, 8))
+    with pytest.raises(InputError, match="the image is missing"):
+        read(tmp_path, "train")
+    path.write_text(json.dumps(coco_document(images=[{**image, "file_name": "x/c.png"}])))
+    with pytest.raises(InputError, match="the image is missing"):
+        read(tmp_path, "train")
+    path.write_text(json.dumps(coco_document(images=[{**image, "file_name": "c.png"}])))
+    path.rename(path.with_name("instances_minival.json"))  # which has no folder of its own
+    assert read(tmp_path, "minival").paths == [str(other)]
+
+
 def test_a_json_list_of_many_objects_is_read_whole_and_in_order(tmp_path: Path):
     """Braces and commas within texts, a list after the long one, and no end of line between."""
     annotations = [

@@ -30,11 +30,13 @@ def detect_format(folder: Path) -> str:
     for name, module in FORMATS.items():
         if module.looks_like(folder):
             return name
+    strange = [path.name for path in sorted(folder.glob("*.json"))[:1]]
     raise InputError(
         "holds no data set: neither VOC (Annotations/*.xml), COCO (annotations/*.json), YOLO "
         "(data.yaml or labels/), FiftyOne (labels.json), Label Studio (tasks.json), Darknet "
         "(.data) nor a folder for each class",
-        file=folder, hint="--format names the layout",
+        file=folder, hint="; ".join([*(f"{name} is of none of them" for name in strange),
+                                     "--format names the layout"]),
     )  # fmt: skip
 
 

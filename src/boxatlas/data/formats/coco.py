@@ -52,8 +52,7 @@ def _files(folder: Path) -> dict[str, Path]:
             found[path.parent.name] = path
     if not found:
         for path in sorted(folder.glob("*.json")):
-            head = _head(path).lstrip("\ufeff \t\r\n")
-            if head.startswith("{") and ('"annotations"' in head or '"images"' in head):
+            if _holds_lists(path):
                 found[_PREFIX.sub("", path.stem) or path.stem] = path
     short = {re.sub(r"20\d\d$", "", name): name for name in found}
     if len(short) == len(found):
@@ -61,9 +60,28 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _head(path: Path) -> str:
-    with open(path, "rb") as file:
-        return file.read(4096).decode("utf-8", "replace")
+def _holds_lists(path: Path) -> bool:
+    """Whether a JSON file has one of COCO's lists; it is read only up to the first of them.
+
+    One that cannot be read so far, and is no list itself, goes by its name.
+    """
+    try:
+        for key, i, _ in json_stream.members(path):
+            if key in _LISTS and i is not None:
+                return True
+            if key in _OF_FIFTYONE:
+                return False
+    except InputError:
+        pass
+    return bool(_PREFIX.match(path.stem)) and not _begins_as_list(path)
+
+
+def _begins_as_list(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    except OSError:
+        return False
 
 
 def read(folder: Path, split: str | None, builder: Builder) -> Table:

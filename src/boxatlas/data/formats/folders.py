@@ -14,10 +14,15 @@ from boxatlas.images import IMAGE_SUFFIXES
 
 FIELD = ""
 _SPLITS = ("train", "val", "test")
+_NO_CLASS = frozenset({*_SPLITS, "valid", "validation", "images", "jpegimages", "data"})
 
 
 def looks_like(folder: Path) -> bool:
-    return bool(_roots(folder))
+    """Not where a JSON file lies at the top or a folder has the name of a split or of all images:
+    those are sets of boxes whose annotations are missing or cannot be read."""
+    roots = _roots(folder)
+    inner = {p.name.lower() for root in roots.values() for p in root.iterdir() if p.is_dir()}
+    return bool(roots) and inner.isdisjoint(_NO_CLASS) and not any(folder.glob("*.json"))
 
 
 def splits(folder: Path) -> list[str]:

@@ -29,6 +29,7 @@ from boxatlas.errors import InputError
 
 FIELD = "result[{}]"
 TASKS, CONFIG = "tasks.json", "label_config.xml"
+_OF_A_TASK = ("data", "annotations", "completions")
 _PREFIX = 9  # an uploaded a.jpg is called 0123abcd-a.jpg
 
 
@@ -42,14 +43,19 @@ def splits(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The JSON files at the top that are lists of tasks."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
+    """The JSON files at the top that are lists of tasks; tasks.json is meant to be one."""
+    return [path for path in sorted(folder.glob("*.json"))
+            if path.name == TASKS or _begins_as_tasks(path)]  # fmt: skip
+
+
+def _begins_as_tasks(path: Path) -> bool:
+    """Whether a JSON file is a list whose first element has one of a task's lists or its data."""
+    try:
         with open(path, "rb") as file:
             head = file.read(65536).decode("utf-8-sig", "replace").lstrip()
-        if head.startswith("[") and '"data"' in head:
-            found.append(path)
-    return found
+    except OSError:
+        return False
+    return head.startswith("[") and any(f'"{key}"' in head for key in _OF_A_TASK)
 
 
 def _tasks(path: Path) -> list[Any]:
