@@ -31,7 +31,7 @@ def equal(a: Table, b: Table) -> bool:
         for n in ("sizes", "offsets", "boxes", "labels", "ignore", "image_label", "object_areas")
     )
     masks = list(a.masks or ()) == list(b.masks or ())
-    names = ("classes", "paths", "ids", "notes", "category_ids")
+    names = ("classes", "paths", "ids", "notes", "category_ids", "extras")
     return arrays and masks and all(getattr(a, n) == getattr(b, n) for n in names)
 
 

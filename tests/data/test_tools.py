@@ -126,6 +126,52 @@ def test_coco_to_coco_keeps_ids_areas_and_masks(tmp_path: Path):
     assert list(again.masks or ()) == polygons
 
 
+def test_voc_to_voc_keeps_what_no_column_holds(tmp_path: Path):
+    before = write_set(tmp_path / "before", two_images(), "voc", {"train": [0, 1], "val": [2]})
+    path = before / "Annotations" / "0.xml"
+    pose = "<pose>Left &amp; up</pose><occluded>1</occluded>"
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    text = path.read_text().replace("</filename>", "</filename><source><a>b</a></source>")
+    path.write_text(text.replace("<name>dog</name>", f"<name>dog</name>{pose}{part}"))
+    for out, tables in (("a", read_splits(before)), ("b", {"x": read(before)[[2, 0]]})):
+        _, notes = convert(tables, tmp_path / out, "voc")
+        assert notes == []
+        again = (tmp_path / out / "Annotations" / "0.xml").read_text()
+        assert again.count("<source><a>b</a></source>") == 1
+        assert f"<name>dog</name>{pose}{part}<difficult>" in again
+        assert again.count("<pose>") == 1
+        assert "pose" not in (tmp_path / out / "Annotations" / "2.xml").read_text()
+    _, notes = convert(read_splits(before), tmp_path / "coco", "coco")
+    assert notes == ["what only voc files say: source, pose, occluded, part"]
+
+
+def test_coco_to_coco_keeps_what_no_column_holds(tmp_path: Path):
+    before = write_set(tmp_path / "before", two_images(), "coco", {"train": [0, 1], "val": [2]})
+    for split in ("train", "val"):
+        path = before / "annotations" / f"instances_{split}.json"
+        document = json.loads(path.read_text())
+        document |= {"info": {"description": split}, "licenses": [{"id": 4, "url": "u"}]}
+        document["images"][0] |= {"license": 4, "coco_url": f"at/{split}"}
+        document["categories"][1]["supercategory"] = "animal"
+        document["annotations"][1]["attributes"] = {"wet": True}
+        path.write_text(json.dumps(document))
+    _, notes = convert(read_splits(before), tmp_path / "after", "coco")
+    assert notes == []
+    for split in ("train", "val"):
+        one, two = (json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+                    for folder in (before, tmp_path / "after"))  # fmt: skip
+        assert {**one, "annotations": 0, "images": 0} == {**two, "annotations": 0, "images": 0}
+        assert [{**i, "id": 0} for i in one["images"]] == [{**i, "id": 0} for i in two["images"]]
+        assert [a.get("attributes") for a in two["annotations"]][:2] == [None, {"wet": True}]
+    _, notes = convert({"x": read(before)}, tmp_path / "joined", "coco")
+    assert notes == ["info: not the same in the files that are joined; the first is kept"]
+    _, notes = convert(read_splits(before), tmp_path / "yolo", "yolo")
+    assert any(note.startswith("what only coco files say: ") for note in notes)
+    both = Table.join([read(before), read(write_set(tmp_path / "voc", two_images(), "voc"))])
+    assert both.extras is not None
+    assert len(both.extras.head_of) == len(both.extras.images) == len(both)
+
+
 def test_what_a_layout_cannot_hold_is_said(tmp_path: Path):
     masks = [[[10.0, 20, 60, 20, 60, 90]], encode(np.ones((100, 120), bool)), None, None, None]
     table = replace(two_images(), masks=masks, truncated=np.array([True, False, False, True, True]))

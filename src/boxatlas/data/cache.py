@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from boxatlas._version import __version__
+from boxatlas.data.extras import Extras
 from boxatlas.data.masks import Masks
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 from boxatlas.files import write_with
 
-_FORM = 1  # of the files kept here
+_FORM = 2  # of the files kept here
 _WORTH = 2_000_000  # bytes of annotations from which on keeping the table pays
 _MOST = 4_000_000_000  # bytes kept in all
 _ARRAYS = ("sizes", "offsets", "boxes", "labels", "ignore", "image_label")
@@ -94,7 +95,7 @@ def load(key: str, data: Path) -> Table | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     root = str(data)
-    masks = None
+    masks, extras = None, head["extras"]
     if "mask_data" in found:
         masks = Masks(found["mask_data"], found["mask_offsets"], found["mask_kinds"])
     return Table(
@@ -102,6 +103,7 @@ def load(key: str, data: Path) -> Table | None:
         paths=[os.path.join(root, path) for path in paths] if paths != [""] else [],
         ids=head["ids"], masks=masks, notes=tuple(head["notes"]),
         category_ids=None if head["category_ids"] is None else tuple(head["category_ids"]),
+        extras=extras and Extras(**{**extras, "names": tuple(extras["names"])}),
         **{name: found[name] for name in (*_ARRAYS, *_MAYBE) if name in found},
     )  # fmt: skip
 
@@ -109,8 +111,9 @@ def load(key: str, data: Path) -> Table | None:
 def save(key: str, data: Path, table: Table) -> None:
     """Keep a table; where that cannot be done (no room, no right) nothing happens."""
     root = str(data)
+    extras = None if table.extras is None else vars(table.extras)
     head: dict[str, Any] = {"classes": table.classes, "ids": table.ids, "notes": table.notes,
-                            "category_ids": table.category_ids}  # fmt: skip
+                            "category_ids": table.category_ids, "extras": extras}  # fmt: skip
     arrays: dict[str, Any] = {name: getattr(table, name) for name in _ARRAYS}
     arrays |= {name: getattr(table, name) for name in _MAYBE if getattr(table, name) is not None}
     if table.masks is not None:

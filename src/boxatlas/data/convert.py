@@ -34,7 +34,7 @@ def convert(
     chosen, notes = _chosen(splits, to)
     table, members = _united(chosen)
     names, renamed = _names(table)
-    notes += FORMATS[to].left_out(table) + renamed
+    notes += FORMATS[to].left_out(table) + _besides(table, members, to) + renamed
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -45,6 +45,8 @@ def convert(
         if out.is_dir():
             out.rmdir()
         os.replace(temporary, out)
+    except RecursionError:  # among what is kept as it was
+        raise InputError("could not be written: nested too deep", file=out) from None
     except OSError as error:
         if isinstance(error, InputError):
             raise
@@ -80,6 +82,19 @@ def _united(splits: Mapping[str, Table]) -> tuple[Table, dict[str, list[int]]]:
     row = {path: n for n, path in enumerate(first)}
     members = {name: [row[path] for path in table.paths] for name, table in splits.items()}
     return whole.select(np.array(list(first.values()), np.int64)), members
+
+
+def _besides(table: Table, members: Mapping[str, list[int]], to: str) -> list[str]:
+    """What the files say besides the table's columns and the new ones will not."""
+    extras = table.extras
+    if extras is None:
+        return []
+    if extras.layout != to:
+        return [f"what only {extras.layout} files say: {', '.join(extras.names)}"]
+    differing = dict.fromkeys(n for rows in members.values() for n in extras.differing(rows))
+    if not differing:
+        return []
+    return [f"{', '.join(differing)}: not the same in the files that are joined; the first is kept"]
 
 
 def _names(table: Table) -> tuple[list[str], list[str]]:

@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from boxatlas.data.extras import Extras, joined
 from boxatlas.data.masks import Mask, Masks, taken
 from boxatlas.errors import InputError, nearest
 
@@ -42,7 +43,7 @@ class Table:
     themselves (COCO's), None: of their boxes. truncated bool [T]: VOC's flag, None where nothing
     states it. image_label int32 [N]: a class known of an image without a box, else -1.
     category_ids [K]: what the layout's file calls the classes, None: nothing but their names.
-    notes: what a reader passed over, for the log.
+    notes: what a reader passed over, for the log. extras: what else the files say, None: nothing.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class Table:
     notes: tuple[str, ...] = ()
     truncated: NDArray[np.bool_] | None = None
     category_ids: tuple[int | str, ...] | None = None
+    extras: Extras | None = None
 
     def __post_init__(self) -> None:
         if len(self.image_label) != len(self.paths):
@@ -126,10 +128,12 @@ class Table:
         counts = self.counts[index]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = np.repeat(self.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
+        found = self._rows(rows)
         return replace(
-            self._rows(rows), paths=[self.paths[i] for i in index],
+            found, paths=[self.paths[i] for i in index],
             ids=[self.ids[i] for i in index], sizes=self.sizes[index], offsets=offsets,
             image_label=self.image_label[index],
+            extras=None if found.extras is None else found.extras.of_images(index.tolist()),
         )  # fmt: skip
 
     def where(self, keep: NDArray[np.bool_]) -> Table:
@@ -145,6 +149,7 @@ class Table:
             masks=None if self.masks is None else taken(self.masks, rows),
             areas=None if self.areas is None else self.areas[rows],
             truncated=None if self.truncated is None else self.truncated[rows],
+            extras=None if self.extras is None else self.extras.of_objects(rows.tolist()),
         )  # fmt: skip
 
     def of_classes(self, classes: Iterable[str]) -> Table:
@@ -210,7 +215,7 @@ class Table:
             np.concatenate([p.ignore for p in parts]), masks, areas,
             np.concatenate([p.image_label for p in parts]),
             tuple(note for part in parts for note in part.notes), truncated,
-            _ids_of(names, tables),
+            _ids_of(names, tables), joined([(p.extras, len(p), len(p.boxes)) for p in parts]),
         )  # fmt: skip
 
     def without_empty_boxes(self) -> tuple[Table, int]:

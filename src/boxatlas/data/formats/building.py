@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxatlas.data.extras import Extras
 from boxatlas.data.masks import Mask, Packer
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -44,6 +46,10 @@ class Builder:
         self.no_sizes = dict[int, tuple[int, int]]()
         self.headers = False  # whether a size was read from an image's header
         self.notes = list[str]()
+        # What goes into the table's extras: of images, of objects by their number, and so on.
+        self.image_texts, self.object_texts = list[str](), dict[int, str]()
+        self.head, self.class_extras = dict[str, Any](), dict[str, dict[str, Any]]()
+        self.extra_names = dict[str, None]()
         self.origins = np.zeros(0, np.int64)
 
     def refuse(self, error: InputError) -> None:
@@ -54,9 +60,9 @@ class Builder:
 
     def image(
         self, path: Path, id_: str | int, size: tuple[int, int] | None, file: Path,
-        image_label: int = -1,
+        image_label: int = -1, extra: str = "",
     ) -> None:  # fmt: skip
-        """Begin an image; size (height, width) as stated, or None.
+        """Begin an image; size (height, width) as stated, or None. extra: see `data.extras`.
 
         Where it is none, or not above 0, it is read from the file later.
         """
@@ -68,10 +74,12 @@ class Builder:
         self.sizes.append(usable or (0, 0))
         self.files.append(str(file))
         self.image_label.append(image_label)
+        self.image_texts.append(sys.intern(extra))
 
     def add(
         self, box: Box, label: int, number: int, *, ignore: bool = False, mask: Mask = None,
         area: float = math.nan, image: int = -1, truncated: bool | None = None,
+        extra: str = "",
     ) -> None:  # fmt: skip
         """An object, the number-th of its file, of the image begun last or of image `image`.
 
@@ -79,6 +87,8 @@ class Builder:
         mask.
         """
         self.masks.add(mask)
+        if extra:
+            self.object_texts[len(self.owners)] = sys.intern(extra)
         self.boxes.extend(box)
         self.labels.append(label)
         self.numbers.append(number)
@@ -118,12 +128,17 @@ class Builder:
         for name in ("ignore", "truncated"):
             old = np.frombuffer(getattr(self, name), np.uint8)
             setattr(self, name, bytearray(old[index].tobytes()))
+        texts = self.object_texts
+        self.object_texts = {n: texts[row] for n, row in enumerate(rows) if row in texts}
         masks, self.masks = self.masks.masks(), Packer()
         for row in rows:
             self.masks.add(masks[row])
 
-    def table(self, classes: Sequence[str]) -> Table:
-        """What was collected. Sizes that no annotation states are read from the images' headers."""
+    def table(self, classes: Sequence[str], layout: str = "") -> Table:
+        """What was collected. Sizes that no annotation states are read from the images' headers.
+
+        layout: whose extras were.
+        """
         self._sizes()
         owners = np.asarray(self.owners, np.int64)
         order = np.argsort(owners, kind="stable")
@@ -142,7 +157,17 @@ class Builder:
             None if np.isnan(areas).all() else np.where(np.isnan(areas), own, areas),
             np.asarray(self.image_label, np.int32), tuple(self.notes),
             np.frombuffer(self.truncated, np.uint8)[order].astype(bool)
-            if self.any_truncated else None,
+            if self.any_truncated else None, extras=self._extras(layout, order),
+        )  # fmt: skip
+
+    def _extras(self, layout: str, order: NDArray[np.int64]) -> Extras | None:
+        names = tuple(dict.fromkeys([*self.head, *self.extra_names]))
+        if not names:
+            return None
+        texts = self.object_texts
+        return Extras(
+            layout, names, [self.head], [0] * len(self.paths), self.class_extras, self.image_texts,
+            [texts.get(row, "") for row in order.tolist()] if texts else [],
         )  # fmt: skip
 
     def _sizes(self) -> None:

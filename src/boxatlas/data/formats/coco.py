@@ -28,6 +28,10 @@ from boxatlas.errors import InputError
 CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "annotations[{}]"
 _PLAIN, _MOST_AREA = (int, float), 1e18
+_OF_IMAGE = frozenset(("id", "file_name", "height", "width"))
+_OF_ANNOTATION = frozenset(
+    ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+)
 _LISTS, _OF_FIFTYONE = ("images", "annotations"), ("classes", "samples")
 _PREFIX = re.compile(r"^(instances|annotations|_annotations\.coco)[_.-]?")
 
@@ -120,6 +124,7 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
     for key, i, value in json_stream.members(path, coco_rows.scanner(path)):
         take = lists.get(key)
         if take is None:
+            _keep(builder.head, key, i, value)
             continue
         if i is None:
             raise InputError("must be a list", file=path, field=key)
@@ -143,6 +148,14 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
         if key not in found:
             raise InputError("the list is missing", file=path, field=key)
     return taking.table()
+
+
+def _keep(head: dict[str, Any], key: str, i: int | None, value: Any) -> None:
+    """A piece of what a document holds besides COCO's lists."""
+    if i is None or i < 0:
+        head[key] = value
+    else:
+        head[key] += value.objects() if isinstance(value, coco_rows.Rows) else [value]
 
 
 class _Taking:
@@ -170,7 +183,7 @@ class _Taking:
         except InputError:
             self.refused.add(id_)
             raise
-        self.builder.image(found, id_, size, path)
+        self.builder.image(found, id_, size, path, extra=self.extra(image, _OF_IMAGE))
         self.images[id_] = len(self.images)
 
     def category(self, category: dict[str, Any], i: int) -> None:
@@ -188,6 +201,21 @@ class _Taking:
             raise InputError("two categories of one name", file=self.path, field=f"{field}.name",
                              value=name)  # fmt: skip
         self.names[id_] = name
+        more = {key: value for key, value in category.items() if key not in ("id", "name")}
+        if more:
+            self.builder.class_extras[name] = more
+            self.builder.extra_names |= dict.fromkeys(more)
+
+    def extra(self, thing: dict[str, Any], known: frozenset[str]) -> str:
+        """What it holds besides what is known, as JSON; "" for nothing."""
+        if thing.keys() <= known:
+            return ""
+        more = {key: value for key, value in thing.items() if key not in known}
+        self.builder.extra_names |= dict.fromkeys(more)
+        try:
+            return json.dumps(more)
+        except RecursionError:
+            raise InputError("is nested too deep", file=self.path, field=next(iter(more))) from None
 
     def annotation(self, thing: dict[str, Any], i: int) -> None:
         path = self.path
@@ -208,7 +236,8 @@ class _Taking:
                              value=crowd)  # fmt: skip
         try:
             self.builder.add(box, 0, i, ignore=bool(crowd), area=area,
-                             mask=thing.get("segmentation") or None, image=0)  # fmt: skip
+                             mask=thing.get("segmentation") or None, image=0,
+                             extra=self.extra(thing, _OF_ANNOTATION))  # fmt: skip
         except (ValueError, TypeError, OverflowError) as error:
             raise InputError(f"is no mask: {error}", file=path,
                              field=f"annotations[{i}].segmentation") from None  # fmt: skip
@@ -278,7 +307,7 @@ class _Taking:
             field = f"annotations[{builder.numbers[row]}].{key}"
             builder.refuse(InputError(what, file=self.path, field=field, value=value))
         builder.keep(kept)
-        return replace(builder.table(order), category_ids=tuple(names.values()))
+        return replace(builder.table(order, "coco"), category_ids=tuple(names.values()))
 
 
 class _Finder:
@@ -331,6 +360,7 @@ def document_of(table: Table, image_names: list[str], members: list[int]) -> dic
     at 1, since some evaluators take 0 for none.
     """
     images, annotations, areas = [], [], table.object_areas
+    extras = table.extras if table.extras is not None and table.extras.layout == "coco" else None
     ids: list[Any] = [table.ids[i] for i in members]
     if not all(type(id_) is int for id_ in ids) or len(set(ids)) < len(ids):
         ids = [i + 1 for i in members]
@@ -339,7 +369,8 @@ def document_of(table: Table, image_names: list[str], members: list[int]) -> dic
         kinds = list(range(1, len(table.classes) + 1))
     for i, id_ in zip(members, ids, strict=True):
         height, width = (int(v) for v in table.sizes[i])
-        images.append({"id": id_, "file_name": image_names[i], "height": height, "width": width})
+        images.append({"id": id_, "file_name": image_names[i], "height": height, "width": width,
+                       **_parsed(extras and extras.images, i)})  # fmt: skip
         part = table.objects(i)
         for k in range(part.start, part.stop):
             x1, y1, x2, y2 = (float(v) for v in table.boxes[k])
@@ -352,9 +383,17 @@ def document_of(table: Table, image_names: list[str], members: list[int]) -> dic
                 "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
                 "area": round(float(areas[k]), 4), "iscrowd": int(table.ignore[k]),
                 **({"segmentation": mask} if mask is not None else {}),
+                **_parsed(extras and extras.objects, k),
             })  # fmt: skip
-    categories = [{"id": id_, "name": name} for id_, name in zip(kinds, table.classes, strict=True)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    more = {} if extras is None else extras.classes
+    categories = [{"id": id_, "name": name, **more.get(name, {})}
+                  for id_, name in zip(kinds, table.classes, strict=True)]  # fmt: skip
+    head = {} if extras is None else extras.head(members)
+    return {**head, "images": images, "annotations": annotations, "categories": categories}
+
+
+def _parsed(texts: list[str] | None, i: int) -> dict[str, Any]:
+    return json.loads(texts[i]) if texts and texts[i] else {}
 
 
 def image_folder(split: str) -> str:

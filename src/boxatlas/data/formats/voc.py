@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, tostring
+from xml.sax.saxutils import escape
 
 from boxatlas.data.formats.building import (
     Box,
@@ -26,6 +27,9 @@ from boxatlas.errors import InputError, nearest
 
 CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "object[{}]"
+# What a table has a column for, or what says where a file lay.
+_OF_ROOT = frozenset(("filename", "folder", "path", "size", "segmented", "object"))
+_OF_OBJECT = frozenset(("name", "bndbox", "difficult", "truncated", "object"))
 _IMAGES = ("JPEGImages", "images", "Images")
 
 
@@ -67,7 +71,7 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
             _image(builder, parse(file), file, images[name], name, classes, given is not None)
         except InputError as error:
             builder.refuse(error)
-    table = builder.table(list(classes))
+    table = builder.table(list(classes), "voc")
     if given is None:  # the order in which classes are met says nothing: sort them
         table = table.relabelled(sorted(classes))
     return table
@@ -111,7 +115,7 @@ def _image(
                          field="annotation", value=root.tag)  # fmt: skip
     sides = (root.findtext("size/height"), root.findtext("size/width"))
     size = stated_size(*sides, file, "size.", number)
-    builder.image(image, name, size, file)
+    builder.image(image, name, size, file, extra=_besides(root, _OF_ROOT, builder, file))
     for i, thing in enumerate(root.iter("object")):
         try:
             label = (thing.findtext("name") or "").strip()
@@ -123,9 +127,28 @@ def _image(
                                  hint=nearest(label, classes))  # fmt: skip
             box, ignore = _box(thing, file, i), _flag(thing, file, i, "difficult")
             builder.add(box, classes.setdefault(label, len(classes)), i, ignore=bool(ignore),
-                        truncated=_flag(thing, file, i, "truncated"))  # fmt: skip
+                        truncated=_flag(thing, file, i, "truncated"),
+                        extra=_besides(thing, _OF_OBJECT, builder, file))  # fmt: skip
         except InputError as error:
             builder.refuse(error)
+
+
+def _besides(element: Element, known: frozenset[str], builder: Builder, file: Path) -> str:
+    """The parts of an element that a table has no column for, as XML."""
+    found = []
+    for child in element:
+        if child.tag in known:
+            continue
+        builder.extra_names[child.tag] = None
+        if child.attrib or len(child) or "{" in child.tag:
+            child.tail = None
+            try:
+                found.append(tostring(child, encoding="unicode"))
+            except RecursionError:
+                raise InputError("is nested too deep", file=file, field=child.tag) from None
+        else:  # the same, ten times as fast
+            found.append(f"<{child.tag}>{escape(child.text or '')}</{child.tag}>")
+    return "".join(found)
 
 
 def _box(thing: Element, file: Path, i: int) -> Box:
@@ -194,22 +217,25 @@ def write(
 
 
 def _xml(table: Table, i: int, file_name: str) -> str:
-    from xml.sax.saxutils import escape
-
     height, width = (int(v) for v in table.sizes[i])
     rows: list[Any] = [
         "<annotation>", f"\t<filename>{escape(file_name)}</filename>",
         f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
         "\t<segmented>0</segmented>",
     ]  # fmt: skip
+    extras = table.extras if table.extras is not None and table.extras.layout == "voc" else None
+    if extras is not None and extras.images[i]:
+        rows.append(f"\t{extras.images[i]}")
     part = table.objects(i)
     truncated = None if table.truncated is None else table.truncated[part].tolist()
+    more = extras.objects[part] if extras is not None else []
     for k, (box, label, ignore) in enumerate(zip(
         table.boxes[part].tolist(), table.labels[part].tolist(), table.ignore[part].tolist(),
         strict=True,
     )):  # fmt: skip
         x1, y1, x2, y2 = (_short(v) for v in (box[0] + 1, box[1] + 1, box[2], box[3]))
         cut = "" if truncated is None else f"<truncated>{int(truncated[k])}</truncated>"
+        cut += more[k] if more else ""
         rows.append(
             f"\t<object><name>{escape(table.classes[label])}</name>{cut}"
             f"<difficult>{int(ignore)}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
