@@ -94,9 +94,9 @@ def parse(file: Path) -> Element:
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
-    try:
-        # As text, so that a declared encoding, which it is no longer in, is passed over.
-        return fromstring(read_text(file), forbid_dtd=True)
+    text = read_text(file)
+    try:  # as text, so that a declared encoding, which it is no longer in, is passed over
+        return fromstring(text, forbid_dtd=True)
     except DefusedXmlException as error:
         kind = type(error).__name__
         raise InputError(
