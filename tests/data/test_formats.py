@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -250,6 +251,16 @@ def test_an_unknown_layout_or_split_names_the_nearest(tmp_path: Path):
         read(tmp_path, "trian")
     with pytest.raises(InputError, match="did you mean 'yolo'"):
         read(tmp_path, format="yollo")
+
+
+def test_a_split_of_a_set_without_splits_is_refused(tmp_path: Path):
+    """Else an evaluation on `test` would count what was learned."""
+    write_set(tmp_path, two_images(), "voc")
+    shutil.rmtree(tmp_path / "ImageSets")
+    assert splits(tmp_path) == []
+    assert len(read(tmp_path)) == 3
+    with pytest.raises(InputError, match=r"has no splits \(got 'test'\).*data split"):
+        read(tmp_path, "test")
 
 
 box = st.tuples(

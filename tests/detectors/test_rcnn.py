@@ -194,9 +194,14 @@ def test_switches_of_layers_and_parts_change_the_network() -> None:
         tiny(backbone="resnet")
     with pytest.raises(InputError, match="leaves nothing"):
         tiny(crop_padding=16)
+    with pytest.raises(InputError, match=r"crops of 224 pixels alone \(got 227\)"):
+        tiny(backbone="timm/vit_tiny_patch16_224", crop_size=227)
 
 
-@pytest.mark.parametrize("options", [{"crop_mode": "square"}, {"crop_padding": 0}])
+CROPS = [{"crop_mode": "square"}, {"crop_mode": "square_masked"}, {"crop_padding": 0}]
+
+
+@pytest.mark.parametrize("options", CROPS)
 def test_switches_of_the_crop_change_what_is_seen(options: dict[str, Any]) -> None:
     given = batch()
     plain, changed = (m(given.images, given.frames, given.proposals)["scores"]

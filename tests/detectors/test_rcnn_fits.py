@@ -155,6 +155,17 @@ def test_a_class_without_objects_is_never_found(tmp_path: Path) -> None:
     assert biases[1] < -5
 
 
+def test_a_class_without_negatives_is_never_found(tmp_path: Path) -> None:
+    """Of two classes that no box misses there is nothing to tell objects from."""
+    features, overlaps, labels = clouds(images=3)
+    cache = cached(tmp_path, features)
+    overlaps[..., 1] = np.maximum(overlaps[..., 1], 0.4)
+    weights, biases, _ = mine(cache, overlaps.reshape(-1, 2), labels.ravel(), SVMRule(), track)
+    assert weights[0].any()
+    assert not weights[1].any()
+    assert biases[1] < -5
+
+
 def test_features_are_scaled_to_a_mean_norm_of_20() -> None:
     rows = np.array([[3.0, 4.0], [0.0, 15.0]])  # norms 5 and 15
     assert feature_scale(rows, 20.0) == pytest.approx(2.0)
@@ -164,11 +175,13 @@ def test_features_are_scaled_to_a_mean_norm_of_20() -> None:
 # -- the cache ------------------------------------------------------------------------------------
 
 
-def test_a_cache_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_cache_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     counts, rng = [3, 0, 5, 2], np.random.default_rng(0)
     features = [rng.normal(size=(n, 4)).astype(np.float16) for n in counts]
     first = FeatureCache(tmp_path, counts, 4)
-    assert first.gigabytes == 2 * 10 * 4 / 2**30
+    assert first.gigabytes == 2 * 10 * 4 / 1e9
+    assert first.announced() == "features"
+    assert "10 boxes of 4 numbers, 0.00 GB" in capsys.readouterr().err.replace("\n", " ")
     first.add(features[0])
     first.add(features[1])
     first.commit()

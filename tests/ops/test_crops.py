@@ -56,6 +56,16 @@ def test_a_square_keeps_the_shape_of_what_it_shows() -> None:
     assert warped.min() == 1
 
 
+def test_a_masked_square_shows_the_box_alone() -> None:
+    image = torch.ones(1, 200, 200)
+    box = [60, 80, 140, 120]
+    whole = one(Crop(80, "square", 0), image, box)[0]
+    masked = one(Crop(80, "square_masked", 0), image, box)[0]
+    assert whole.min() == 1
+    assert masked[20:60, 2:-2].min() == 1
+    assert masked[:18].max() == masked[-18:].max() == 0
+
+
 def test_what_lies_beyond_the_image_is_0_and_the_mean_goes_off_within() -> None:
     image, mean = torch.full((1, 40, 40), 7.0), torch.full((1, 48, 48), 2.0)
     crop = Crop(48, "warp", 12)
@@ -102,7 +112,7 @@ def test_a_batch_equals_its_boxes_one_by_one(seed: int, mode: str, padding: int)
 @pytest.mark.parametrize("box", [[3.0, 3, 3.2, 3.2], [0, 0, 20, 1], [19, 19, 20, 20]])
 def test_boxes_of_a_pixel_give_whole_crops(box: list[float]) -> None:
     image = torch.full((1, 20, 20), 3.0)
-    for mode in ("warp", "square"):
+    for mode in ("warp", "square", "square_masked"):
         for padding in (0, 4):
             found = one(Crop(16, mode, padding), image, box)  # type: ignore[arg-type]
             assert found.shape == (1, 16, 16)

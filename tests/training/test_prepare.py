@@ -75,6 +75,15 @@ def test_without_val_a_tenth_drawn_by_the_seed_is_held_out_and_said(tmp_path: Pa
     assert again.val.paths == images.val.paths != other.val.paths
 
 
+def test_train_and_trainval_stand_in_for_one_another(tmp_path: Path) -> None:
+    """The recipes of VOC's papers learn trainval, which few sets of one's own have."""
+    data = yolo(tmp_path / "a", {"train": 4, "val": 2})
+    images = images_of(recipe(data, train_split="trainval", val_split="none"))
+    assert (len(images.train), "(train)" in images.notes[0]) == (4, True)
+    with pytest.raises(InputError, match="no such split"):
+        images_of(recipe(data, train_split="trainvall"))
+
+
 def test_folders_are_joined_by_class_name(tmp_path: Path) -> None:
     a = yolo(tmp_path / "a", {"train": 3, "val": 2})
     b = yolo(tmp_path / "b", {"train": 4}, ["dog", "cow"])

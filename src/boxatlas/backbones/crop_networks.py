@@ -89,6 +89,9 @@ def crop_network(
     if name.startswith(PREFIX):
         mean, std = normalisation(name)
         body = TimmNetwork(name, 16, pretrained=pretrained, fold=fold)
+        if body.only_size not in (None, size):
+            raise InputError(f"{name} takes crops of {body.only_size} pixels alone",
+                             field="crop_size", value=size)  # fmt: skip
         return Averaged(body), {"mean": mean, "std": std}
     if name in STAGES:
         return Averaged(DarknetNetwork(name, pretrained)), dict(INPUTS)

@@ -58,7 +58,8 @@ class TimmFeatures(nn.Module):
 class TimmNetwork(nn.Module):
     """Images [B, 3, H, W] -> (the map of `stride` [B, C, h, w], what the classifier sees [B, D]).
 
-    `channels` is C, `width` is D. name, pretrained, fold and what raises: as TimmFeatures.
+    `channels` is C, `width` is D, `only_size` the one input side that it takes (None: any).
+    name, pretrained, fold and what raises: as TimmFeatures.
     """
 
     def __init__(
@@ -75,6 +76,9 @@ class TimmNetwork(nn.Module):
             _folded(self.body)
         self.channels: int = self.body.feature_info[self.index[0]]["num_chs"]  # pyright: ignore
         self.width: int = self.body.head_hidden_size  # pyright: ignore
+        patches = getattr(self.body, "patch_embed", None)  # a transformer with learned positions
+        sides = getattr(patches, "img_size", None) if patches is not None else None
+        self.only_size: int | None = sides[0] if sides else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         last, (found,) = self.body.forward_intermediates(images, indices=self.index)  # pyright: ignore

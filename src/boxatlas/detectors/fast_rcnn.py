@@ -158,7 +158,7 @@ class FromProposals(RegionDetector):
         size = getattr(loader, "batch_size", 1)
         start = cache.done // size
         cache.done = start * size  # whole batches
-        shown = track(range(start, len(loader)), f"features, {cache.gigabytes:.2f} GB on disk")
+        shown = track(range(start, len(loader)), cache.announced())
         for _, batch in zip(shown, loader.epoch(0, start=start), strict=True):
             maps = self.features(batch.images.to(self.device))
             for i in range(len(batch)):

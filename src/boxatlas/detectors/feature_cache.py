@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from boxatlas.errors import InputError
 from boxatlas.files import write_text
+from boxatlas.progress import console
 
 _COMMIT = 16  # images between two notes of how far it is
 
@@ -45,11 +46,18 @@ class FeatureCache:
 
     @property
     def gigabytes(self) -> float:
-        """The size of the whole file, in units of 2^30 bytes."""
-        return 2 * self.about["shape"][0] * self.about["shape"][1] / 2**30
+        """The size of the whole file, in units of 1e9 bytes."""
+        return 2 * self.about["shape"][0] * self.about["shape"][1] / 1e9
+
+    def announced(self) -> str:
+        """Say how large the file will be before it is filled; returns what progress is called."""
+        boxes, width = self.about["shape"]
+        console().print(f"features: {boxes} boxes of {width} numbers, {self.gigabytes:.2f} GB in "
+                        f"{self.file}", markup=False)  # fmt: skip
+        return "features"
 
     def _check_room(self) -> None:
-        free = shutil.disk_usage(self.folder).free / 2**30
+        free = shutil.disk_usage(self.folder).free / 1e9
         if self.gigabytes > free:
             raise InputError(
                 f"the feature cache takes {self.gigabytes:.1f} GB and the disk has {free:.1f}",

@@ -53,7 +53,9 @@ class RCNNConfig(Options):
     fine_tune: bool = switch(True, "table 2: the network is fine-tuned on crops")
     classifier: Literal["svm", "softmax"] = switch("svm", "appendix B: 54.2 against 50.9 mAP")
     box_regression: bool = switch(True, "table 2, FT fc7 BB: 58.5 against 54.2 mAP")
-    crop_mode: Literal["warp", "square"] = switch("warp", "appendix A: 3 to 5 points of mAP")
+    crop_mode: Literal["warp", "square", "square_masked"] = switch(
+        "warp", "appendix A: 3 to 5 points of mAP; the tightest square with or without its context"
+    )
     crop_padding: int = switch(16, "appendix A: pixels of context; 0: none", ge=0)
     positive_iou: float = switch(0.5, "section 2.3: positives of fine-tuning", gt=0, le=1)
     svm_negative_iou: float = switch(0.3, "section 2.3: negatives of the SVMs", gt=0, le=1)
@@ -250,7 +252,7 @@ class RCNN(Detector):
         cache.done = start * size  # whole batches
         fast = self.fast()
         assert isinstance(fast, RCNN)
-        shown = track(range(start, len(loader)), f"features, {cache.gigabytes:.2f} GB on disk")
+        shown = track(range(start, len(loader)), cache.announced())
         for _, batch in zip(shown, loader.epoch(0, start=start), strict=True):
             own = [torch.from_numpy(windows.boxes[cache.of(cache.done + i)])
                    for i in range(len(batch))]  # fmt: skip

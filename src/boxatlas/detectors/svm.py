@@ -17,7 +17,7 @@ from boxatlas.detectors.base import Track
 from boxatlas.detectors.feature_cache import FeatureCache
 
 Floats = NDArray[np.float32]
-_NEVER = -10.0  # the bias of a class without examples
+_NEVER = -10.0  # the bias of a class that cannot be trained
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,14 @@ def mine(
 
     overlaps [T, K]: each box's largest IoU with an object of a class; labels [T]: the class of a
     box that is itself an object to learn, else -1. Weights are for features times the scale. A
-    class without positives gets a score that is never high.
+    class without positives, or without negatives, gets a score that is never high.
     """
     images, classes = len(cache.offsets) - 1, overlaps.shape[1]
     scale = sampled_scale(cache, images, rule.norm)
     width = cache.rows.shape[1]
     weights, biases = np.zeros((classes, width)), np.zeros(classes)
     held = [_Class(np.flatnonzero(labels == c)) for c in range(classes)]
-    for c, one in enumerate(held):
-        if not len(one.positives):
-            biases[c] = _NEVER
+    trained = np.zeros(classes, bool)
     for i in track(range(images), "mining hard negatives"):
         part = cache.of(i)
         features = np.asarray(cache.rows[part], np.float32) * scale
@@ -133,6 +131,8 @@ def mine(
             due = i == 0 or one.added > rule.retrain or i == images - 1
             if due and len(one.negatives):
                 weights[c], biases[c] = _trained(cache, one, scale, rule)
+                trained[c] = True
+    biases[~trained] = _NEVER
     return weights.astype(np.float32), biases.astype(np.float32), scale
 
 

@@ -7,21 +7,22 @@ Shape letters: B images, R boxes, S side of a crop.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Mode = Literal["warp", "square"]
+Mode = Literal["warp", "square", "square_masked"]
 
 
 @dataclass(frozen=True)
 class Crop:
     """How a box becomes a crop of `size` x `size`.
 
-    mode "warp" stretches the box to the crop, "square" first widens it to the tightest square.
-    padding: pixels of context in the crop on every side (0: none).
+    mode "warp" stretches the box to the crop, "square" first widens it to the tightest square, and
+    "square_masked" leaves out of that what lies around the box (appendix A's square without
+    context). padding: pixels of context in the crop on every side (0: none).
     """
 
     size: int = 227
@@ -45,7 +46,7 @@ class Crop:
             return torch.cat([low, high, whole, torch.zeros_like(low)], 1).long()
         half = (high - low + 1) / 2
         centre = low + half
-        if self.mode == "square":
+        if self.mode != "warp":
             half = half.amax(1, keepdim=True).expand_as(half)
         half = half * (self.size / (self.size - 2 * self.padding))
         low, high = _rounded(centre - half), _rounded(centre + half)
@@ -74,6 +75,8 @@ class Crop:
         spot = self.geometry(boxes, sizes[image])
         columns = _samples(spot[:, 0], spot[:, 2], spot[:, 4], spot[:, 6], self.size)
         rows = _samples(spot[:, 1], spot[:, 3], spot[:, 5], spot[:, 7], self.size)
+        if self.mode == "square_masked":
+            columns, rows = _within(columns, boxes[:, 0::2]), _within(rows, boxes[:, 1::2])
         width = images.shape[-1]
         flat = images.permute(0, 2, 3, 1).reshape(
             -1, images.shape[1]
@@ -97,25 +100,34 @@ class Crop:
 @dataclass
 class _Samples:
     """Along one axis, for each place of a crop [R, S]: the two pixels it lies between, the weight
-    of the second, and whether it shows the image."""
+    of the second, and whether it shows the image; step [R, 1]: pixels from place to place."""
 
     before: Tensor
     after: Tensor
     weight: Tensor
     inside: Tensor
+    step: Tensor
 
 
 def _samples(first: Tensor, last: Tensor, taken: Tensor, start: Tensor, size: int) -> _Samples:
     place = torch.arange(size, device=first.device)[None] - start[:, None]
     length = (last - first + 1)[:, None].double()
-    at = (place + 0.5) * (length / taken.clamp(min=1)[:, None]) - 0.5
+    step = length / taken.clamp(min=1)[:, None]
+    at = (place + 0.5) * step - 0.5
     at = torch.minimum(at.clamp(min=0), length - 1)  # the border is replicated
     before = at.floor().long()
     after = torch.minimum(before + 1, (last - first)[:, None])
     weight = (at - before).float()
     shift = (first - 1)[:, None]
     inside = (place >= 0) & (place < taken[:, None])
-    return _Samples(before + shift, after + shift, weight, inside)
+    return _Samples(before + shift, after + shift, weight, inside, step)
+
+
+def _within(samples: _Samples, ends: Tensor) -> _Samples:
+    """Only places that touch the pixels between the ends [R, 2] of a box are seen."""
+    centre, half = samples.before + samples.weight + 0.5, samples.step / 2
+    seen = (centre + half > ends[:, :1].floor()) & (centre - half < ends[:, 1:].ceil())
+    return replace(samples, inside=samples.inside & seen)
 
 
 def _bilinear(flat: Tensor, first: Tensor, rows: _Samples, columns: _Samples, width: int) -> Tensor:

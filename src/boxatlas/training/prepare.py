@@ -82,10 +82,11 @@ def images_of(recipe: Recipe) -> Images:
 
 
 def _train_split(wanted: str, names: Sequence[str]) -> str | None:
-    """The split of one folder: `trainval` stands in for a missing `train`; None = it has none."""
+    """The split of one folder: train and trainval stand in for one another; None = it has none."""
     if not names:
         return None
-    return "trainval" if wanted == "train" not in names and "trainval" in names else wanted
+    other = {"train": "trainval", "trainval": "train"}.get(wanted, wanted)
+    return other if wanted not in names and other in names else wanted
 
 
 def _validation(

@@ -103,7 +103,10 @@ def _read_one(folder: Path, split: str | None, format: str | None) -> Table:
     if split is not None and known and split not in known:
         raise InputError("no such split", file=folder, field="split", value=split,
                          hint=nearest(split, known))  # fmt: skip
-    split = split if known else None
+    if split is not None and not known:
+        raise InputError("this data set has no splits", file=folder, field="split", value=split,
+                         hint="`boxatlas data split` makes them; without a split all images "
+                              "are meant")  # fmt: skip
     key = cache.key_of(folder, module, split)
     table = cache.load(key, folder) if key else None
     if table is None:
