@@ -387,6 +387,16 @@ def test_names_that_do_not_exist_are_said():
         convert(blobs(), "CMYK")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("k", (float("inf"),)), ("k", (float("nan"),)), ("sigma", float("inf")),
+     ("min_box_side", float("nan")), ("threads", -1), ("threads", 0), ("seed", -1)],
+)  # fmt: skip
+def test_values_that_cannot_be_are_said(field, value):
+    with pytest.raises(InputError, match=field):
+        selective_search(blobs(), mode="single", **{field: value})
+
+
 def test_many_equals_one_by_one():
     images = [blobs(seed=s) for s in range(5)]
     many = boxatlas.ops.selective_search_many(images, mode="single", threads=2)

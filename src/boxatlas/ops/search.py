@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveFloat
+from pydantic import ConfigDict, PositiveFloat
 
 from boxatlas.errors import InputError, nearest
 from boxatlas.images import Source, read
@@ -46,6 +46,8 @@ _SETS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[float
 
 class SelectiveSearch(Options):
     """What selective search does; colour_spaces, similarities and k default to the mode's."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     mode: Literal["single", "fast", "quality"] = switch("fast", "table 5: 1, 8 or 80 hierarchies")
     colour_spaces: tuple[str, ...] | None = switch(
@@ -105,7 +107,8 @@ def selective_search(
     image: whatever `images.read` opens, arrays as RGB. mode: "single" (1 hierarchy), "fast" (8) or
     "quality" (80). options: the fields of SelectiveSearch. The same seed gives the same order; only
     the order depends on it, unless max_boxes cuts it. threads: None takes all cores.
-    Raises InputError for an image that cannot be read and for an option that does not exist.
+    Raises InputError for an image that cannot be read, for an option that does not exist and for a
+    value that none can have.
     """
     config = SelectiveSearch.of(mode=mode, **options)
     return ranked(hierarchies(image, config, threads=threads), config, seed)
@@ -156,6 +159,8 @@ def ranked(
 
     Section 4.3: region i of a hierarchy, 1 being the whole image, counts i times a random number.
     """
+    if seed < 0:
+        raise InputError("cannot be negative", field="seed", value=seed)
     boxes = np.concatenate([t.boxes[::-1] for t in trees]).astype(np.float32)
     position = np.concatenate([np.arange(1.0, len(t.boxes) + 1) for t in trees])
     if config.rank == "random":
@@ -203,12 +208,15 @@ def cores() -> int:
 
 
 def _side_by_side(work: Callable[[T], R], items: Sequence[T], threads: int | None) -> list[R]:
-    return list(in_order(work, items, min(threads or cores(), len(items))))
+    threads = cores() if threads is None else threads
+    return list(in_order(work, items, min(threads, len(items))))
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int | None) -> Iterator[R]:
     """work(item) of each item in turn, a few ahead of the caller in threads; None = all cores."""
-    threads = threads or cores()
+    threads = cores() if threads is None else threads
+    if threads < 1:
+        raise InputError("must be 1 or more", field="threads", value=threads)
     if threads == 1:
         yield from map(work, items)
         return
