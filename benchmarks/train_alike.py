@@ -49,7 +49,8 @@ def trained(one: Light, given: argparse.Namespace) -> dict[str, Any]:
     model = load(run.last).eval()
     table = read(given.data, given.split)
     files = beside([given.data]) if model.takes_proposals else []
-    proposals = for_images(files, [table], model.takes_proposals) if files else None
+    most = model.takes_proposals
+    proposals = for_images(files, [table], most, own=True) if files else None
     found = evaluation.predict(model, table, progress=False, proposals=proposals)
     result = evaluation.evaluate(found, table)
     row = {

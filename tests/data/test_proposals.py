@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from boxatlas.data import Table, augmentation, make_loader
-from boxatlas.data.proposals import FILE, Proposals, Store, read_proposals
+from boxatlas.data.proposals import (
+    FILE,
+    Proposals,
+    Store,
+    beside,
+    for_images,
+    mark_of,
+    read_proposals,
+)
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 
@@ -67,11 +75,13 @@ def test_first_keeps_the_best_of_each(counts: list[int], most: int) -> None:
 
 
 def test_join_takes_every_image_once() -> None:
-    first, second = some(), some(names=("c.jpg", "d.jpg", "e.jpg"), counts=(1, 1, 4))
+    first, second = some(), some(names=("a.jpg", "d.jpg", "e.jpg"), counts=(3, 1, 4))
     both = Proposals.join([first, second])
     assert both.names == ("a.jpg", "sub/b.png", "c.jpg", "d.jpg", "e.jpg")
     assert np.array_equal(both["c.jpg"], first["c.jpg"])
     assert np.array_equal(both["e.jpg"], second["e.jpg"])
+    with pytest.raises(InputError, match=r"other boxes of this image.*'c\.jpg'"):
+        Proposals.join([first, some(names=("c.jpg",), counts=(2,))])
 
 
 def test_matlab_files_of_rcnn(tmp_path: Path) -> None:
@@ -151,6 +161,54 @@ def test_a_store_made_otherwise_is_not_added_to(tmp_path: Path) -> None:
     assert "a.jpg" not in Store(tmp_path, {"k": 2}, force=True)
 
 
+def added(store: Store, *names: str) -> Store:
+    with store:
+        for name in names:
+            store.add(name, (1, 1), np.ones((1, 4)))
+    return store
+
+
+def test_force_replaces_what_is_there_when_the_new_is_whole(tmp_path: Path) -> None:
+    old, new = {"k": 1}, {"k": 2}
+    added(Store(tmp_path, old), "a.jpg", "b.jpg").finish()
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(InputError, match="no image"):
+        added(Store(tmp_path, new, force=True)).finish()
+    added(Store(tmp_path, new, force=True), "a.jpg")  # stopped
+    assert (tmp_path / FILE).read_bytes() == before
+    again = Store(tmp_path, new)  # gone on with, without force
+    assert set(again.done) == {"a.jpg"}
+    assert set(added(again, "c.jpg").finish().names) == {"a.jpg", "c.jpg"}
+    assert [p.name for p in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_second_force_begins_anew(tmp_path: Path) -> None:
+    added(Store(tmp_path, {"k": 1}, force=True), "a.jpg")
+    second = added(Store(tmp_path, {"k": 1}, force=True), "b.jpg")
+    assert second.finish().names == ("b.jpg",)
+
+
+def test_a_call_that_made_nothing_leaves_nothing(tmp_path: Path) -> None:
+    added(Store(tmp_path / "out", {"k": 1}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_is_known_by_its_content(tmp_path: Path) -> None:
+    one, other = tmp_path / "one" / "a.jpg", tmp_path / "other" / "a.jpg"
+    for path in (one, other):
+        path.parent.mkdir()
+        path.write_bytes(str(path).encode())
+    with Store(tmp_path, {}) as store:
+        store.add("a.jpg", (1, 1), np.zeros((0, 4)), mark=mark_of(one))
+        store.add("old.jpg", (1, 1), np.zeros((0, 4)))
+    store.finish()
+    again = Store(tmp_path, {})
+    again.check("a.jpg", one)
+    again.check("old.jpg", other)  # of a file that knows no marks
+    with pytest.raises(InputError, match=r"another image called a\.jpg.*other"):
+        again.check("a.jpg", other)
+
+
 def table_of(folder: Path, sizes: list[tuple[int, int]]) -> Table:
     paths = []
     for i, (height, width) in enumerate(sizes):
@@ -169,6 +227,23 @@ def test_proposals_of_an_image_of_another_size_are_refused(tmp_path: Path) -> No
     held = some(names=("0.png",), counts=(1,))
     with pytest.raises(InputError, match=r"20 x 10 image 0\.png.*60 x 40"):
         held.check(table)
+
+
+def test_each_folder_s_images_are_looked_up_in_its_own_file(tmp_path: Path) -> None:
+    """Two data sets that call different images alike, and one inside the other."""
+    folders = [tmp_path / "one", tmp_path / "one" / "inner", tmp_path / "two"]
+    tables = []
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        tables.append(table_of(folder, [(10, 20)]))
+        some(names=("0.png",), counts=(i + 1,)).write(folder / FILE)
+    held = for_images(beside(folders), tables, None, own=True)
+    assert [len(held[table.paths[0]]) for table in tables] == [1, 2, 3]
+    with pytest.raises(InputError, match="holds other boxes of this image"):
+        for_images(beside(folders), tables, None)  # given by name, any may be meant
+    some(names=("1.png",), counts=(1,)).write(folders[2] / FILE)
+    with pytest.raises(InputError, match=r"two/proposals\.npz: has no proposals for this image"):
+        for_images(beside(folders), tables, None, own=True)
 
 
 @pytest.mark.parametrize("kind", ["none", "flip", "ssd", "yolo"])

@@ -174,7 +174,8 @@ def _given(
     from boxatlas.data.proposals import beside, for_images
 
     chosen = files or (beside(folders) if detector.takes_proposals else [])
-    return for_images(chosen, [table], detector.takes_proposals or None) if chosen else None
+    most = detector.takes_proposals or None
+    return for_images(chosen, [table], most, own=not files) if chosen else None
 
 
 def _measure_proposals(

@@ -2,13 +2,16 @@
 
 A file is an npz: `names` [N] (paths under the folder they were made from), `sizes` [N, 2] (height,
 width), `offsets` [N + 1], `boxes` [T, 4] float32 xyxy in source pixels, best first, `scores` [T]
-where the maker has some, and `about`, JSON that says how they were made. The .mat files of R-CNN
-and Fast R-CNN are read too.
+where the maker has some, `marks` [N] (`mark_of` each image's file, 0: not known) where any is
+known, and `about`, JSON that says how they were made. The .mat files of R-CNN and Fast R-CNN are
+read too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
-from boxatlas.files import write_text, write_with
+from boxatlas.files import write_with
 
 FILE = "proposals.npz"  # its name in a data set's folder
 _SHARD = 64  # images between two writes of a `Store`
@@ -43,6 +46,7 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
     scores: NDArray[np.float32] | None = None
     about: Mapping[str, Any] | None = None
     file: Path | None = None
+    marks: NDArray[np.uint64] | None = None
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -50,18 +54,27 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
 
     def find(self, path: str | Path) -> int:
         """Which image a path is, by as many of its last parts as a name has, or InputError."""
+        found = self._found(path)
+        if found is None:
+            raise InputError("has no proposals for this image", file=self.file, value=str(path),
+                             hint="`boxatlas propose` makes them")  # fmt: skip
+        return found
+
+    def _found(self, path: str | Path) -> int | None:
         whole = PurePath(path)
         for start in range(len(whole.parts)):
             tail = PurePath(*whole.parts[start:]).as_posix()
             found = self._index.get(tail, self._index.get(tail.rsplit(".", 1)[0]))
             if found is not None:
                 return found
-        raise InputError("has no proposals for this image", file=self.file, value=str(path),
-                         hint="`boxatlas propose` makes them")  # fmt: skip
+        return None
+
+    def part(self, i: int) -> slice:
+        """Where image i's proposals lie in boxes and scores."""
+        return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
     def __getitem__(self, path: str) -> NDArray[np.float32]:
-        i = self.find(path)
-        return self.boxes[self.offsets[i] : self.offsets[i + 1]]
+        return self.boxes[self.part(self.find(path))]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -82,14 +95,17 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
 
     def check(self, table: Table) -> None:
         """Raise InputError where an image of the table has none, or those of another size."""
-        for i, path in enumerate(table.paths):
-            found = self.find(path)
-            held, size = self.sizes[found], table.sizes[i]
-            if held.any() and tuple(held) != tuple(size):
-                raise InputError(
-                    f"proposals are of a {held[1]} x {held[0]} image {self.names[found]}, but "
-                    f"{path} is {size[1]} x {size[0]}", file=self.file,
-                )  # fmt: skip
+        for path, size in zip(table.paths, table.sizes, strict=True):
+            self.check_size(self.find(path), path, size)
+
+    def check_size(self, i: int, path: str, size: NDArray[np.int32]) -> None:
+        """Raise InputError where image i is known not to be of this size (height, width)."""
+        held = self.sizes[i]
+        if held.any() and tuple(held) != tuple(size):
+            raise InputError(
+                f"proposals are of a {held[1]} x {held[0]} image {self.names[i]}, but "
+                f"{path} is {size[1]} x {size[0]}", file=self.file,
+            )  # fmt: skip
 
     def write(self, path: str | Path) -> None:
         """Write the npz."""
@@ -98,8 +114,9 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
             "offsets": self.offsets, "boxes": self.boxes,
             "about": np.array(json.dumps(dict(self.about or {}))),
         }  # fmt: skip
-        if self.scores is not None:
-            arrays["scores"] = self.scores
+        for name in ("scores", "marks"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
 
         def save(temporary: Path) -> None:
             with open(temporary, "wb") as stream:
@@ -108,33 +125,56 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
         write_with(path, save)
 
     @classmethod
-    def join(cls, parts: list[Proposals]) -> Proposals:
-        """All images of several; of an image that comes twice, the first."""
+    def join(cls, parts: Sequence[Proposals]) -> Proposals:
+        """All images of several, each once. Raises InputError where two differ in one's boxes."""
         if len(parts) == 1:
             return parts[0]
-        seen: set[str] = set()
-        rows = [
-            (part, i)
-            for part in parts
-            for i, name in enumerate(part.names)
-            if not (name in seen or seen.add(name))
-        ]
-        counts = np.array([p.offsets[i + 1] - p.offsets[i] for p, i in rows], np.int64)
-        scored = bool(parts) and all(part.scores is not None for part in parts)
+        rows: dict[str, tuple[Proposals, int]] = {}
+        for part in parts:
+            for i, name in enumerate(part.names):
+                _same(name, rows.setdefault(name, (part, i)), (part, i))
+        return cls._of(rows)
+
+    @classmethod
+    def _of(cls, rows: Mapping[str, tuple[Proposals, int]]) -> Proposals:
+        """The images of these names, each being the one of that number of another."""
+        chosen = list(rows.values())
+        counts = np.array([p.offsets[i + 1] - p.offsets[i] for p, i in chosen], np.int64)
+        scored = bool(chosen) and all(part.scores is not None for part, _ in chosen)
+        marks = np.array([0 if p.marks is None else p.marks[i] for p, i in chosen], np.uint64)
 
         def joined(of: str) -> Any:
-            pieces = [getattr(p, of)[p.offsets[i] : p.offsets[i + 1]] for p, i in rows]
-            return np.concatenate(pieces) if pieces else None
+            pieces = [getattr(part, of)[part.part(i)] for part, i in chosen]
+            return np.concatenate(pieces) if pieces else np.zeros((0, 4), np.float32)
 
-        boxes = joined("boxes")
         return cls(
-            tuple(p.names[i] for p, i in rows),
-            np.array([p.sizes[i] for p, i in rows], np.int32).reshape(-1, 2),
+            tuple(rows), np.array([p.sizes[i] for p, i in chosen], np.int32).reshape(-1, 2),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.zeros((0, 4), np.float32) if boxes is None else boxes,
-            joined("scores") if scored else None,
-            parts[0].about if parts else None, parts[0].file if parts else None,
+            joined("boxes"), joined("scores") if scored else None,
+            chosen[0][0].about if chosen else None, chosen[0][0].file if chosen else None,
+            marks if marks.any() else None,
         )  # fmt: skip
+
+
+def _same(path: str, one: tuple[Proposals, int], other: tuple[Proposals, int]) -> None:
+    """Raise InputError where two hold different boxes of an image."""
+    (first, i), (second, j) = one, other
+    if not np.array_equal(first.boxes[first.part(i)], second.boxes[second.part(j)]):
+        raise InputError(f"holds other boxes of this image than {first.file}", file=second.file,
+                         value=path)  # fmt: skip
+
+
+def mark_of(path: str | Path) -> int:
+    """What tells one image's file from another of that name: 64 bits of its content's hash, not 0.
+
+    Raises InputError where the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, hashlib.blake2b).digest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
+    return int.from_bytes(digest[:8], "big") or 1
 
 
 def beside(folders: Sequence[str | Path]) -> list[Path]:
@@ -143,15 +183,37 @@ def beside(folders: Sequence[str | Path]) -> list[Path]:
     return found if found and all(file.is_file() for file in found) else []
 
 
-def for_images(files: Sequence[str | Path], tables: Sequence[Table], most: int | None) -> Proposals:
-    """The proposals of the tables' images, at most so many of each.
+def for_images(
+    files: Sequence[str | Path], tables: Sequence[Table], most: int | None, *, own: bool = False
+) -> Proposals:
+    """The proposals of the tables' images, named as there, at most so many of each.
 
-    Raises InputError where an image has none, or those of an image of another size.
+    own: the files lie beside the data, and an image in the folder of one is looked up in that one:
+    two data sets may call different images alike. Any other image may be in any file. Raises
+    InputError where an image has none, has different ones, or has those of an image of another
+    size.
     """
-    held = Proposals.join([read_proposals(file) for file in files]).first(most)
+    parts = [(PurePath(os.path.abspath(Path(f).parent)), read_proposals(f)) for f in files]
+    parts.sort(key=lambda part: len(part[0].parts), reverse=True)  # of nested ones, the inner one
+    rows: dict[str, tuple[Proposals, int]] = {}
     for table in tables:
-        held.check(table)
-    return held
+        for path, size in zip(table.paths, table.sizes, strict=True):
+            whole = PurePath(os.path.abspath(path))
+            around = [held for folder, held in parts if own and whole.is_relative_to(folder)]
+            part, i = _looked_up(path, around[:1] or [held for _, held in parts])
+            part.check_size(i, path, size)
+            rows[PurePath(path).as_posix()] = part, i
+    return Proposals._of(rows).first(most)
+
+
+def _looked_up(path: str, parts: Sequence[Proposals]) -> tuple[Proposals, int]:
+    """(the one that holds an image, which of its images)."""
+    rows = [(part, i) for part in parts if (i := part._found(path)) is not None]
+    if not rows:
+        parts[0].find(path)  # raises
+    for row in rows[1:]:
+        _same(path, rows[0], row)
+    return rows[0]
 
 
 def read_proposals(path: str | Path) -> Proposals:
@@ -182,7 +244,7 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: Any) -> Proposa
         if name not in arrays:
             raise InputError("not a proposal file: lacks an array", file=path, field=name)
     names, offsets, boxes = arrays["names"], arrays["offsets"], arrays["boxes"]
-    scores = arrays.get("scores")
+    scores, marks = arrays.get("scores"), arrays.get("marks")
     fits = (
         names.dtype.kind == "U"
         and arrays["sizes"].shape == (len(names), 2)
@@ -190,6 +252,7 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: Any) -> Proposa
         and boxes.ndim == 2
         and boxes.shape[1] == 4
         and (scores is None or len(scores) == len(boxes))
+        and (marks is None or (marks.shape == (len(names),) and marks.dtype == np.uint64))
     )
     if not fits or offsets[0] != 0 or offsets[-1] != len(boxes) or (np.diff(offsets) < 0).any():
         raise InputError("its arrays do not fit together", file=path)
@@ -198,7 +261,7 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: Any) -> Proposa
     return Proposals(
         tuple(names.tolist()), arrays["sizes"].astype(np.int32), offsets.astype(np.int64),
         boxes.astype(np.float32), None if scores is None else scores.astype(np.float32),
-        about, path,
+        about, path, marks,
     )  # fmt: skip
 
 
@@ -234,40 +297,57 @@ class Store:
         store.finish()
 
     What a folder's file or an earlier, stopped run holds is kept. Raises InputError where that was
-    made otherwise (`about` differs), unless `force` removes it.
+    made otherwise (`about` differs), unless `force`: then `finish` replaces it, and until then it
+    stays as it is.
+
+    replaces: whether the folder's file is replaced, by this force or by that of the stopped run
+    that is gone on with. before: the names of all that the folder held.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], force: bool = False) -> None:
-        self.folder, self.about = folder, dict(about)
-        self.file, self.work = folder / FILE, folder / "proposals.parts"
-        if force:
-            self.file.unlink(missing_ok=True)
-            shutil.rmtree(self.work, ignore_errors=True)
-        said = self.work / "about.json"
-        if said.is_file() and json.loads(said.read_text()) != self.about:
-            self._differs(said)
-        self.done: set[str] = set()
-        for path in [self.file, *self._shards()]:
-            if path.is_file():
-                held = read_proposals(path)
-                if path == self.file and dict(held.about or {}) != self.about:
-                    self._differs(path)
-                self.done.update(held.names)
-        self._held: list[tuple[str, tuple[int, int], NDArray[Any], NDArray[Any] | None]] = []
+        self.about, self.file = dict(about), folder / FILE
+        # What replaces the file grows in a folder of its own: a stopped run of before is in parts.
+        self._parts, self._new = folder / "proposals.parts", folder / "proposals.new"
+        self.replaces = force or bool(_shards(self._new))
+        self._work = self._new if self.replaces else self._parts
+        self._anew = force  # what an earlier force has left unfinished is not gone on with
+        self.before: set[str] = set()
+        self.done: dict[str, int] = {}  # name -> mark
+        for path in [self.file, *_shards(self._parts), *_shards(self._new)]:
+            if path.exists():
+                self._take(path, force)
+        self._held: list[tuple[str, tuple[int, int], NDArray[Any], NDArray[Any] | None, int]] = []
 
-    def _differs(self, path: Path) -> None:
-        raise InputError("holds proposals made with other options", file=path,
-                         hint="pass another --out, or --force")  # fmt: skip
-
-    def _shards(self) -> list[Path]:
-        return sorted(self.work.glob("*.npz"))
+    def _take(self, path: Path, force: bool) -> None:
+        """Know what a file of the folder holds, and count it as done where it is kept."""
+        try:
+            held = read_proposals(path)
+        except InputError:
+            if force:
+                return
+            raise
+        self.before.update(held.names)
+        if force or (self.replaces and path.parent != self._new):
+            return
+        if dict(held.about or {}) != self.about:
+            raise InputError("holds proposals made with other options", file=path,
+                             hint="pass another --out, or --force")  # fmt: skip
+        marks = np.zeros(len(held), np.uint64) if held.marks is None else held.marks
+        self.done.update(zip(held.names, marks.tolist(), strict=True))
 
     def __contains__(self, name: str) -> bool:
         return name in self.done
 
+    def check(self, name: str, path: Path) -> None:
+        """Raise InputError where a name that is done was that of another image than this file."""
+        mark = self.done[name]
+        if mark and mark != mark_of(path):
+            raise InputError(
+                f"holds the boxes of another image called {name}", file=self.file, value=str(path),
+                hint="pass another --out, or --force",
+            )  # fmt: skip
+
     def __enter__(self) -> Self:
-        if not self.work.is_dir():
-            write_text(self.work / "about.json", json.dumps(self.about))
         return self
 
     def __exit__(
@@ -278,36 +358,54 @@ class Store:
 
     def add(
         self, name: str, size: tuple[int, int], boxes: NDArray[Any],
-        scores: NDArray[Any] | None = None,
+        scores: NDArray[Any] | None = None, mark: int = 0,
     ) -> None:  # fmt: skip
-        """One image's boxes [P, 4], best first; size: height, width."""
-        self._held.append((name, size, boxes, scores))
-        self.done.add(name)
+        """One image's boxes [P, 4], best first; size: height, width; mark: `mark_of` its file."""
+        self._held.append((name, size, boxes, scores, mark))
+        self.done[name] = mark
         if len(self._held) == _SHARD:
             self._flush()
 
     def _flush(self) -> None:
         if not self._held:
             return
-        names, sizes, boxes, scores = zip(*self._held, strict=True)
+        if self._anew:
+            shutil.rmtree(self._new, ignore_errors=True)
+            self._anew = False
+        names, sizes, boxes, scores, marks = zip(*self._held, strict=True)
         counts = [len(b) for b in boxes]
         scored = all(s is not None for s in scores)
-        number = max((int(p.stem) for p in self._shards()), default=-1) + 1
+        number = max((int(p.stem) for p in _shards(self._work)), default=-1) + 1
         Proposals(
             names, np.array(sizes, np.int32), np.concatenate([[0], np.cumsum(counts)]),
             np.concatenate(boxes).astype(np.float32).reshape(-1, 4),
             np.concatenate(scores).astype(np.float32) if scored else None, self.about,
-        ).write(self.work / f"{number:06d}.npz")  # fmt: skip
+            marks=np.array(marks, np.uint64) if any(marks) else None,
+        ).write(self._work / f"{number:06d}.npz")  # fmt: skip
         self._held.clear()
 
     def finish(self) -> Proposals:
         """Put all into the folder's file and return it."""
         self._flush()
-        parts = [read_proposals(p) for p in [self.file, *self._shards()] if p.is_file()]
-        if not parts:
-            raise InputError("there is no image to propose boxes for", file=self.folder)
+        kept = [] if self._anew else _shards(self._work)
+        if not self.replaces and self.file.exists():
+            kept.insert(0, self.file)
+        if not kept:
+            raise InputError("there is no image to propose boxes for", file=self.file.parent)
+        parts = [read_proposals(path) for path in kept]
         whole = replace(Proposals.join(parts), about=self.about, file=self.file)
-        if len(parts) > 1 or parts[0].file != self.file:
+        if kept != [self.file]:
             whole.write(self.file)
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clear()
         return whole
+
+    def _clear(self) -> None:
+        """Remove the shards; killed in between, no part of them is taken for the whole."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+        if self._new.is_dir() and not self._parts.exists():
+            self._new.rename(self._parts)
+            shutil.rmtree(self._parts, ignore_errors=True)
+
+
+def _shards(work: Path) -> list[Path]:
+    return sorted(work.glob(f"{'[0-9]' * 6}.npz"))

@@ -31,7 +31,7 @@ def given(
         return None, []
     files = [Path(recipe.proposals)] if recipe.proposals else beside(recipe.data)
     if files:
-        held = for_images(files, tables, most or None)
+        held = for_images(files, tables, most or None, own=recipe.proposals is None)
         return held, [f"proposals: {', '.join(str(f) for f in files)}, {_mean(held)} an image"]
     if try_out:
         return _Searched(most), ["proposals: selective search"]
