@@ -22,11 +22,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The old file stays as it was until then; on any error the temporary one is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        os.close(handle)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -35,7 +36,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -43,7 +45,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             hint="what was there before is unchanged",
         ) from error  # fmt: skip
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -79,11 +79,13 @@ def by_search(
 
 
 def by_detector(
-    detector: Detector, paths: Iterable[Path], most: int = 1000, batch_size: int = 4
-) -> Iterator[Found | InputError]:
+    detector: Detector, paths: Iterable[Path], most: int = 1000, batch_size: int = 4,
+    min_side: float = 0,
+) -> Iterator[Found | InputError]:  # fmt: skip
     """The proposals of a detector's RPN for each image in turn, with its logits as scores.
 
-    Raises InputError for a detector that makes none.
+    At most so many of an image, the best of those that are min_side pixels wide and high. Raises
+    InputError for a detector that makes none.
     """
     from boxatlas.detectors.region import RegionDetector
 
@@ -92,13 +94,24 @@ def by_detector(
                          field="--model", hint="give a detector with an RPN")  # fmt: skip
     detector = copy.deepcopy(detector)
     rule = detector.select_in_detect
-    detector.select_in_detect = replace(rule, before=max(rule.before, most), after=most)
+    before = max(rule.before, most)
+    # What is too small goes before the best are counted, so all that NMS leaves is looked at.
+    after = before if min_side else most
+    detector.select_in_detect = replace(rule, before=before, after=after)
     remaining = iter(paths)
     while chunk := list(islice(remaining, batch_size)):
         pixels = [_opened(path) for path in chunk]
         good = [p for p in pixels if not isinstance(p, InputError)]
-        made = iter(_proposed(detector, good) if good else ())
+        proposed = _proposed(detector, good) if good else ()
+        made = (_at_least(one, min_side, most) for one in proposed)
         yield from (p if isinstance(p, InputError) else next(made) for p in pixels)
+
+
+def _at_least(found: Found, side: float, most: int) -> Found:
+    """The best ones of those that are `side` pixels wide and high."""
+    boxes, scores = found.boxes, found.scores
+    kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= side).all(1))[:most]
+    return Found(found.pixels, boxes[kept], None if scores is None else scores[kept])
 
 
 def _opened(path: Path) -> NDArray[np.uint8] | InputError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ JsonOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps. auto takes a GPU if any.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Makes the run repeatable.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Makes the run repeatable.")]
 DataOption = Annotated[
     list[Path],
     typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
@@ -93,11 +93,31 @@ def reserve(folder: Path, force: bool) -> Path:
 
     Nothing is removed; files of the same names are replaced. Raises InputError otherwise.
     """
-    if folder.is_file():
-        raise InputError("is a file, not a folder", file=folder, hint="pass another --out")
+    check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise InputError("already exists", file=folder, hint="pass another --out, or --force")
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError where no folder can be at --out, something else being there or above."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise InputError("is a file, not a folder", file=there, hint="pass another --out")
+
+
+def refuse(
+    context: typer.Context, names: Iterable[str], why: str, hint: str | None = None
+) -> None:  # fmt: skip
+    """Raise InputError for the first of these options that was given on the command line.
+
+    names: the command's parameters; why: what makes them idle here.
+    """
+    options = {param.name: "/".join(param.opts) for param in context.command.params}
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"does not apply: {why}", field=options[name], hint=hint)
 
 
 def emit(document: Any, as_json: bool, *, rows: Sequence[Mapping[str, Any]] | None = None,

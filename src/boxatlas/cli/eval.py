@@ -17,6 +17,7 @@ from boxatlas.cli.common import (
     emit,
     open_detector,
     pick_device,
+    refuse,
     reserve,
 )
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 NEEDS_ARGUMENTS = True
 _FEW = 2000  # images whose mAP gets an interval
+_OF_DETECTORS = (
+    "metric", "iou", "score", "speed", "batch", "workers", "scales", "flip", "merge"
+)  # fmt: skip
 _USUAL_SPLITS = ("test", "val")
 
 
@@ -79,6 +83,7 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the firs
 
 
 def command(
+    context: typer.Context,
     data: Data,
     what: What = None,
     proposals: ProposalFiles = None,
@@ -115,6 +120,7 @@ def command(
     from boxatlas.evaluation.test_time import parse
 
     if what is None:
+        refuse(context, _OF_DETECTORS, "proposals alone are measured, no detector")
         _measure_proposals(proposals or [], data, split, format, limit, out, force, device, as_json)
         return
     known_metric(metric)

@@ -14,15 +14,17 @@ from boxatlas.cli.common import (
     ForceOption,
     JsonOption,
     SeedOption,
+    check_folder,
     emit,
     pick_device,
+    refuse,
 )
+from boxatlas.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from boxatlas.data.proposals import Store
-    from boxatlas.errors import InputError
+    from boxatlas.data.proposals import Proposals, Store
     from boxatlas.proposing import Found
 
 NEEDS_ARGUMENTS = True
@@ -30,6 +32,7 @@ _KINDS = ("npz", "json", "pictures")
 
 
 def command(
+    context: typer.Context,
     source: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option("--out", help="The folder that is written to.")],
     model: Annotated[
@@ -49,7 +52,7 @@ def command(
         int, typer.Option("--width", min=0, help="Wider images are searched at it; 0: never.")
     ] = 500,
     write: Annotated[
-        str, typer.Option("--write", help="What is written, of npz, json and pictures.")
+        str, typer.Option("--write", help="npz (written in any case), json, pictures.")
     ] = "npz,json,pictures",
     draw: Annotated[int, typer.Option("--draw", min=0, help="Boxes drawn on a picture.")] = 50,
     threads: Annotated[
@@ -64,7 +67,8 @@ def command(
 
     DIR/proposals.npz holds all of them; in a data set's folder it is what `boxatlas train` gives
     to R-CNN and Fast R-CNN. DIR/json and DIR/pictures have a file for each image.
-    Stopped work goes on where it was when the command is given again.
+    Stopped work goes on where it was when the command is given again without --force; an image is
+    not searched again, and of its files those are written that are not there.
 
     \b
     boxatlas propose photo.jpg --out boxes
@@ -73,47 +77,106 @@ def command(
     boxatlas eval --proposals VOC2007/proposals.npz --data VOC2007 --split test
     """
     from boxatlas.data.proposals import Store
-    from boxatlas.proposing import images_under
 
+    _refuse_idle(context, model, write)
     kinds = _kinds(write)
-    named = images_under(source)
+    check_folder(out)
     about, make = _maker(model, mode, max_boxes, min_side, width, device, seed, threads)
     began = time.perf_counter()
     with Store(out, about, force) as store:
-        left = {name: path for name, path in named.items() if name not in store}
-        made = make(list(left.values()))
-        skipped = _fill(store, list(left), made, out, kinds, draw, alone=len(named) == 1)
+        named = _named(source, out, store)
+        files = {name: _files(out, name, kinds) for name in named}
+        _check(named, files, store)
+        left = [name for name in named if name not in store]
+        made = make([named[name] for name in left])
+        skipped = _fill(store, named, left, made)
+    if len(skipped) == len(named):
+        raise InputError("holds no image that can be read", file=", ".join(map(str, source)))
+    kept = [(name, path) for name in named if name in store for path in files[name]]
+    if store.replaces:
+        for _, path in kept:  # of the boxes that are replaced
+            path.unlink(missing_ok=True)
     whole = store.finish()
-    seconds = time.perf_counter() - began
-    document = {
+    written = _write_missing(kept, named, whole, draw, threads)
+    _say(as_json, {
         "file": str(store.file), "images": len(whole), "made_now": len(left) - len(skipped),
-        "proposals": len(whole.boxes), "per_image": len(whole.boxes) / max(len(whole), 1),
-        "seconds": round(seconds, 3), "skipped": skipped, "about": about,
-    }  # fmt: skip
+        "files_written": written, "proposals": len(whole.boxes),
+        "per_image": len(whole.boxes) / max(len(whole), 1),
+        "seconds": round(time.perf_counter() - began, 3), "skipped": skipped, "about": about,
+    })  # fmt: skip
+
+
+def _say(as_json: bool, document: dict[str, Any]) -> None:
     emit(document, as_json, text=(
-        f"{document['made_now']} images in {seconds:.1f} s, {document['per_image']:.0f} boxes an "
-        f"image\n{store.file} holds {len(whole)} images"
+        f"{document['made_now']} images in {document['seconds']:.1f} s, "
+        f"{document['per_image']:.0f} boxes an image\n"
+        f"{document['files_written']} JSON files and pictures were written\n"
+        f"{document['file']} holds {document['images']} images"
     ))  # fmt: skip
 
 
+def _refuse_idle(context: typer.Context, model: str | None, write: str) -> None:
+    """Raise InputError for an option that was given and would change nothing."""
+    if model is None:
+        refuse(context, ["device"], "selective search is compiled for the CPU")
+    else:
+        refuse(context, ["mode", "width", "seed"], "--model is no selective search")
+    if "pictures" not in _kinds(write):
+        refuse(context, ["draw"], "no picture is written", hint="--write pictures")
+
+
+def _named(source: list[Path], out: Path, store: Store) -> dict[str, Path]:
+    """Name -> file of the images of the sources, without the pictures drawn of them before."""
+    from boxatlas.proposing import images_under
+
+    drawn = {path.resolve() for name in store.before for path in _files(out, name, ["pictures"])}
+    named = {
+        name: path for name, path in images_under(source).items()
+        if name in store.before or path.resolve() not in drawn
+    }  # fmt: skip
+    if not named:
+        raise InputError("holds no image but pictures of proposals",
+                         file=", ".join(map(str, source)))  # fmt: skip
+    return named
+
+
+def _check(named: dict[str, Path], files: dict[str, list[Path]], store: Store) -> None:
+    """Raise InputError, before any work, where a file would be lost or stand for another image."""
+    from boxatlas.progress import track
+
+    done = [name for name in named if name in store]
+    for name in track(done, "checking", len(done)):
+        store.check(name, named[name])
+    images = {path.resolve() for path in named.values()}
+    owner: dict[Path, str] = {}
+    for name, path in ((name, path) for name, paths in files.items() for path in paths):
+        if path.resolve() in images:
+            raise InputError("is one of the images, and would be replaced", file=path,
+                             hint="pass another --out")  # fmt: skip
+        if owner.setdefault(path, name) != name:
+            raise InputError(f"would be the picture of {owner[path]} and of {name}", file=path,
+                             hint="propose for each into an --out of its own")  # fmt: skip
+        if path.exists() and name not in store and not store.replaces:
+            raise InputError("already exists", file=path, hint="pass another --out, or --force")
+
+
 def _fill(
-    store: Store, names: list[str], made: Iterator[Found | InputError], out: Path,
-    kinds: list[str], draw: int, *, alone: bool,
-) -> list[str]:  # fmt: skip
+    store: Store, named: dict[str, Path], left: list[str], made: Iterator[Found | InputError]
+) -> list[str]:
     """Keep what is found as it comes; -> what was passed over. A lone image's error is raised."""
-    from boxatlas.errors import InputError
+    from boxatlas.data.proposals import mark_of
     from boxatlas.progress import track
 
     skipped: list[str] = []
-    for name, found in zip(names, track(made, "proposing", len(names)), strict=True):
+    for name, found in zip(left, track(made, "proposing", len(left)), strict=True):
         if isinstance(found, InputError):
-            if alone:
+            if len(named) == 1:
                 raise found
             skipped.append(str(found))
             typer.echo(f"passed over: {found}", err=True)
             continue
-        _write(out, name, found, kinds, draw)
-        store.add(name, found.pixels.shape[:2], found.boxes, found.scores)
+        size = found.pixels.shape[:2]
+        store.add(name, size, found.boxes, found.scores, mark_of(named[name]))
     return skipped
 
 
@@ -134,17 +197,22 @@ def _maker(
         return about, lambda paths: by_search(paths, config, seed, threads)
     import torch
 
-    from boxatlas.weights import load
+    from boxatlas.fetching import digest_of
+    from boxatlas.weights import bundled, load
 
     if threads is not None:
         torch.set_num_threads(threads)
     detector = load(model).to(pick_device(device))
-    about = {"maker": detector.name, "weights": str(model), "max_boxes": max_boxes}
-    return about, lambda paths: by_detector(detector, paths, max_boxes)
+    weights = bundled(model) if model == "bundled" else Path(model)
+    about = {
+        "maker": detector.name, "weights": model, "sha256": digest_of(weights),
+        "max_boxes": max_boxes, "min_box_side": min_side,
+    }  # fmt: skip
+    return about, lambda paths: by_detector(detector, paths, max_boxes, min_side=min_side)
 
 
 def _kinds(write: str) -> list[str]:
-    from boxatlas.errors import InputError, nearest
+    from boxatlas.errors import nearest
 
     kinds = [kind.strip() for kind in write.split(",")]
     for kind in kinds:
@@ -154,42 +222,60 @@ def _kinds(write: str) -> list[str]:
     return kinds
 
 
-def _write(out: Path, name: str, found: Found, kinds: list[str], draw: int) -> None:
+def _files(out: Path, name: str, kinds: list[str]) -> list[Path]:
     """An image's own files; the NPZ of all is the store's."""
-    if "json" in kinds:
-        _write_json(out / "json" / f"{name}.json", name, found)
-    if "pictures" in kinds:
-        _write_picture(out / "pictures" / _jpeg(name), found, draw)
+    picture = name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+    made = {"json": out / "json" / f"{name}.json", "pictures": out / "pictures" / picture}
+    return [path for kind, path in made.items() if kind in kinds]
 
 
-def _write_json(path: Path, name: str, found: Found) -> None:
+def _write_missing(
+    files: list[tuple[str, Path]], named: dict[str, Path], whole: Proposals, draw: int,
+    threads: int | None,
+) -> int:  # fmt: skip
+    """Make those of the images' files that are not there, of the stored boxes; -> how many."""
+    from boxatlas.ops.search import in_order
+    from boxatlas.progress import track
+
+    missing = [(name, path) for name, path in files if not path.exists()]
+
+    def write(one: tuple[str, Path]) -> None:
+        name, path = one
+        if path.suffix == ".json":
+            _write_json(path, name, whole)
+        else:
+            _write_picture(path, named[name], whole[name][:draw].tolist())
+
+    for _ in track(in_order(write, missing, threads), "writing", len(missing)):
+        pass
+    return len(missing)
+
+
+def _write_json(path: Path, name: str, whole: Proposals) -> None:
     from boxatlas.files import write_text
 
-    height, width = found.pixels.shape[:2]
+    i = whole.find(name)
+    height, width = whole.sizes[i].tolist()
     document: dict[str, Any] = {
         "image": name, "width": width, "height": height,
-        "boxes": [[round(v, 2) for v in box] for box in found.boxes.tolist()],
+        "boxes": [[round(v, 2) for v in box] for box in whole[name].tolist()],
     }  # fmt: skip
-    if found.scores is not None:
-        document["scores"] = [round(v, 5) for v in found.scores.tolist()]
+    if whole.scores is not None:
+        document["scores"] = [round(v, 5) for v in whole.scores[whole.part(i)].tolist()]
     write_text(path, json.dumps(document))
 
 
-def _jpeg(name: str) -> str:
-    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
-
-
-def _write_picture(path: Path, found: Found, count: int) -> None:
-    """The best boxes on the image, the first of them in the strongest colour."""
+def _write_picture(path: Path, image: Path, boxes: list[list[float]]) -> None:
+    """The boxes on the image, the first of them in the strongest colour."""
     from PIL import Image, ImageDraw
 
     from boxatlas.files import write_with
+    from boxatlas.images import read
 
-    picture = Image.fromarray(found.pixels)
+    picture = Image.fromarray(read(image))
     pen = ImageDraw.Draw(picture)
-    chosen = found.boxes[:count].tolist()
-    for i, (x1, y1, x2, y2) in reversed(list(enumerate(chosen))):
-        share = int(255 * i / max(len(chosen), 1))
+    for i, (x1, y1, x2, y2) in reversed(list(enumerate(boxes))):
+        share = int(255 * i / max(len(boxes), 1))
         edge = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
         pen.rectangle(edge, outline=(255, share, 40), width=2)
     write_with(path, lambda temporary: picture.save(temporary, "JPEG", quality=90))
