@@ -78,20 +78,39 @@ def test_names_must_differ(tmp_path: Path):
         read_names(tmp_path / "a.names")
 
 
-def test_a_map_applies_to_boxes_and_not_to_labels_alone(voc: Path):
-    """combine9k.data: COCO's classes go through the map, an ImageNet image states its node."""
+@pytest.fixture
+def joint(voc: Path) -> Path:
+    """As combine9k.data: boxes of two classes and an image of node 1 to train, boxes to validate,
+    and `map`, which is that of the validation alone."""
     root = voc.parent.parent
     (root / "data" / "9k.names").write_text("thing\nanimal\ncat\ndog\n")
-    (root / "data" / "2to4.map").write_text("2\n3\n")
+    (root / "data" / "train.map").write_text("2\n3\n")
+    (root / "data" / "val.map").write_text("1\n0\n")
     (root / "VOC" / "labels" / "b.txt").write_text("1 0 0 0 0\n")
+    (root / "VOC" / "labels" / "c.txt").write_text("1 0.5 0.5 0.5 0.25\n")
     voc.write_text(voc.read_text().replace("voc.names", "9k.names").replace("= 2", "= 4")
-                   + "map = data/2to4.map\n")  # fmt: skip
-    table = read(voc, "train")
+                   + "map = data/val.map\n")  # fmt: skip
+    return voc
+
+
+def test_maps_apply_to_the_boxes_of_their_split_and_not_to_labels_alone(joint: Path):
+    """Darknet maps `valid` by the .data file and `train` by the cfg."""
+    joint.write_text(joint.read_text() + "train_map = data/train.map\n")
+    table = read(joint, "train")
     assert table.labels.tolist() == [3]  # dog, class 1 of the boxes
     assert table.image_label.tolist() == [-1, 1]  # animal, node 1
-    (root / "data" / "2to4.map").write_text("2\n9\n")
+    assert read(joint, "val").labels.tolist() == [0]  # thing, class 1 of its boxes
+    (joint.parent.parent / "data" / "train.map").write_text("2\n9\n")
     with pytest.raises(InputError, match="none of the 4 classes"):
-        read(voc, "train")
+        read(joint, "train")
+
+
+def test_boxes_to_train_are_not_mapped_by_the_map_of_the_validation(joint: Path):
+    assert read(joint, "val").labels.tolist() == [0]
+    with pytest.raises(InputError, match=r"voc.data: train: .*a.txt holds boxes, and no train_map"):
+        read(joint, "train")
+    (joint.parent.parent / "VOC" / "labels" / "a.txt").write_text("")
+    assert read(joint, "train").image_label.tolist() == [-1, 1]  # no box: no map is needed
 
 
 def test_folders_are_classes_of_images(tmp_path: Path):

@@ -1,10 +1,11 @@
-"""Darknet: a .data file that names lists of images, their classes and, for a tree, a map.
+"""Darknet: a .data file that names lists of images, their classes and, for a tree, maps.
 
-    classes = 20
-    train   = train.txt        # one image a line; its labels lie beside it, as in the YOLO layout
-    valid   = val.txt
-    names   = voc.names        # one class a line, or `labels`: WordNet ids
-    map     = coco9k.map       # the node of the tree that each class of a box is
+    classes   = 20
+    train     = train.txt      # one image a line; its labels lie beside it, as in the YOLO layout
+    valid     = val.txt
+    names     = voc.names      # one class a line, or `labels`: WordNet ids
+    map       = inet9k.map     # the node of the tree that each class of a box of `valid` is
+    train_map = coco9k.map     # the same of `train`; ours: Darknet has it in the cfg, as `map`
 
 A line `class 0 0 0 0` says what an image shows without a box. Its class is not mapped. Files are
 looked for beside the .data file, in the folder above it (as in Darknet's own checkout) and, where
@@ -22,6 +23,7 @@ from boxatlas.errors import InputError, nearest
 
 FIELD = yolo.FIELD
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+_MAPS = {"train": "train_map", "val": "map", "test": "map"}  # the option that maps a split's boxes
 
 
 def looks_like(folder: Path) -> bool:
@@ -85,10 +87,11 @@ def _near(folder: Path, name: str, field: str) -> Path:
                      hint=f"looked at {tries[0]} and {tries[1]}")  # fmt: skip
 
 
-def _classes(folder: Path, options: dict[str, str]) -> tuple[list[str], list[int] | None]:
-    """(names, node of each class of a box or None)."""
+def _classes(folder: Path, options: dict[str, str]) -> list[str]:
+    """The names of the classes; of a tree's words the ids, as the words are not all different."""
     path = _file(folder)
-    key = "labels" if "map" in options and "labels" in options else "names"
+    tree = "labels" in options and any(key in options for key in _MAPS.values())
+    key = "labels" if tree else "names"
     if key not in options:
         raise InputError("says no names", file=path, field="names",
                          hint=nearest("names", options))  # fmt: skip
@@ -97,39 +100,64 @@ def _classes(folder: Path, options: dict[str, str]) -> tuple[list[str], list[int
     if stated != str(len(names)):
         raise InputError(f"{options[key]} holds {len(names)} names", file=path, field="classes",
                          value=stated)  # fmt: skip
-    if "map" not in options:
-        return names, None
-    file = _near(folder, options["map"], "map")
+    return names
+
+
+def _nodes(folder: Path, options: dict[str, str], key: str, names: list[str]) -> list[int] | None:
+    """The node of each class of a box in a list, or None: classes are nodes."""
+    field = _MAPS[_SPLITS[key]]
+    if field not in options:
+        return None
+    file = _near(folder, options[field], field)
     nodes = []
     for n, line in enumerate(read_text(file).split(), 1):
         if not line.isdigit() or int(line) >= len(names):
             raise InputError(f"is none of the {len(names)} classes", file=file, field=f"line {n}",
                              value=line)  # fmt: skip
         nodes.append(int(line))
-    return names, nodes
+    return nodes
 
 
 def read(folder: Path, split: str | None, builder: Builder) -> Table:
-    """The images of a split, or of all of them."""
+    """The images of a split, or of all of them.
+
+    Raises InputError for boxes of `train` where only `map` is given: whose classes they are is not
+    known.
+    """
     options = describe(folder)
-    names, nodes = _classes(folder, options)
+    names = _classes(folder, options)
+    for key, value in options.items():
+        if key in _SPLITS and split in (None, _SPLITS[key]):
+            _read_list(folder, options, key, _images(folder, value, key), names, builder)
+    return builder.table(names)
+
+
+def _read_list(
+    folder: Path, options: dict[str, str], key: str, images: list[Path], names: list[str],
+    builder: Builder,
+) -> None:  # fmt: skip
+    """Add the images of one list."""
+    nodes = _nodes(folder, options, key, names)
     boxed = names if nodes is None else [names[node] for node in nodes]
-    pairs = [
-        (image, label_of(image))
-        for key, value in options.items()
-        if key in _SPLITS and split in (None, _SPLITS[key])
-        for image in _images(folder, value, key)
-    ]
-    for (image, label), size in zip(pairs, sizes_of([p for p, _ in pairs]), strict=True):
+    unknown = nodes is None and any(other in options for other in _MAPS.values())
+    for image, size in zip(images, sizes_of(images), strict=True):
         if isinstance(size, InputError):
             builder.refuse(size)
             continue
+        label = label_of(image)
         lines = read_text(label).split("\n") if label.is_file() else []
         alone = _label_alone(lines, label, names)
         builder.image(image, image.stem, size, label, -1 if alone is None else alone)
-        if alone is None and label.is_file():
-            yolo.add_objects(builder, label, size, boxed, nodes)
-    return builder.table(names)
+        if alone is not None or not any(line.strip() for line in lines):
+            continue
+        if unknown:
+            field = _MAPS[_SPLITS[key]]
+            raise InputError(
+                f"{label} holds boxes, and no {field} says which words their classes are",
+                file=_file(folder), field=key, value=options[key],
+                hint="Darknet maps `valid` by `map`, `train` by the cfg's: name that as train_map",
+            )  # fmt: skip
+        yolo.add_objects(builder, label, size, boxed, nodes)
 
 
 def _images(folder: Path, name: str, field: str) -> list[Path]:
