@@ -25,8 +25,9 @@ from boxatlas.weights.darknet import (
     load_prefix,
     state_of,
 )
-from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, recognised, write_cfg
+from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, write_cfg
 from boxatlas.weights.darknet_layers import layers_of, sections_of
+from boxatlas.weights.darknet_models import recognised
 
 CLASSES = ["cat", "dog", "cow"]
 SMALL: dict[str, dict[str, Any]] = {
@@ -223,6 +224,105 @@ def test_a_written_cfg_is_recognised_as_the_network_it_is_of(name: str, options:
         assert ours is None or ours == theirs
 
 
+SWITCHES: list[tuple[str, dict[str, Any]]] = [
+    *(("yolov1", {"size": 64, "width": 0.05, **more}) for more in (
+        {"hidden": 16}, {"hidden": 24, "head": "fc", "batch_norm": True, "dropout": 0.25},
+        {"variant": "released"}, {"head": "direct", "input_range": "0..1"},
+        {"variant": "released", "backbone": "darknet_tiny", "boxes_per_cell": 4},
+        {"head": "local", "backbone": "darknet19", "square_root": False, "noobject_scale": 1.0},
+        {"head": "direct", "backbone": "darknet53", "batch_norm": True, "width": 0.17},
+    )),
+    *(("yolov1_tiny", {"size": 64, **more}) for more in (
+        {}, {"input_range": "-1..1"}, {"head": "fc", "hidden": 16}, {"batch_norm": False},
+        {"head": "local", "confidence_target": "one", "coord_scale": 1.0, "width": 0.1},
+    )),
+    *(("yolov2", {"size": 64, "width": 0.1, **more}) for more in (
+        {}, {"passthrough": False}, {"batch_norm": False}, {"new_network": False},
+        {"dimension_priors": False}, {"release": "later", "width": 0.2},
+        {"release": "later", "width": 0.37}, {"tower": 1, "joined": 0}, {"tower": 0, "joined": 512},
+        {"passthrough": False, "tower": 0, "joined": 0, "backbone": "darknet53"},
+        {"objectness_target": "one", "match": "prediction", "multi_scale": False},
+        {"anchor_boxes": False, "backbone": "darknet_tiny"},
+        {"backbone": "yolov1_tiny"},
+    )),
+    *(("yolov2_tiny", {"size": 64, "width": 0.1, **more}) for more in (
+        {}, {"batch_norm": False}, {"passthrough": True}, {"joined": 512},
+        {"anchor_boxes": False},
+    )),
+    *(("yolo9000", {"size": 64, "backbone": "darknet_tiny", "parents": [-1, 0, 0], **more})
+      for more in ({}, {"passthrough": True, "tower": 1}, {"anchors": ((1.0, 1.0), (2.0, 3.0))})),
+    *((name, {"size": 64, "width": 0.1, "backbone": "darknet_tiny", **more})
+      for name in ("yolov3", "yolov3_spp", "yolov3_tiny") for more in (
+        {}, {"truth_iou": 0.7, "ignore_iou": 0.3, "multi_scale": False},
+    )),
+    ("yolov3", {"size": 64, "width": 0.33, "backbone": "extraction"}),
+    ("yolov3_tiny", {"size": 64, "width": 0.58, "masks": ((3, 4, 5), (1, 2, 3))}),
+]  # fmt: skip
+NOT_OF_A_CFG = {  # what a model's function does not depend on, or Darknet decides itself
+    "variant", "release", "resize", "small_boxes", "hires_classifier", "new_network", "anchors",
+    "dimension_priors", "tower", "joined", "width", "hires_detector", "anchor_set", "masks",
+    "boxes_per_cell", "head", "batch_norm", "input_range", "size", "parents",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), SWITCHES)
+def test_each_switch_comes_back_from_a_cfg(name: str, options: dict[str, Any]):
+    """Layers, decoding and training are the same, whatever options say so."""
+    with torch.device("meta"):
+        model = create_model(name, classes=CLASSES, **options)
+        sections = sections_of(model, model.preprocess.size)
+        found = recognised(parse_cfg(write_cfg(sections)))
+        back = create_model(found.model, classes=CLASSES, **found.options)
+    assert sections_of(back, back.preprocess.size) == sections
+    assert type(back) is type(model)
+    assert (back.preprocess.size, back.preprocess.mean) == (
+        model.preprocess.size,
+        model.preprocess.mean,
+    )
+    ours, theirs = model.config.model_dump(), back.config.model_dump()
+    same = ours.keys() & options.keys() - NOT_OF_A_CFG
+    assert {key: theirs[key] for key in same} == {key: ours[key] for key in same}
+
+
+def with_(name: str, kind: str, **options: str) -> list[tuple[str, dict[str, str]]]:
+    """A network's sections, the last of a kind with other options."""
+    with torch.device("meta"):
+        model = create_model(name, classes=CLASSES, **{**SMALL[name], "backbone": "darknet_tiny"})
+        sections = sections_of(model, model.preprocess.size)
+    place = max(i for i, (other, _) in enumerate(sections) if other == kind)
+    sections[place] = (kind, {**sections[place][1], **options})
+    return sections
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "key", "value"),
+    [
+        ("yolov2", "region", "softmax", "0"), ("yolov2", "region", "coords", "5"),
+        ("yolov2", "region", "background", "1"), ("yolov2", "reorg", "reverse", "1"),
+        ("yolov2", "convolutional", "flipped", "1"), ("yolov1", "connected", "dontload", "1"),
+        ("yolov3_tiny", "net", "channels", "1"), ("yolov3_tiny", "upsample", "scale", ".5"),
+        ("yolov3_tiny", "yolo", "scale_x_y", "1.05"), ("yolov3_tiny", "yolo", "num", "5"),
+        ("yolov3_tiny", "yolo", "ignore_thresh", "nan"), ("yolov3_tiny", "route", "groups", "2"),
+        ("yolov3_tiny", "yolo", "ignore_thresh", ".3"), ("yolov3_tiny", "yolo", "anchors", "1,2"),
+        ("yolov3_tiny", "yolo", "anchors", "1,nan"), ("yolov3_tiny", "yolo", "classes", "1e9"),
+        ("yolov1", "detection", "side", "9"), ("yolov1", "detection", "softmax", "1"),
+        ("yolov1", "crop", "noadjust", "1"), ("yolov1", "detection", "coord_scale", "inf"),
+    ],
+)  # fmt: skip
+def test_a_cfg_that_computes_something_else_is_refused_by_its_key(name, kind, key, value):
+    recognised(with_(name, kind))
+    with pytest.raises(InputError, match=key):
+        recognised(with_(name, kind, **{key: value}))
+
+
+def test_an_activation_after_a_shortcut_is_not_darknet53s():
+    with torch.device("meta"):
+        sections = sections_of(create_model("yolov3", num_classes=2, width=0.1), (64, 64))
+    sections[5] = ("shortcut", {**sections[5][1], "activation": "leaky"})
+    with pytest.raises(InputError, match=r"section 5, \[shortcut\], has activation=leaky, not"):
+        recognised(sections)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -298,6 +398,16 @@ def test_a_tree_is_found_beside_its_cfg(tmp_path: Path):
     files[3].unlink()
     with pytest.raises(InputError, match="the tree is missing"):
         import_darknet(files[0], cfg=files[1])
+
+
+def test_the_map_of_a_cfg_says_which_words_cocos_classes_are(tmp_path: Path):
+    files = export_darknet(small("yolo9000"), tmp_path / "net.weights")
+    files[1].write_text(files[1].read_text() + "map = coco.map\n")
+    with pytest.raises(InputError, match="the map is missing"):
+        import_darknet(files[0], cfg=files[1])
+    (tmp_path / "coco.map").write_text("2\n" + "0\n" * 2 + "1\n" + "0\n" * 76)
+    back: Any = import_darknet(files[0], cfg=files[1], names=files[2])
+    assert back.nodes_of(["person", "car", "motorcycle", "motorbike"]) == [2, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,14 @@ def _lively(model: Detector) -> Detector:
     ("name", "options", "image", "score"),
     [  # Images whose last row Darknet's resizing does not lose to rounding (it becomes black)
         ("yolov1_tiny", {"size": 448}, (224, 224), 0.2),
+        ("yolov1_tiny", {"size": 448, "input_range": "-1..1"}, (224, 224), 0.2),
         ("yolov2_tiny", {"size": (160, 224), "resize": "letterbox"}, (170, 120), 0.3),
+        (
+            "yolov2_tiny",
+            {"size": (160, 224), "resize": "letterbox", "batch_norm": False},
+            (170, 120),
+            0.3,
+        ),
         (
             "yolov2",
             {"size": 96, "resize": "letterbox", "release": "later", "width": 0.25},

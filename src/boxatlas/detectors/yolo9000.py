@@ -144,7 +144,7 @@ class YOLO9000(YOLOv2):
                  **{id_: i for i, id_ in enumerate(self.tree.ids)}, **self.words}  # fmt: skip
         out = []
         for name in names:
-            node = known.get(name, known.get(_DARKNETS.get(name, "")))
+            node = known.get(name, known.get(DARKNETS.get(name, "")))
             if node is None:
                 raise InputError("no such word in the tree", field="class", value=name,
                                  hint=nearest(name, known))  # fmt: skip
@@ -215,7 +215,7 @@ def _words(tree: WordTree, config: YOLO9000Config) -> dict[str, int]:
 
 
 # COCO's own names of what Darknet's coco.names calls otherwise.
-_DARKNETS = {
+DARKNETS = {
     "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor",
     "potted plant": "pottedplant", "dining table": "diningtable",
 }  # fmt: skip

@@ -36,6 +36,11 @@ _SMALLEST = 0.001  # of the input: objects with a smaller side are not learned, 
 SIZES = tuple(range(320, 609, 32))  # multi-scale training: {320, 352, ..., 608}
 
 
+def wide(channels: int, width: float) -> int:
+    """A published number of channels times `width`, as a multiple of 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
 class YoloConfig(Options):
     """What the family has in common."""
 
@@ -60,7 +65,7 @@ class YoloConfig(Options):
 
     def wide(self, channels: int) -> int:
         """A published number of channels, by the option `width`."""
-        return max(8, round(channels * self.width / 8) * 8)
+        return wide(channels, self.width)
 
 
 class PriorConfig(YoloConfig):

@@ -1,10 +1,10 @@
 """Darknet's .weights files, in and out, of every version of the header.
 
-Public: import_darknet (a file, or arrays by layer, as a detector), export_darknet, load_state,
-load_file, state_of. The order of a file is that of the layers (`darknet_layers`); as named arrays
-they are "layer3.bias", ".scales", ".running_mean", ".running_var", ".weight", by the layer's
-number. The GPU code, with which the public weights were made, has batch norm's epsilon (1e-5)
-inside the root, as our default.
+Public: import_darknet (a file, or arrays by layer, as a detector), export_darknet,
+load_state, load_file, state_of. The order of a file is that of the layers (`darknet_layers`); as
+named arrays they are "layer3.bias", ".scales", ".running_mean", ".running_var", ".weight", by the
+layer's number. The GPU code, with which the public weights were made, has batch norm's epsilon
+(1e-5) inside the root, as our default.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, written
 from boxatlas.data.formats.darknet import read_names
 from boxatlas.detectors.base import Detector
+from boxatlas.detectors.yolo9000 import DARKNETS
 from boxatlas.errors import InputError, nearest
 from boxatlas.registry import create_model
-from boxatlas.weights.darknet_cfg import Recognised, parse_cfg, read_cfg, recognised, write_cfg
+from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, write_cfg
 from boxatlas.weights.darknet_layers import layers_of, sections_of
+from boxatlas.weights.darknet_models import Recognised, recognised
 from boxatlas.weights.source import Published, class_names
+from boxatlas.wordtree import WordTree
 
 _SITE = "pjreddie.com/media/files"
 # Bytes, as listings of the files say, and the digests that their users compare (the site has none).
@@ -85,8 +88,8 @@ def import_darknet(
 
     cfg: the network's own file (or its text), which says model, classes and options. Without it
     `as_` names the model and the file's length the number of classes. classes: their names, or
-    names: a file of them. A cfg's tree is looked for beside it, one folder above (as in Darknet's
-    checkout) and in the working directory.
+    names: a file of them. A cfg's tree and map are looked for beside it, one folder above (as in
+    Darknet's checkout) and in the working directory; a map of 80 classes is COCO's, of 20 VOC's.
     Raises InputError where the cfg is no network of ours, or the file is truncated, too long or of
     another network, naming the byte.
     """
@@ -106,7 +109,7 @@ def import_darknet(
             raise InputError(f"is a {found.model}, not a {as_}", file=None if text else cfg)
     options = {**found.options, **overrides}
     if found.model == "yolo9000" and "parents" not in overrides:
-        options = {**_tree_near(found.tree, cfg), **options}
+        options = {**_tree_near(found, cfg), **options}
         if names is not None:  # not all of its words differ: the tree tells them apart
             options["tree_names"], names = str(names), None
     if names is not None:
@@ -124,18 +127,29 @@ def import_darknet(
     return model
 
 
-def _tree_near(tree: str | None, cfg: str | Path | None) -> dict[str, Any]:
-    """The option that names a cfg's tree. Raises InputError where its file is not found."""
-    if tree is None:
+def _tree_near(found: Recognised, cfg: str | Path | None) -> dict[str, Any]:
+    """The options that a cfg's tree and map are. Raises InputError where a file is not found."""
+    if found.tree is None:
         return {}
+    tree = _near(found.tree, "tree", cfg)
+    if found.map is None:
+        return {"tree": str(tree)}
+    nodes = WordTree.read(tree).read_map(_near(found.map, "map", cfg))
+    called = class_names(len(nodes)) if len(nodes) in (20, 80) else ()
+    own = dict(zip(called, nodes, strict=False))
+    return {"tree": str(tree), "words": {DARKNETS.get(k, k): v for k, v in own.items()} | own}
+
+
+def _near(name: str, field: str, cfg: str | Path | None) -> Path:
+    """A file that a cfg names."""
     here = Path(cfg).parent if cfg is not None and "\n" not in str(cfg) else Path()
-    tries = [here / tree, here.parent / tree, Path(tree)]
+    tries = [here / name, here.parent / name, Path(name)]
     for one in tries:
         if one.is_file():
-            return {"tree": str(one)}
-    raise InputError("the tree is missing", file=None if cfg is None else str(cfg).split("\n")[0],
-                     field="tree", value=tree,
-                     hint=f"looked at {', '.join(map(str, tries))}")  # fmt: skip
+            return one
+    raise InputError(f"the {field} is missing",
+                     file=None if cfg is None else str(cfg).split("\n")[0], field=field, value=name,
+                     hint=f"looked at {', '.join(map(str, dict.fromkeys(tries)))}")  # fmt: skip
 
 
 def _guessed(

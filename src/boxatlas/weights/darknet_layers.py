@@ -116,6 +116,8 @@ def layers_of(network: nn.Module) -> list[Layer]:
         _yolov2(layers, network)
     elif isinstance(network, YOLOv3):
         _yolov3(layers, network)
+    elif isinstance(network, Darknet):
+        layers.backbone(network)
     elif isinstance(network, Classifier):
         layers.backbone(network.backbone)
         if network.pool_first:
