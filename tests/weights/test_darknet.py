@@ -19,6 +19,7 @@ from boxatlas.registry import create_model
 from boxatlas.verify import Case, handlers, run_case
 from boxatlas.weights import load
 from boxatlas.weights.darknet import (
+    departures,
     export_darknet,
     import_darknet,
     load_file,
@@ -416,9 +417,35 @@ def test_the_map_of_a_cfg_says_which_words_cocos_classes_are(tmp_path: Path):
         ("yolov2", {"reorg_order": "space_to_depth"}, "reorg_order"),
         ("yolov3_tiny", {"location": "linear"}, "location"),
         ("yolov2", {"backbone": "timm/tf_efficientnet_lite0"}, "backbone"),
+        ("yolov3_tiny", {"class_loss": "softmax"}, "class_loss"),
+        ("yolo9000", {"class_loss": "flat"}, "class_loss"),
+        ("yolov3_tiny", {"norm_eps": 1e-3}, "norm_eps"),
+        ("yolov3_tiny", {"norm_place": "added_to_root"}, "norm_place"),
     ],
 )
 def test_what_darknet_cannot_have_is_not_exported(name, options, field, tmp_path: Path):
     with pytest.raises(InputError, match=field):
         export_darknet(small(name, **options), tmp_path / "net.weights")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_epsilon_of_no_batch_norm_is_exported(tmp_path: Path):
+    assert export_darknet(
+        small("yolov1", backbone="darknet_tiny", norm_eps=1e-3), tmp_path / "net.weights"
+    )
+
+
+def test_what_darknet_does_otherwise_is_said(tmp_path: Path, capsys):
+    """It letterboxes whatever it detects with YOLOv2; only its YOLO stretches."""
+    model = small("yolov2_tiny")
+    model.save(tmp_path / "net.safetensors")
+    export = ["weights", "export", tmp_path / "net.safetensors", "--out", tmp_path / "a.weights"]
+    assert run(*export) == 0
+    assert "Darknet letterboxes an image, this model stretches it" in capsys.readouterr().out
+    assert run(*export, "--force", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == departures(model)
+    assert not departures(small("yolov2_tiny", resize="letterbox"))
+    tiny: dict[str, Any] = {"backbone": "darknet_tiny", "resize": "letterbox"}
+    assert not departures(small("yolov1_tiny"))
+    assert "Darknet stretches" in departures(small("yolov1", **tiny))[0]
+    assert "tree_decode" in departures(small("yolo9000", **tiny))[0]

@@ -89,18 +89,22 @@ def export(
 ) -> None:
     """Write what Darknet loads: FILE.weights, and .cfg and .names (and .tree) beside it.
 
+    What the program does otherwise than the model (it letterboxes every image) is said.
+
     \b
     Example:
       boxatlas weights export runs/yolov3/best.safetensors --out cells.weights
     """
     from boxatlas.weights import load
-    from boxatlas.weights.darknet import export_darknet
+    from boxatlas.weights.darknet import departures, export_darknet
 
     for suffix in (".weights", ".cfg", ".names", ".tree"):
         reserve_file(out.with_suffix(suffix), force)
     detector = load(checkpoint)
     files = [str(file) for file in export_darknet(detector, out)]
-    emit({"files": files, "model": detector.name}, as_json, text="\n".join(files))
+    notes = departures(detector)
+    document = {"files": files, "model": detector.name, "notes": notes}
+    emit(document, as_json, text="\n".join([*files, *notes]))
 
 
 @app.command("fetch")

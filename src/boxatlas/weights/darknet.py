@@ -1,6 +1,6 @@
 """Darknet's .weights files, in and out, of every version of the header.
 
-Public: import_darknet (a file, or arrays by layer, as a detector), export_darknet,
+Public: import_darknet (a file, or arrays by layer, as a detector), export_darknet, departures,
 load_state, load_file, state_of. The order of a file is that of the layers (`darknet_layers`); as
 named arrays they are "layer3.bias", ".scales", ".running_mean", ".running_var", ".weight", by the
 layer's number. The GPU code, with which the public weights were made, has batch norm's epsilon
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, written
 from boxatlas.data.formats.darknet import read_names
 from boxatlas.detectors.base import Detector
-from boxatlas.detectors.yolo9000 import DARKNETS
+from boxatlas.detectors.yolo9000 import DARKNETS, YOLO9000
+from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.errors import InputError, nearest
 from boxatlas.registry import create_model
 from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, write_cfg
-from boxatlas.weights.darknet_layers import layers_of, sections_of
+from boxatlas.weights.darknet_layers import Section, layers_of, sections_of
 from boxatlas.weights.darknet_models import Recognised, recognised
 from boxatlas.weights.source import Published, class_names
 from boxatlas.wordtree import WordTree
@@ -73,6 +74,7 @@ PROFILES: dict[str, tuple[dict[str, Any], ...]] = {  # the first whose size is t
     "yolov3_tiny": ({"ignore_iou": 0.7},),
 }
 MODELS = tuple(PROFILES)
+_NORMS = ((1e-5, "inside_root"), (1e-6, "added_to_root"))  # the program's, on a GPU and a CPU
 
 
 def import_darknet(
@@ -258,21 +260,16 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 def export_darknet(model: Detector, path: str | Path) -> list[Path]:
     """Write what Darknet loads: PATH.weights, and .cfg, .names (and .tree) beside it.
 
-    Returns the files. Raises InputError for a network that Darknet cannot have.
+    Returns the files. Raises InputError for a network that Darknet cannot have; what the program
+    itself does otherwise `departures` says.
     """
-    from boxatlas.detectors.yolo9000 import YOLO9000
     from boxatlas.files import write_text
 
     path = Path(path)
     if path.suffix != ".weights":
         raise InputError("must end in .weights", field="--out", value=str(path))
-    config = getattr(model, "config", None)
-    order = getattr(config, "reorg_order", "darknet")
-    if order != "darknet":
-        raise InputError("Darknet's own order is needed", field="reorg_order", value=order)
-    if getattr(getattr(model, "coder", None), "location", "cell") != "cell":
-        raise InputError("Darknet has sigmoid centres alone", field="location_prediction")
     sections = sections_of(model, model.preprocess.size)
+    _check(model, sections)
     made = [path, path.with_suffix(".cfg"), path.with_suffix(".names")]
     if isinstance(model, YOLO9000):
         made.append(path.with_suffix(".tree"))
@@ -285,7 +282,44 @@ def export_darknet(model: Detector, path: str | Path) -> list[Path]:
     return made
 
 
+def _check(model: Detector, sections: Sequence[Section]) -> None:
+    """Raise InputError for a choice that no cfg can say."""
+    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
+    order = getattr(config, "reorg_order", "darknet")
+    if order != "darknet" and config.passthrough:
+        raise InputError("Darknet's own order is needed", field="reorg_order", value=order)
+    if getattr(getattr(model, "coder", None), "location", "cell") != "cell":
+        raise InputError("Darknet has sigmoid centres alone", field="location_prediction")
+    kind = getattr(config, "class_loss", None)
+    if kind not in (None, "logistic", "hierarchical"):
+        raise InputError("Darknet reads this network's classes otherwise", field="class_loss",
+                         value=kind)  # fmt: skip
+    normed = any("batch_normalize" in options for _, options in sections)
+    if normed and (config.norm_eps, config.norm_place) not in _NORMS:
+        raise InputError("a cfg has no epsilon: Darknet's is 1e-5 inside the root on a GPU, 1e-6 "
+                         "added to it on a CPU", field="norm_eps", value=config.norm_eps,
+                         hint=f"norm_place is {config.norm_place}")  # fmt: skip
+
+
+def departures(model: Detector) -> list[str]:
+    """What Darknet does otherwise with a network of ours that it loads, a sentence each."""
+    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
+    out = []
+    own = "stretch" if isinstance(model, YOLOv1) else "letterbox"
+    if config.resize != own:
+        does = {"stretch": "stretches", "letterbox": "letterboxes"}
+        out.append(f"Darknet {does[own]} an image, this model {does[config.resize]} it: boxes "
+                   "differ where the image has not the input's shape")  # fmt: skip
+    if isinstance(model, YOLO9000):
+        if config.tree_decode != "darknet":
+            out.append("Darknet reads the tree as tree_decode=darknet does, this model as "
+                       f"{config.tree_decode}: words differ")  # fmt: skip
+        if config.tree_score != "objectness":
+            out.append(f"Darknet's scores are the objectness, this model's {config.tree_score}")
+    return out
+
+
 __all__ = [
-    "CHECKPOINTS", "MODELS", "Numbers", "export_darknet", "import_darknet", "load_file",
-    "load_prefix", "load_state", "state_of",
+    "CHECKPOINTS", "MODELS", "Numbers", "departures", "export_darknet", "import_darknet",
+    "load_file", "load_prefix", "load_state", "state_of",
 ]  # fmt: skip
