@@ -47,6 +47,7 @@ class ModelInfo:
     published: tuple[Published, ...]
     summary: str
     build: Callable[..., Detector]
+    classes: int = len(VOC_CLASSES)  # of the network whose size is listed
 
 
 _MODELS: dict[str, ModelInfo] = {}
@@ -62,8 +63,12 @@ def register_model(
     backbone: str,
     size: str,
     published: Sequence[Published] = (),
+    classes: int = len(VOC_CLASSES),
 ) -> Callable[[Callable[..., Detector]], Callable[..., Detector]]:
-    """Register a builder `name(classes, **options) -> Detector` under its own name."""
+    """Register a builder `name(classes, **options) -> Detector` under its own name.
+
+    classes: how many the network has whose size is listed, where that is not VOC's 20.
+    """
 
     def decorate(build: Callable[..., Detector]) -> Callable[..., Detector]:
         name = build.__name__
@@ -72,7 +77,7 @@ def register_model(
         summary = (build.__doc__ or "").strip().split("\n")[0]
         _MODELS[name] = ModelInfo(
             name, method, title, arxiv, year, family, backbone, size, tuple(published), summary,
-            build,
+            build, classes,
         )  # fmt: skip
         return build
 

@@ -48,7 +48,7 @@ def card_of(name: str) -> dict[str, Any]:
 
     info = model_info(name)
     module = sys.modules[info.build.__module__]
-    detector = create_model(name)
+    detector = create_model(name, num_classes=info.classes)
     fields = type(detector.config).model_fields
     options = [
         {"name": key, "kind": _kind(field), "default": _default(field),

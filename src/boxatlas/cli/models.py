@@ -15,8 +15,9 @@ def command(
 ) -> None:
     """List the detectors: paper, backbone, input size, how large, what was published.
 
-    Parameters and multiply-adds are those of 20 classes and one 640 x 480 image. Published numbers
-    are each paper's own, on its own data and hardware: `boxatlas explain MODEL` says which.
+    Parameters and multiply-adds are those of the listed number of classes (20 unless the method is
+    made for more) and one 640 x 480 image. Published numbers are each paper's own, on its own data
+    and hardware: `boxatlas explain MODEL` says which.
 
     \b
     boxatlas models
@@ -45,7 +46,8 @@ def describe(name: str) -> dict[str, Any]:
     return {
         "name": name, "method": info.method, "summary": info.summary, "paper": info.title,
         "arxiv": info.arxiv, "year": info.year, "family": info.family, "backbone": info.backbone,
-        "input": info.size, "parameters": None if size is None else size.parameters,
+        "input": info.size, "classes": info.classes,
+        "parameters": None if size is None else size.parameters,
         "multiply_adds": None if size is None else size.multiply_adds,
         "published": [asdict(one) for one in info.published],
     }  # fmt: skip
@@ -59,7 +61,8 @@ def _row(model: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": model["name"], "arXiv": model["arxiv"] or "-", "year": str(model["year"]),
         "family": model["family"], "backbone": model["backbone"], "input": model["input"],
-        "Mparam": _in(model["parameters"], 1e6), "GMAC": _in(model["multiply_adds"], 1e9),
+        "classes": model["classes"], "Mparam": _in(model["parameters"], 1e6),
+        "GMAC": _in(model["multiply_adds"], 1e9),
         "VOC07": voc, "COCO": coco, "FPS": fps,
     }  # fmt: skip
 

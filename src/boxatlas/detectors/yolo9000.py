@@ -229,6 +229,7 @@ DARKNETS = {
         Published("ImageNet-DET val, 156 classes without boxes", "mAP@0.5", 16.0,
                   source="section 4"),
     ),
+    classes=9418,
 )  # fmt: skip
 def yolo9000(classes: Sequence[str], **options: Any) -> YOLO9000:
     """YOLO9000 at 544x544: classes in a WordTree (`tree=FILE` or `parents=[...]`), three priors."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from boxatlas.registry import create_model, list_models
+from boxatlas.registry import create_model, list_models, model_info
 from boxatlas.structures import Frame
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _known() -> dict[str, Any]:
 
 
 def known_size(name: str) -> Size | None:
-    """Of a registered model with the 20 classes of VOC, from the file; None where it has none."""
+    """Of a registered model with `model_info`'s classes, from the file; None where it has none."""
     entry = _known().get(name)
     return None if entry is None else Size(**{**entry, "input": tuple(entry["input"])})
 
@@ -99,7 +99,8 @@ def main(patterns: Sequence[str] = ()) -> None:
     chosen = {name: None for pattern in patterns or ("*",) for name in list_models(pattern)}
     sizes = {name: entry for name, entry in _known().items() if name in list_models()}
     for name in track(list(chosen), "counting"):
-        sizes[name] = asdict(size_of(create_model(name)))
+        model = create_model(name, num_classes=model_info(name).classes)
+        sizes[name] = asdict(size_of(model))
         rows = (f'  "{name}": {json.dumps(size)}' for name, size in sorted(sizes.items()))
         write_text(_FILE, "{\n" + ",\n".join(rows) + "\n}\n")
 
