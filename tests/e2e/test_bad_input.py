@@ -171,6 +171,28 @@ def test_a_misspelt_model_or_key(boxatlas: Callable, data: Path, tmp_path: Path)
             "did you mean 'voc12'")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["detect", "--scroe", "1"], ["detect: no such option (got '--scroe')", "'--score'"]),
+        (["detect", "x", "--score", "1.5"], ["--score: ", "less than or equal to 1", "'1.5'"]),
+        (["detect", "x", "--score", "nan"], ["--score: not a number (got 'nan')"]),
+        (["detect", "x", "--score"], ["'--score' requires an argument"]),
+        (["bench", "--seconds", "inf"], ["--seconds: ", "'inf'"]),
+        (["demo", "--epochs", "0"], ["--epochs: ", "'0'"]),
+        (["trian"], ["no such command (got 'trian')", "did you mean 'train'?"]),
+        (["weights", "improt"], ["weights: no such command", "did you mean 'import'"]),
+        (["weights", "import"], ["Missing argument", "see boxatlas weights import --help"]),
+    ],
+)
+def test_a_misuse_of_the_command_line(
+    boxatlas: Callable, arguments: list[str], parts: list[str]
+) -> None:
+    said = boxatlas(*arguments)
+    refused(said, *parts)
+    assert len(said.err.splitlines()) == 1
+
+
 def test_a_checkpoint_of_another_model(boxatlas: Callable, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copyfile(data / "model.safetensors", run.with_suffix(".safetensors"))

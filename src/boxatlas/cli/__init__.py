@@ -7,15 +7,29 @@ torch only inside the function, so that help answers at once.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from boxatlas._version import __version__
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, nearest
 
 _SHARED = {"common"}
+_UsageError: Any = typer.BadParameter.__mro__[1]  # Click's, which typer has within it or beside it
+
+
+class _Verbs(TyperGroup):
+    """A group of verbs that names the nearest one where there is none of that name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise InputError("no such command", field=_verb(ctx), value=args[0],
+                             hint=nearest(args[0], self.list_commands(ctx)))  # fmt: skip
+        return super().resolve_command(ctx, args)
 
 
 def _version(shown: bool) -> None:
@@ -28,6 +42,7 @@ def build() -> typer.Typer:
     """The program with every verb of this folder."""
     app = typer.Typer(
         name="boxatlas",
+        cls=_Verbs,
         help="Every classic object detector, faithful to its paper.",
         no_args_is_help=True,
         add_completion=False,
@@ -51,7 +66,7 @@ def build() -> typer.Typer:
         module = importlib.import_module(f"{__name__}.{found.name}")
         name = found.name.removesuffix("_")
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=name)
+            app.add_typer(module.app, name=name, cls=_Verbs)
         else:
             app.command(name, no_args_is_help=getattr(module, "NEEDS_ARGUMENTS", False))(
                 module.command
@@ -66,15 +81,48 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:  # accepted anywhere on the line
         arguments = [a for a in arguments if a != "--debug"]
     try:
-        build()(args=arguments, prog_name="boxatlas", obj=arguments)
+        sys.exit(build()(args=arguments, prog_name="boxatlas", obj=arguments,
+                         standalone_mode=False))  # fmt: skip
     except InputError as error:
         if debug:
             raise
         print(f"boxatlas: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            print(f"boxatlas: error: {_explained(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         print("boxatlas: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _explained(error: Any) -> InputError:
+    """A misuse of the command line as one line that names the option and the value."""
+    if error.ctx and hasattr(error, "possibilities"):
+        known = [o for one in error.ctx.command.params for o in one.opts if o.startswith("--")]
+        return InputError("no such option", field=_verb(error.ctx), value=error.option_name,
+                          hint=nearest(error.option_name, known))  # fmt: skip
+    hint = f"see {error.ctx.command_path} --help" if error.ctx else None
+    refused = getattr(error.__cause__, "errors", list)()  # pydantic's, which hold the value
+    if not refused:
+        return InputError(error.format_message().rstrip("."), hint=hint)
+    value = refused[0]["input"]
+    problem = "not a number" if _is_nan(value) else error.message  # no bound is what it offends
+    return InputError(problem, field=error.param.opts[0], value=value, hint=hint)
+
+
+def _verb(ctx: Any) -> str | None:
+    return ctx.command_path.removeprefix("boxatlas").strip() or None
+
+
+def _is_nan(text: object) -> bool:
+    try:
+        return math.isnan(float(str(text)))
+    except ValueError:
+        return False

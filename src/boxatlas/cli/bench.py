@@ -39,7 +39,10 @@ def command(
         typer.Option("--batch", min=1, help="Throughput at this batch size too; again. 8 if none."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0, help="Timed for about so long, each batch size.")
+        float,
+        typer.Option(
+            "--seconds", min=0, max=3600, help="Timed for about so long, each batch size."
+        ),
     ] = 5.0,
     threads: Annotated[
         int | None,

@@ -42,7 +42,7 @@ Survey = Annotated[
     bool, typer.Option("--survey/--no-survey", help="The published comparison as well.")
 ]
 Seconds = Annotated[
-    float, typer.Option("--seconds", min=0, help="FPS is timed for about so long each.")
+    float, typer.Option("--seconds", min=0, max=3600, help="FPS is timed for about so long each.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", help="A folder for the page, plot, JSON and CSV.")
