@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from boxatlas.errors import InputError
-from boxatlas.files import replacing, write_tensors, write_text
+from boxatlas.files import check_writable, make_folder, replacing, write_tensors, write_text
 
 
 def left_over(folder: Path) -> list[str]:
@@ -45,6 +45,24 @@ def test_an_error_leaves_the_old_file(tmp_path: Path, error: BaseException) -> N
         write()
     assert path.read_text() == "old"
     assert left_over(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    """A file where a folder should be; on Linux also a place that takes no files at all."""
+    (tmp_path / "file").write_text("mine")
+    places = [tmp_path / "file" / "sub", *([Path("/proc/x")] if sys.platform == "linux" else [])]
+    for place in places:
+        with pytest.raises(InputError, match=r"a\.txt: could not be written: "):
+            write_text(place / "a.txt", "new")
+        for ask in (check_writable, make_folder):
+            with pytest.raises(InputError, match=f"{place}: cannot be written into: "):
+                ask(place)
+    assert left_over(tmp_path) == ["file"]
+
+
+def test_to_ask_whether_a_folder_can_be_written_makes_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "deep" / "new")
+    assert left_over(tmp_path) == []
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:

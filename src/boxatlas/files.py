@@ -26,8 +26,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
         os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -36,18 +36,42 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"could not be written: {error.strerror or error}", file=path,
             hint="what was there before is unchanged",
         ) from error  # fmt: skip
-    except BaseException:
+    finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder and those above it, if missing. Raises InputError where that cannot be."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return folder
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise InputError where no file could be written into this folder, there or yet to be made.
+
+    To be asked before long work. What is tried leaves nothing behind.
+    """
+    folder = there = Path(folder)
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"cannot be written into: {error.strerror or error}", file=folder)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -55,6 +55,16 @@ def test_what_is_written(say, checkpoint: Path, photos: Path, tmp_path: Path) ->
     assert "already exists" in err
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    say, photos: Path, tmp_path: Path
+) -> None:
+    """The checkpoint, which is not there either, is never looked for."""
+    out = photos / "c.png" / "found"
+    code, printed, err = say("detect", photos, "--model", tmp_path / "no.safetensors", "--out", out)
+    assert (code, printed) == (2, "")
+    assert err.startswith(f"boxatlas: error: {out}: cannot be written into: ")
+
+
 def test_ids_are_cocos(say, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     """pycocotools opens the file as a data set of its own."""
     from pycocotools.coco import COCO

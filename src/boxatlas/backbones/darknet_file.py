@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from boxatlas.backbones.darknet import Conv, Pretrained
 from boxatlas.errors import InputError
+from boxatlas.files import make_folder
 
 Part = tuple[str, Tensor]  # a name for messages, and the parameter or buffer
 
@@ -185,7 +186,7 @@ def load_published(network: nn.Module, published: Pretrained | None, name: str) 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / published.file
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         part = path.with_suffix(path.suffix + f".{os.getpid()}.part")
         try:
             torch.hub.download_url_to_file(published.url, str(part), progress=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +81,10 @@ def open_detector(what: str, device: torch.device) -> Detector:
 def reserve_file(path: Path, force: bool) -> None:
     """Raise InputError where something is at `path` that may not be replaced.
 
-    Nothing is removed: by --force the old file stays until the new one is whole.
+    Nothing is removed: by --force the old file stays until the new one is whole. Raises it too
+    where the folder cannot be written into.
     """
+    check_writable(path.parent)
     if path.is_dir():
         raise InputError("is a folder, not a file", file=path, hint="pass another --out")
     if path.exists() and not force:
@@ -100,10 +103,11 @@ def reserve(folder: Path, force: bool) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError where no folder can be at --out, something else being there or above."""
+    """Raise InputError where --out cannot be a folder to write into."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
         raise InputError("is a file, not a folder", file=there, hint="pass another --out")
+    check_writable(folder)
 
 
 def refuse(

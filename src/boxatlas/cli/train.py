@@ -56,6 +56,7 @@ def command(
     torchrun --nproc-per-node 4 -m boxatlas train ssd300_vgg16 --data coco --out runs/coco
     """
     from boxatlas.errors import InputError
+    from boxatlas.files import check_writable
     from boxatlas.training import train, try_out
 
     if what is None and not resume:
@@ -75,6 +76,7 @@ def command(
              title="dry run: all went through")  # fmt: skip
         return
     folder = out or _unused(recipe.model if recipe else "run")
+    check_writable(folder)
     trained = train(recipe, folder, device=chosen, resume=resume)
     if _first_process():
         emit(trained.document(), as_json, text=_summary(trained, folder))

@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 from boxatlas.errors import InputError, nearest
 from boxatlas.evaluation.survey import SURVEY, Row
 from boxatlas.fetching import Advance, fetch
+from boxatlas.files import make_folder
 from boxatlas.weights import checkpoints
 from boxatlas.weights.source import Published
 
@@ -90,7 +91,7 @@ def fetch_checkpoint(
             hint="fetch it by hand as its page says, then `boxatlas weights import`",
         )  # fmt: skip
     part = out.with_name(f".part-{out.name}")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(part.parent)
     fetch(where, part, one.checksum, advance)
     part.replace(out)
     return out

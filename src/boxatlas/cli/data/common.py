@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import check_writable, make_folder
 
 if TYPE_CHECKING:
     from boxatlas.data import Table
@@ -49,7 +49,5 @@ def unused(path: Path, force: bool) -> Path:
     """A file to write, in a folder that is there. Raises InputError where one is there already."""
     if path.exists() and not (force and path.is_file()):
         raise InputError("already exists", file=path, hint="pass another --out, or --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise InputError("cannot be written to", file=path.parent)
+    check_writable(make_folder(path.parent))
     return path
