@@ -43,6 +43,17 @@ def test_exif_turns_the_image(tmp_path: Path, orientation: int, red_corner: str)
     assert tuple(pixels[place]) == RED
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_the_size_in_the_header_is_that_of_the_upright_pixels(tmp_path: Path, suffix: str) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}{suffix}"
+        two_halves().save(path, exif=exif)
+        upright = (10, 20) if orientation < 5 else (20, 10)
+        assert size_of(path) == read(path).shape[:2] == upright
+
+
 def test_a_png_tells_of_turning_behind_its_pixels_too(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

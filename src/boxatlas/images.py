@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from pydantic import model_validator
 from torch import Tensor
 
@@ -68,6 +69,8 @@ def size_of(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
+            if isinstance(image, TiffImageFile):  # whose size some versions of Pillow have turned
+                width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
             plain = image.format == "PNG" and not _tells_of_turning(path)
             turned = not plain and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except FileNotFoundError:
