@@ -62,7 +62,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     out = photos / "c.png" / "found"
     code, printed, err = say("detect", photos, "--model", tmp_path / "no.safetensors", "--out", out)
     assert (code, printed) == (2, "")
-    assert err.startswith(f"boxatlas: error: {out}: cannot be written into: ")
+    assert err.startswith(f"boxatlas: error: {out.parent}: is a file, not a folder")
 
 
 def test_ids_are_cocos(say, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
