@@ -66,6 +66,7 @@ class Detector(nn.Module):
 
     images_seen: Tensor
     takes_proposals = 0  # of an image from outside, at most; 0: the method makes its own
+    min_proposal_side = 0.0  # pixels: of a search for them, narrower or lower ones are left out
 
     def __init__(self, classes: Sequence[str], preprocess: Preprocess, config: Options) -> None:
         super().__init__()

@@ -64,6 +64,7 @@ class RCNNConfig(Options):
     longest: int = convention(1000, "larger images are reduced to it; VOC's are not", ge=32)
     crop_size: int = convention(227, "side of a crop", ge=32)
     max_proposals: int = convention(2000, "proposals of an image", ge=1)
+    min_box_side: float = convention(20, "of a search: narrower or lower boxes are left out", ge=0)
     windows: tuple[int, int] = convention((32, 96), "positives and background of an iteration")
     box_iou: float = convention(0.6, "appendix C: regression learns from closer boxes", gt=0, lt=1)
     ridge: float = convention(1000.0, "appendix C: lambda", gt=0)
@@ -104,6 +105,7 @@ class RCNN(Detector):
                              hint=f"choose from: {', '.join(network.widths)}")  # fmt: skip
         self.network = network
         self.takes_proposals = config.max_proposals
+        self.min_proposal_side = config.min_box_side
         self.crop = Crop(config.crop_size, config.crop_mode, config.crop_padding)
         self.coder = DeltaCoder()
         count, widths = len(self.classes), network.widths
@@ -128,7 +130,8 @@ class RCNN(Detector):
     ) -> Raw:
         """-> scores [B, P, K] in 0..1, deltas [B, P, K, 4], proposals [B, P, 4], valid [B, P]."""
         if proposals is None:
-            proposals = searched(images, frames, self.preprocess, most=self.takes_proposals)
+            proposals = searched(images, frames, self.preprocess, most=self.takes_proposals,
+                                 min_side=self.min_proposal_side)  # fmt: skip
         valid = (proposals[..., 2:] > proposals[..., :2]).all(-1)
         image, row = valid.nonzero(as_tuple=True)
         count = self.num_classes
@@ -358,5 +361,6 @@ def rcnn_vgg16(classes: Sequence[str], **options: Any) -> RCNN:
 @_register("EfficientNet-Lite0", "crops of 128")
 def rcnn_efficientnet_lite0(classes: Sequence[str], **options: Any) -> RCNN:
     """The light R-CNN, for a CPU: crops of 128 pixels, 9 of them context on each side."""
-    own = {"backbone": "timm/tf_efficientnet_lite0", "crop_size": 128, "crop_padding": 9}
-    return RCNN(classes, RCNNConfig.of(**{**own, "max_proposals": 200, **options}))
+    own = {"backbone": "timm/tf_efficientnet_lite0", "crop_size": 128, "crop_padding": 9,
+           "max_proposals": 200, "min_box_side": 0}  # fmt: skip
+    return RCNN(classes, RCNNConfig.of(**{**own, **options}))

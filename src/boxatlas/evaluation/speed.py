@@ -143,7 +143,8 @@ def _timed(
     if detector.takes_proposals:
         from boxatlas.detectors.searched import searched
 
-        proposals = searched(images, frames, detector.preprocess, most=detector.takes_proposals)
+        proposals = searched(images, frames, detector.preprocess, most=detector.takes_proposals,
+                             min_side=detector.min_proposal_side)  # fmt: skip
     start = time.perf_counter()
     fast = detector.fast()
     raw = fast(images, frames, proposals)

@@ -253,7 +253,7 @@ def prepare(
     tables = [images.train] if images.val is None else [images.train, images.val]
     boxes, told = given(
         recipe, model.takes_proposals, tables, folder / "proposals", world,
-        try_out=judged is not None,
+        min_side=model.min_proposal_side, try_out=judged is not None,
     )  # fmt: skip
     said = [*told, *said]
 

@@ -19,13 +19,14 @@ from boxatlas.training.recipe import Recipe
 
 def given(
     recipe: Recipe, most: int, tables: Sequence[Table], folder: Path, world: World,
-    *, try_out: bool = False,
+    *, min_side: float = 0, try_out: bool = False,
 ) -> tuple[Mapping[str, Any] | None, list[str]]:  # fmt: skip
     """(image path -> boxes, what to say of them); None where none are wanted.
 
     The recipe's file, else `proposals.npz` in each data folder, else selective search of every
     image, kept in `folder` and gone on with after a stop. most: how many of an image the method
-    takes, 0 where it makes its own. try_out: search an image when it is asked for, and keep none.
+    takes, 0 where it makes its own; min_side: a search leaves out narrower or lower ones. try_out:
+    search an image when it is asked for, and keep none.
     """
     if recipe.proposals is None and most == 0:
         return None, []
@@ -34,10 +35,10 @@ def given(
         held = for_images(files, tables, most or None, own=recipe.proposals is None)
         return held, [f"proposals: {', '.join(str(f) for f in files)}, {_mean(held)} an image"]
     if try_out:
-        return _Searched(most), ["proposals: selective search"]
+        return _Searched(most, min_side), ["proposals: selective search"]
     paths = list(dict.fromkeys(path for table in tables for path in table.paths))
     if world.first:
-        _search(paths, folder, most)
+        _search(paths, folder, most, min_side)
     wait(world)
     held = read_proposals(folder / FILE)
     return held, [f"proposals: selective search, kept in {folder / FILE}, {_mean(held)} an image"]
@@ -47,11 +48,16 @@ def _mean(held: Proposals) -> str:
     return f"{len(held.boxes) / max(len(held), 1):.0f}"
 
 
-def _search(paths: Sequence[str], folder: Path, most: int) -> None:
-    about = {"maker": "selective_search", "mode": "fast", "max_boxes": most}
+def _search(paths: Sequence[str], folder: Path, most: int, min_side: float) -> None:
+    about = {
+        "maker": "selective_search",
+        "mode": "fast",
+        "max_boxes": most,
+        "min_box_side": min_side,
+    }
     with Store(folder, about) as store:
         left = [path for path in paths if path not in store]
-        made = selective_search_many(left, max_boxes=most)
+        made = selective_search_many(left, max_boxes=most, min_box_side=min_side)
         for path, boxes in zip(left, track(made, "selective search", len(left)), strict=True):
             store.add(path, (0, 0), boxes)
     store.finish()
@@ -60,11 +66,11 @@ def _search(paths: Sequence[str], folder: Path, most: int) -> None:
 class _Searched(Mapping[str, NDArray[np.float32]]):
     """Proposals made when they are asked for."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, min_side: float) -> None:
+        self.most, self.min_side = most, min_side
 
     def __getitem__(self, path: str) -> NDArray[np.float32]:
-        return selective_search(path, max_boxes=self.most)
+        return selective_search(path, max_boxes=self.most, min_box_side=self.min_side)
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
