@@ -13,7 +13,7 @@ from sets import picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read
 from boxatlas.data.formats import FORMATS, WRITABLE
-from boxatlas.data.formats.building import Builder
+from boxatlas.data.formats.building import Builder, number
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -195,6 +195,12 @@ def test_the_error_names_the_file_and_what_is_wrong(tmp_path: Path, name: str):
     with pytest.raises(InputError, match=said) as caught:
         read(tmp_path, "train", layout)
     assert file in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1_0", "\uff11\uff10", "ten", "", None, "nan", "1e10"])
+def test_only_what_other_programs_read_as_a_number_is_one(text: str | None):
+    with pytest.raises(InputError, match="field: is "):
+        number(text, Path("file"), "field")
 
 
 @pytest.mark.parametrize("data", [b"", bytes(range(256)), b"{", b"[{"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sets import CLASSES, LAYOUTS, picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read, splits
-from boxatlas.data.formats import WRITABLE
+from boxatlas.data.formats import FORMATS, WRITABLE
 from boxatlas.data.masks import decode
 from boxatlas.errors import InputError
 
@@ -236,6 +236,32 @@ def test_yolo_as_roboflow_writes_it(tmp_path: Path):
     (tmp_path / "data.yaml").write_text("train: ../train/images\nnc: 1\nnames: ['cat']\n")
     table = read(tmp_path, "train")
     assert table.boxes.tolist() == [[0, 0, 100, 80]]
+
+
+def test_any_name_is_a_split_of_yolo_if_its_folder_bears_it(tmp_path: Path):
+    write_set(tmp_path, two_images(), "yolo", {"train": [0], "tune": [1, 2]})
+    assert splits(tmp_path) == ["train", "tune"]
+    assert len(read(tmp_path)) == 3
+    for layout, name in (("yolo", "path"), ("darknet", "tune")):
+        with pytest.raises(InputError, match=f"split: .*'{name}'"):
+            FORMATS[layout].write(two_images(), tmp_path / layout, ["0.png"] * 3, {name: [0]})
+
+
+def test_both_of_two_images_of_one_name_are_read(tmp_path: Path):
+    folder = write_set(tmp_path, two_images(), "yolo")
+    picture(folder / "images" / "train" / "0.jpg", (100, 120))
+    assert [Path(path).name for path in read(folder).paths][:2] == ["0.jpg", "0.png"]
+
+
+def test_a_line_of_a_list_that_leads_nowhere_is_named(tmp_path: Path):
+    folder = write_set(tmp_path, two_images(), "yolo")
+    (folder / "train.txt").write_text(f"images/train/0.png\n\n{'a' * 5000}.png\n")
+    (folder / "data.yaml").write_text("train: train.txt\nnames: [cat, dog, tea pot]\n")
+    with pytest.raises(InputError, match=r"train\.txt: line 3: the image is missing"):
+        read(folder)
+    (folder / "data.yaml").write_text(f"train: {'a' * 5000}\nnames: [cat]\n")
+    with pytest.raises(InputError, match=r"data\.yaml: train: the split's images are missing"):
+        read(folder)
 
 
 @pytest.mark.parametrize("layout", WRITABLE)

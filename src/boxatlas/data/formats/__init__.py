@@ -40,7 +40,8 @@ def detect_format(folder: Path) -> str:
     )  # fmt: skip
 
 
-def _module(folder: Path, format: str | None) -> ModuleType:
+def module_of(folder: Path, format: str | None) -> ModuleType:
+    """The layout named, or the one found. Raises InputError for an unknown one, or no folder."""
     if format is not None and format not in FORMATS:
         raise InputError("no such layout", field="format", value=format,
                          hint=nearest(format, FORMATS))  # fmt: skip
@@ -52,7 +53,7 @@ def _module(folder: Path, format: str | None) -> ModuleType:
 def splits(folder: str | Path, format: str | None = None) -> list[str]:
     """The names of a data set's splits; empty where it has none."""
     folder = Path(folder)
-    return _module(folder, format).splits(folder)
+    return module_of(folder, format).splits(folder)
 
 
 def read(
@@ -77,7 +78,7 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
     VOC's lists may overlap (trainval), so its annotations are read once.
     """
     folder = Path(folder)
-    module = _module(folder, format)
+    module = module_of(folder, format)
     names = module.splits(folder)
     if not names:
         return {"": read(folder, None, format)}
@@ -98,7 +99,7 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
 
 
 def _read_one(folder: Path, split: str | None, format: str | None) -> Table:
-    module = _module(folder, format)
+    module = module_of(folder, format)
     known = module.splits(folder)
     if split is not None and known and split not in known:
         raise InputError("no such split", file=folder, field="split", value=split,

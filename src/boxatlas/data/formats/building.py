@@ -199,6 +199,8 @@ def sizes_of(paths: Sequence[str | Path]) -> list[tuple[int, int] | InputError]:
 def number(value: Any, file: Path, field: str) -> float:
     """A finite number, given as text or number; InputError otherwise."""
     try:
+        if isinstance(value, str) and ("_" in value or not value.isascii()):
+            raise ValueError  # Python's own ways to write 10: 1_0, full-width digits
         found = float(value)
     except (TypeError, ValueError, OverflowError):
         raise InputError("is not a number", file=file, field=field, value=value) from None
@@ -285,14 +287,14 @@ def lines_of(path: Path) -> list[str]:
 
 def by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder and below by their path within it, without suffix."""
-    if not folder.is_dir():
-        return {}
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in images_below(folder)}
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files of a folder and below, in order."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    """The images of a folder and below, in order; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def without_masks(table: Table, classes: str) -> list[str]:

@@ -93,6 +93,8 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
     files = _files(folder)
     if split is not None:
         return read_file(files[split], folder, builder)
+    if not files:
+        raise InputError("holds no annotation file", file=folder)
     parts = []
     for path in files.values():
         one = Builder(builder.strict)

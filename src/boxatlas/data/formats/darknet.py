@@ -237,9 +237,13 @@ def write(
     from boxatlas.files import write_text
 
     names = {"train": "train", "val": "valid", "test": "test"}
+    for split in splits_of:
+        if split not in names:
+            raise InputError("a .data file has no such split", field="split", value=split,
+                             hint=nearest(split, names))  # fmt: skip
     head = [f"classes = {len(table.classes)}", "names = set.names"]
     for split, members in splits_of.items():
-        head.append(f"{names.get(split, split)} = {split}.txt")
+        head.append(f"{names[split]} = {split}.txt")
         images = "".join(f"images/{split}/{Path(image_names[i]).name}\n" for i in members)
         write_text(folder / f"{split}.txt", images)
         for i in members:

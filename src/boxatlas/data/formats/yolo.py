@@ -6,6 +6,9 @@ labels/train/a.txt; an image without one (or with an empty one) has no object.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,9 @@ from boxatlas.data.formats.building import (
     Box,
     Builder,
     by_stem,
+    images_below,
     inside,
     leaves,
-    lines_of,
     number,
     read_text,
     sizes_of,
@@ -29,75 +32,113 @@ _MOST_CLASSES = 100_000  # where nothing says how many there are
 
 _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _USUAL = ("train", "val", "valid", "test")
+Refuse = Callable[[InputError], None]  # what is done about a flaw
+
+
+def _stop(error: InputError) -> None:
+    raise error
 
 
 def looks_like(folder: Path) -> bool:
-    return _description_file(folder) is not None or (folder / "labels").is_dir()
+    return description_file(folder) is not None or (folder / "labels").is_dir()
 
 
-def splits(folder: Path) -> list[str]:
-    return sorted(_roots(folder))
+def splits(folder: Path, refuse: Refuse = _stop) -> list[str]:
+    return sorted(roots(folder, describe(folder, refuse), refuse))
 
 
-def _description_file(folder: Path) -> Path | None:
+def description_file(folder: Path) -> Path | None:
     for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
     return None
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """data.yaml as a mapping; empty where there is none."""
+def describe(folder: Path, refuse: Refuse = _stop) -> dict[str, Any]:
+    """data.yaml as a mapping; empty where there is none or it cannot be read."""
     import yaml
 
-    path = _description_file(folder)
+    path = description_file(folder)
     if path is None:
         return {}
+    found: Any = {}
     try:
         found = yaml.safe_load(read_text(path))
+    except InputError as error:
+        refuse(error)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"is not valid YAML: {error}", file=path) from None
+        refuse(InputError(f"is not valid YAML: {error}", file=path))
     if not isinstance(found, dict):
-        raise InputError("is not a mapping of `names` and splits", file=path)
+        refuse(InputError("is not a mapping of `names` and splits", file=path))
+        return {}
     return found
 
 
-def _classes(folder: Path, description: dict[str, Any]) -> list[str] | None:
-    path = _description_file(folder)
-    names = description.get("names")
+@dataclass(frozen=True)
+class Classes:
+    """names: each once, None where nothing says them; numbers: which of them a number in a label
+    file is, None where it is just that one."""
+
+    names: list[str] | None
+    numbers: list[int] | None = None
+
+    @property
+    def written(self) -> list[str] | None:
+        """The name of each number in a label file."""
+        if self.names is None or self.numbers is None:
+            return self.names
+        return [self.names[n] for n in self.numbers]
+
+
+def classes_of(folder: Path, description: dict[str, Any], refuse: Refuse = _stop) -> Classes:
+    """The classes of data.yaml or classes.txt."""
+    path, names = description_file(folder), description.get("names")
+    fields: list[str] | None = None
     if names is None:
-        text = folder / "classes.txt"
-        names = lines_of(text) if text.is_file() else None
-        if names is None:
-            return None
-        path = text
+        path = folder / "classes.txt"
+        if not path.is_file():
+            return Classes(None)
+        lines = {f"line {n}": line.strip() for n, line in enumerate(read_text(path).split("\n"), 1)}
+        fields = [field for field, line in lines.items() if line]
+        names = [lines[field] for field in fields]
     if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
-            raise InputError("class numbers must run from 0", file=path, field="names")
-        names = [names[i] for i in range(len(names))]
+        names = _numbered(names, path, refuse)
     if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
-        raise InputError("must be a list of class names", file=path, field="names")
-    names = [str(n) for n in names]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise InputError("two classes of one name", file=path, field=f"names[{i}]", value=name)
-    return names
+        refuse(InputError("must be a list of class names", file=path, field="names"))
+        return Classes(None)
+    first: dict[str, int] = {}
+    numbers = []
+    for i, name in enumerate(map(str, names)):
+        if name in first:
+            refuse(InputError("two classes of one name", file=path, value=name,
+                              field=fields[i] if fields else f"names[{i}]"))  # fmt: skip
+        numbers.append(first.setdefault(name, len(first)))
+    return Classes(list(first), None if len(first) == len(numbers) else numbers)
 
 
-def _roots(folder: Path) -> dict[str, list[Path]]:
+def _numbered(names: dict[Any, Any], path: Path | None, refuse: Refuse) -> Any:
+    """The names in the order of their numbers; a number that has none is named by itself."""
+    if not all(type(n) is int and 0 <= n < _MOST_CLASSES for n in names):
+        return None
+    gaps = [n for n in range(max(names, default=-1)) if n not in names]
+    if gaps:
+        refuse(InputError("class numbers must run from 0", file=path, field="names",
+                          value=sorted(names), hint=f"there is no {gaps[0]}"))  # fmt: skip
+    return [names.get(n, f"class{n}") for n in range(len(names) + len(gaps))]
+
+
+def roots(
+    folder: Path, description: dict[str, Any], refuse: Refuse = _stop
+) -> dict[str, list[Path]]:
     """Split -> its image folders (or list files)."""
-    description, path = describe(folder), _description_file(folder)
     found: dict[str, list[Path]] = {}
-    for split in _USUAL:
-        given = description.get(split)
-        entries = given if isinstance(given, list) else [given] if given else []
-        for entry in entries:
-            if not isinstance(entry, str):
-                raise InputError("must be a folder", file=path, field=split,
-                                 value=type(entry).__name__)  # fmt: skip
-            found.setdefault("val" if split == "valid" else split, []).append(
-                _resolve(folder, description, entry, path, split)
-            )
+    for split, entry in entries(description):
+        try:
+            root = resolve(folder, description, entry, split)
+        except InputError as error:
+            refuse(error)
+        else:
+            found.setdefault("val" if split == "valid" else split, []).append(root)
     if not found:
         for split in _USUAL:
             for root in (folder / "images" / split, folder / split / "images"):
@@ -106,32 +147,51 @@ def _roots(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _resolve(
-    folder: Path, description: dict[str, Any], entry: str, path: Path | None, split: str
-) -> Path:
+def entries(description: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(split, where it lies) of data.yaml: the usual names, and each that its folder bears too."""
+    others = (split for split in description if isinstance(split, str) and split not in _USUAL)
+    own = [s for s in others if description[s] in (f"images/{s}", f"{s}/images")]
+    found = []
+    for split in (*_USUAL, *own):
+        given = description.get(split) or []
+        found += [(split, one) for one in (given if isinstance(given, list) else [given])]
+    return found
+
+
+def resolve(folder: Path, description: dict[str, Any], entry: Any, split: str) -> Path:
     """Where a split lies: below the folder, whatever machine's root `path` speaks of."""
-    base = description.get("path")
-    tries = [entry.removeprefix("./")]
-    if entry.startswith("../"):  # Roboflow writes ../train/images for train/images
-        tries.append(entry.removeprefix("../"))
-    roots = [folder]
+    path = description_file(folder) or folder
+    if not isinstance(entry, str):
+        raise InputError("must be a folder", file=path, field=split, value=type(entry).__name__)
+    base, tries = description.get("path"), _meant(entry)
+    places = [folder]
     if isinstance(base, str) and not leaves(base):
-        roots.insert(0, folder / base)
-    for root in roots:
+        places.insert(0, folder / base)
+    for place in places:
         for name in tries:
-            if not leaves(name) and (root / name).exists():
-                return root / name
-    file = path or folder
-    inside(folder, tries[-1], file, split)
-    raise InputError("the split's images are missing", file=file, field=split, value=entry)
+            if not leaves(name) and os.path.exists(place / name):
+                return place / name
+    inside(folder, tries[-1], path, split)
+    raise InputError("the split's images are missing", file=path, field=split, value=entry)
+
+
+def _meant(entry: str) -> list[str]:
+    """What an entry may mean: Roboflow writes ../train/images for train/images."""
+    return [entry.removeprefix("./"), *([entry.removeprefix("../")] if entry[:3] == "../" else [])]
+
+
+def leads_out(entry: str) -> bool:
+    """Whether an entry can mean nothing but a place outside the folder."""
+    return leaves(_meant(entry)[-1])
 
 
 def read(folder: Path, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
-    classes = _classes(folder, describe(folder))
-    roots = _roots(folder)
-    chosen = roots.get(split, []) if split is not None else [r for rs in roots.values() for r in rs]
-    if not roots:
+    description = describe(folder, builder.refuse)
+    classes = classes_of(folder, description, builder.refuse)
+    found = roots(folder, description, builder.refuse)
+    chosen = found.get(split, []) if split is not None else [r for rs in found.values() for r in rs]
+    if not found:
         chosen = [folder / "images"] if (folder / "images").is_dir() else [folder]
     pairs = [pair for root in chosen for pair in _pairs(root, folder, builder)]
     highest = -1
@@ -141,15 +201,19 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
             continue
         builder.image(image, image.stem, size, label)
         if label.is_file():
-            highest = max(highest, add_objects(builder, label, size, classes))
-    if classes is None:
-        classes = [f"class{i}" for i in range(highest + 1)]
-    return builder.table(classes)
+            try:
+                kind = add_objects(builder, label, size, classes.written, classes.numbers)
+            except InputError as error:  # the file cannot be opened
+                builder.refuse(error)
+            else:
+                highest = max(highest, kind)
+    names = classes.names
+    return builder.table([f"class{i}" for i in range(highest + 1)] if names is None else names)
 
 
 def annotation_files(folder: Path) -> list[Path]:
     """Every text file that describes the set."""
-    head = [p for p in (_description_file(folder), folder / "classes.txt") if p and p.is_file()]
+    head = [p for p in (description_file(folder), folder / "classes.txt") if p and p.is_file()]
     labels = {p for name in ("labels", "*/labels") for root in folder.glob(name)
               for p in root.rglob("*.txt")}  # fmt: skip
     if not labels:  # beside the images, and the lists of images
@@ -165,15 +229,25 @@ def images_of(folder: Path) -> dict[str, Path]:
 def _pairs(root: Path, folder: Path, builder: Builder) -> list[tuple[Path, Path]]:
     """Each image and where its labels would lie."""
     if not root.is_file():
-        images = [p for p in by_stem(root).values() if "labels" not in p.relative_to(root).parts]
+        images = [p for p in images_below(root) if "labels" not in p.relative_to(root).parts]
         return [(image, label_of(image)) for image in images]
     images = []  # a list of images, one a line
-    for n, line in enumerate(lines_of(root), 1):
+    for n, line in enumerate(map(str.strip, read_text(root).split("\n")), 1):
         try:
-            images.append(inside(folder, line.removeprefix("./"), root, f"line {n}"))
+            image = listed(line, n, root, folder) if line else None
         except InputError as error:
             builder.refuse(error)
+        else:
+            images += [image] if image else []
     return [(image, label_of(image)) for image in images]
+
+
+def listed(line: str, n: int, file: Path, folder: Path) -> Path:
+    """The image that the n-th line of a list names."""
+    image = inside(folder, line.removeprefix("./"), file, f"line {n}")
+    if not os.path.isfile(image):
+        raise InputError("the image is missing", file=file, field=f"line {n}", value=line)
+    return image
 
 
 def label_of(image: Path) -> Path:
@@ -264,6 +338,9 @@ def write(
 
     from boxatlas.files import write_text
 
+    for split in ("names", "path"):
+        if split in splits_of:
+            raise InputError("no split of data.yaml can have this name", field="split", value=split)
     for split, members in splits_of.items():
         for i in members:
             lines = [f"{line}\n" for line in lines_for(table, i)]
