@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from boxatlas.errors import InputError
-from boxatlas.files import check_writable, make_folder, replacing, write_tensors, write_text
+from boxatlas.files import (
+    check_writable,
+    make_folder,
+    new_folder,
+    replacing,
+    write_tensors,
+    write_text,
+)
 
 
 def left_over(folder: Path) -> list[str]:
@@ -77,6 +84,26 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None
         write()
     assert path.read_text() == "old"
     assert left_over(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path, error: BaseException) -> None:
+    place = tmp_path / "new"
+    place.mkdir()  # empty, which is as good as none
+
+    def stopped() -> None:
+        with new_folder(place) as half:
+            (half / "file").write_text("a")
+            raise error
+
+    with pytest.raises(type(error)):
+        stopped()
+    assert list(tmp_path.iterdir()) == [place]
+    with new_folder(place) as half:
+        (half / "file").write_text("a")
+    assert [path.name for path in place.iterdir()] == ["file"]
+    with pytest.raises(InputError, match="holds something already"), new_folder(place):
+        pass
 
 
 def test_tensors_that_share_memory_are_both_kept(tmp_path: Path) -> None:

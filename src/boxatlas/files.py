@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,30 @@ def check_writable(folder: str | Path) -> None:
 
 def _unwritable(folder: Path, error: OSError) -> InputError:
     return InputError(f"cannot be written into: {error.strerror or error}", file=folder)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` when the block succeeds.
+
+    On any error it is removed. Raises InputError where `path` holds something already, before the
+    block, or cannot be written.
+    """
+    path, whole = Path(path), Path(os.path.abspath(path))  # "." has no name
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError("holds something already", file=path, hint="pass another folder")
+    temporary = whole.with_name(f".{whole.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if whole.is_dir():
+            whole.rmdir()
+        os.replace(temporary, whole)
+    except OSError as error:
+        raise InputError(f"could not be written: {error.strerror or error}", file=path) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

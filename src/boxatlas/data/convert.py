@@ -14,6 +14,7 @@ from boxatlas.data.doctor.sets import apart
 from boxatlas.data.formats import FORMATS
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import new_folder
 
 Each = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -29,30 +30,18 @@ def convert(
     out = Path(out)
     if to not in FORMATS or not hasattr(FORMATS[to], "write"):
         raise InputError("no such layout", field="--to", value=to, hint=nearest(to, FORMATS))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("holds something already", file=out, hint="pass another folder")
     chosen, notes = _chosen(splits, to)
     table, members = _united(chosen)
     names, renamed = _names(table)
     notes += FORMATS[to].left_out(table) + _besides(table, members, to) + renamed
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        jobs = [(split, i) for split, rows in members.items() for i in rows]
+    jobs = [(split, i) for split, rows in members.items() for i in rows]
+    with new_folder(out) as temporary:
         for split, i in each(jobs):
             _copy(table.paths[i], temporary / FORMATS[to].image_folder(split) / names[i])
-        FORMATS[to].write(table, temporary, names, members)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(temporary, out)
-    except RecursionError:  # among what is kept as it was
-        raise InputError("could not be written: nested too deep", file=out) from None
-    except OSError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"could not be written: {error.strerror or error}", file=out) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            FORMATS[to].write(table, temporary, names, members)
+        except RecursionError:  # among what is kept as it was
+            raise InputError("could not be written: nested too deep", file=out) from None
     return table, notes
 
 
