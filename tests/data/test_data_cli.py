@@ -66,6 +66,38 @@ def test_check_lists_flaws_and_mends_a_copy(folder: Path, tmp_path: Path, capsys
     assert "holds something already" in err
 
 
+def test_a_copy_of_which_nothing_is_left_is_said_to_be_so(tmp_path: Path, capsys):
+    folder = write_set(tmp_path / "set", two_images(), "coco")
+    (folder / "annotations" / "instances_train.json").write_text("{")
+    code, out, _ = run(capsys, "data", "check", folder, "--fix", tmp_path / "fixed")
+    assert code == 1
+    assert "still there: " in out
+    assert "holds no annotation file" in out
+
+
+def test_many_flaws_are_counted_once(folder: Path, monkeypatch, capsys):
+    """The table and the order of what is printed come from one count, however many flaws."""
+    from boxatlas.data import doctor
+
+    counts = []
+    counted = doctor.counted
+    monkeypatch.setattr(doctor, "counted", lambda flaws: counts.append(1) or counted(flaws))
+    path = spoiled(folder) / "Annotations" / "0.xml"
+    text = path.read_text()
+    thing = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    path.write_text(text.replace(thing, thing * 40))
+    code, out, _ = run(capsys, "data", "check", folder, "--no-images", "--all")
+    assert code == 1
+    assert out.count("reaches beyond the image of") == 40
+    assert len(counts) < 5
+
+
+def test_half_of_a_pair_in_a_name_can_be_printed(tmp_path: Path):
+    from boxatlas.data.doctor import Flaw
+
+    assert str(Flaw("class_unused", "set", "", "owl\n\ud800")) == "set: owl \\ud800"
+
+
 def test_stats(folder: Path, tmp_path: Path, capsys):
     code, out, _ = run(capsys, "data", "stats", folder, "--out", tmp_path / "s.png")
     assert code == 0
@@ -119,8 +151,8 @@ def test_anchors(folder: Path, tmp_path: Path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "absent"), ("stats", "."), ("convert", "absent", "out", "--to", "voc"),
-     ("download", "voc2077"), ("anchors", "absent")],
+    [("check", "absent"), ("check", ".", "--format", "bad"), ("stats", "."),
+     ("convert", "absent", "out", "--to", "voc"), ("download", "voc2077"), ("anchors", "absent")],
 )  # fmt: skip
 def test_mistakes_are_one_line(arguments, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -168,6 +168,46 @@ CASES: dict[str, tuple[str, Spoil, str, str]] = {
                   "val.txt: nine"),
     "line twice": ("voc", written("ImageSets/Main/val.txt", "3\n3\n"), "split_twice", "val.txt: 3"),
     "in no split": ("voc", written("ImageSets/Main/train.txt", "0\n1\n"), "split_none", ""),
+    "two suffixes": ("voc", copied("JPEGImages/0.png", "JPEGImages/0.jpg"), "image_ambiguous",
+                     "0.png"),
+    "two suffixes, yolo": ("yolo", copied("images/test/4.png", "images/train/0.jpg"),
+                           "image_ambiguous", "0.png"),
+    "entry twice": ("coco", again("images", id=99), "image_twice", "images: id 99"),
+    "size as text": ("coco", document(lambda d: d["images"][0].update(width="120")),
+                     "not_a_number", "images[0].width"),
+    "size as truth": ("coco", document(lambda d: d["images"][0].update(width=True)),
+                      "not_a_number", "images[0].width"),
+    "area as text": ("coco", first(area="big"), "not_a_number", "annotations[0].area"),
+    "shared ids": ("coco", document(lambda d: [d["images"][0].update(id=1),
+                                               d["annotations"][0].update(image_id=1)],
+                                    "annotations/instances_val.json"), "id_shared", "images"),
+    "name twice, yolo": ("yolo", replaced("data.yaml", "names:\n", "names:\n  3: cat\n"),
+                         "class_twice", "data.yaml: names[3]"),
+    "number without name": ("yolo", replaced("data.yaml", "2: tea pot", "4: tea pot"),
+                            "class_unnamed", "data.yaml: names"),
+    "leaves, yolo": ("yolo", replaced("data.yaml", "test: ", "test: ../../"), "path_leaves",
+                     "data.yaml: test"),
+    "lost split": ("yolo", replaced("data.yaml", "test: ", "test: no/"), "split_empty",
+                   "data.yaml: test"),
+    "line of a list": ("yolo", lambda f: [
+        written("train.txt", "images/train/0.png\n\nimages/train/nine.png\n")(f),
+        replaced("data.yaml", "train: images/train", "train: train.txt")(f),
+    ], "image_missing", "train.txt: line 3"),
+    "list twice": ("yolo", lambda f: [
+        written("train.txt", "images/train/0.png\n./images/train/0.png\n")(f),
+        replaced("data.yaml", "train: images/train", "train: train.txt")(f),
+    ], "split_twice", "train.txt: line 2"),
+    "one folder": ("yolo", replaced("data.yaml", "train: images/train",
+                                    "train: [images/train, images/val]"), "split_shared", "train"),
+    "odd category": ("coco", document(lambda d: d["categories"].append("x")), "annotation_invalid",
+                     "categories[3]"),
+    "latin json": ("coco", lambda f: (f / JSON).write_bytes(
+        (f / JSON).read_text().replace("tea pot", "th\xe9").encode("latin-1")), "file_invalid",
+        "instances_train.json"),
+    "wide json": ("coco", lambda f: (f / JSON).write_bytes(
+        (f / JSON).read_text().encode("utf-16")), "file_invalid", "instances_train.json"),
+    "list as id": ("coco", first(id=[1]), "annotation_invalid", "annotations"),
+    "underscore": ("yolo", written(TXT, "0 0.5 0.5 0.2 0_1\n"), "not_a_number", "line 1"),
     "xywh for xyxy": ("voc", voc_as_xywh, "box_format", "Annotations"),
     "xyxy for xywh": ("coco", document(coco_as_corners), "box_format", "instances_train.json"),
     "pixels in yolo": ("yolo", lambda f: [written(f"labels/train/{i}.txt", "0 40 30 20 20\n")(f)
@@ -269,6 +309,9 @@ def test_a_flaw_is_found_named_and_mended(tmp_path: Path, name: str):
 UNMENDED = {
     ("split_empty", "empty split"),  # there is nothing to put into it
     ("file_invalid", "cut json"),  # and nothing left of that split
+    ("split_empty", "lost split"),
+    ("image_ambiguous", "two suffixes"),  # only its maker knows
+    ("image_ambiguous", "two suffixes, yolo"),
 }
 
 
@@ -306,6 +349,164 @@ def test_boxes_in_another_format_are_read_right_in_the_copy(tmp_path: Path):
     document(coco_as_corners)(folder)
     repair(check(folder), tmp_path / "mended")
     assert read(tmp_path / "mended", "train").boxes.tolist() == boxes
+
+
+@pytest.mark.parametrize("first", [1, 0])
+def test_left_top_width_and_height_in_voc_come_back_to_the_pixel(tmp_path: Path, first: int):
+    """Written as VOC counts, from 1, or from 0, of which a corner of 0 is the sign."""
+    folder = sound(tmp_path / "set", "voc")
+    replaced("Annotations/1.xml", "<xmin>6</xmin><ymin>6<", "<xmin>1</xmin><ymin>1<")(folder)
+    boxes = read(folder).boxes.astype(int).tolist()
+    for path in sorted((folder / "Annotations").glob("*.xml")):
+        things = []
+        for _ in range(path.read_text().count("<object>")):
+            x1, y1, x2, y2 = boxes.pop(0)
+            box = {"xmin": x1 + first, "ymin": y1 + first, "xmax": x2 - x1, "ymax": y2 - y1}
+            sides = "".join(f"<{name}>{value}</{name}>" for name, value in box.items())
+            things.append(f"<object><name>cat</name><bndbox>{sides}</bndbox></object>")
+        path.write_text(f"<annotation>{''.join(things)}</annotation>")
+    wanted = [[10, 20, 60, 90], [40, 30, 100, 80], [0, 0, 30, 40]]
+    repair(check(folder), tmp_path / "mended")
+    assert read(tmp_path / "mended", "train").boxes[:3].tolist() == wanted
+
+
+def test_two_wild_numbers_do_not_decide_the_format_of_all(tmp_path: Path):
+    """Six boxes in fractions and two far outside are six sound boxes and two flaws."""
+    folder = sound(tmp_path / "set", "yolo")
+    with open(folder / TXT, "a") as file:
+        file.write("0 1.8 0.5 0.2 0.2\n0 1.8 0.3 0.2 0.2\n")
+    report = check(folder)
+    assert report.counts == {"box_outside": 2}
+    repair(report, tmp_path / "mended")
+    assert np.allclose(
+        read(tmp_path / "mended").boxes, read(sound(tmp_path / "as_was", "yolo")).boxes
+    )
+
+
+def test_what_is_wrong_even_in_the_right_format_is_listed(tmp_path: Path):
+    folder = sound(tmp_path / "set", "yolo")
+    rows = [f"0 {20 + k} 40 20 20\n" for k in range(60)]
+    for name in ("1", "2"):
+        written(f"labels/train/{name}.txt", "0 40 30 20 20\n")(folder)
+    written(TXT, "".join([*rows, "0 115 40 20 20\n"]))(folder)
+    report = check(folder)
+    assert report.counts["box_format"] == 63
+    (flaw,) = [flaw for flaw in report.flaws if flaw.kind == "box_beyond"]
+    assert (flaw.field, flaw.message.split(")")[0]) == ("line 61", "(105, 30, 125, 50")
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_line_ends_of_other_systems_are_line_ends(tmp_path: Path, end: str):
+    folder = sound(tmp_path / "set", "yolo")
+    boxes = read(folder).boxes.tolist()
+    path = folder / TXT
+    path.write_bytes(path.read_text().replace("\n", end).encode())
+    assert read(folder).boxes.tolist() == boxes
+    assert set(check(folder).counts) == {"file_line_ends"}
+
+
+def test_one_flaw_of_data_yaml_hides_no_other_and_no_label_is_lost(tmp_path: Path):
+    folder = sound(tmp_path / "set", "yolo")
+    replaced("data.yaml", "test: images/test", "test: images/gone")(folder)
+    replaced("data.yaml", "names:\n", "names:\n  3: cat\n  4: owl\n")(folder)
+    written(TXT, "0 nan 0.5 0.2 0.2\n4 0.5 0.5 0.2 0.2\n3 0.3 0.3 0.2 0.2\n")(folder)
+    report = check(folder, images=False)
+    assert report.counts == {"class_twice": 1, "not_a_number": 1, "split_empty": 1, "split_none": 1}
+    actions = repair(report, tmp_path / "mended")
+    assert {action.flaw.kind for action in actions} == {"class_twice", "not_a_number"}
+    (tmp_path / "mended/images/gone").mkdir()  # as it was before
+    table = read(tmp_path / "mended", "train")
+    assert table.classes == ("cat", "dog", "tea pot", "owl")
+    assert [table.classes[label] for label in table.labels[:2]] == ["owl", "cat"]
+    for path in folder.rglob("*.txt"):
+        assert (tmp_path / "mended" / path.relative_to(folder)).is_file()
+
+
+def test_an_image_of_two_splits_leaves_one_of_them_though_they_share_a_folder(tmp_path: Path):
+    folder = sound(tmp_path / "set", "yolo")
+    replaced("data.yaml", "train: images/train", "train: images")(folder)
+    repair(check(folder), tmp_path / "mended")
+    splits = {name: read(tmp_path / "mended", name).ids for name in ("train", "val", "test")}
+    assert splits == {"train": ["0", "1", "2"], "val": ["3"], "test": ["4"]}
+
+
+def test_a_split_is_not_emptied(tmp_path: Path):
+    """Where training and validation are one folder, no program can tell what was meant."""
+    folder = sound(tmp_path / "set", "yolo")
+    replaced("data.yaml", "val: images/val", "val: images/train")(folder)
+    report = check(folder)
+    assert report.counts["split_shared"] == 3
+    assert repair(report, tmp_path / "mended") == []
+    assert read(tmp_path / "mended", "train").ids == ["0", "1", "2"]
+
+
+def test_an_empty_split_is_as_empty_in_the_copy(tmp_path: Path):
+    folder = sound(tmp_path / "set", "yolo")
+    removed("images/test/4.png")(folder)
+    removed("labels/test/4.txt")(folder)
+    repair(check(folder), tmp_path / "mended")
+    assert read(tmp_path / "mended", "train").ids == ["0", "1", "2"]
+
+
+def test_a_clipped_polygon_stays_one(tmp_path: Path):
+    folder = sound(tmp_path / "set", "yolo")
+    written(TXT, "1 0.9 0.9 1.3 0.9 1.3 0.3\n")(folder)
+    repair(check(folder), tmp_path / "mended")
+    numbers = (tmp_path / "mended" / TXT).read_text().split()
+    assert list(map(float, numbers)) == [1, 0.9, 0.9, 1, 0.9, 1, 0.3]
+
+
+def test_entries_of_one_image_become_one_and_numbers_become_numbers(tmp_path: Path):
+    folder = sound(tmp_path / "set", "coco")
+    again("images", id=99)(folder)
+    document(lambda d: d["annotations"][1].update(image_id=99))(folder)
+    document(lambda d: d["images"][1].update(width="80", height="64"))(folder)
+    first(iscrowd="1", area="big", id=[7])(folder)
+    document(lambda d: d["categories"][0].update(name="\ud800"))(folder)
+    repair(check(folder), tmp_path / "mended")
+    content = json.loads((tmp_path / "mended" / JSON).read_text())
+    assert [image["id"] for image in content["images"]] == [1, 2, 3]
+    assert content["images"][1] == {"id": 2, "file_name": "1.png", "height": 64, "width": 80}
+    mended = content["annotations"][0]
+    assert (mended["iscrowd"], mended["area"], mended["id"]) == (1, 50 * 70, 1)
+    assert content["annotations"][1]["image_id"] == 1
+
+
+def test_what_has_no_flaw_is_copied_byte_by_byte(tmp_path: Path):
+    """However deep: an annotation is written anew only where something is mended."""
+    folder = sound(tmp_path / "set", "voc")
+    deep = "<a>" * 3000 + "</a>" * 3000
+    replaced(XML, "<segmented>0", f"<!-- by hand --><segmented>{deep}")(folder)
+    repair(check(folder), tmp_path / "mended")
+    assert (tmp_path / "mended" / XML).read_bytes() == (folder / XML).read_bytes()
+    corner("xmax", "125")(folder)
+    with pytest.raises(InputError, match=r"0\.xml: is nested too deep"):
+        repair(check(folder), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_repair_that_is_stopped_leaves_nothing(tmp_path: Path):
+    report = check(sound(tmp_path / "set", "voc"))
+
+    def stopped(paths: Any) -> Any:
+        yield next(iter(paths))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repair(report, tmp_path / "mended", stopped)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert repair(report, tmp_path / "mended") == []
+
+
+def test_the_strongest_split_keeps_an_image_that_is_there_three_times(tmp_path: Path):
+    folder = sound(tmp_path / "set", "voc")
+    for name in (1, 4):
+        copied("JPEGImages/0.png", f"JPEGImages/{name}.png")(folder)
+    report = check(folder)
+    assert report.counts["leak_same"] == 2
+    repair(report, tmp_path / "mended")
+    assert read(tmp_path / "mended", "train").ids == ["2"]
+    assert read(tmp_path / "mended", "test").ids == ["4"]
 
 
 def test_a_leak_is_left_out_of_training(tmp_path: Path):
@@ -359,6 +560,20 @@ def test_near_duplicates_are_told_from_look_alikes(tmp_path: Path):
     assert list(similar(seen)) == [(2, 3)]
     assert same_files(seen) == []
     assert groups_of(4, [(2, 3), (3, 1)]).tolist() == [0, 1, 1, 1]
+
+
+def test_frames_of_one_camera_are_one_group(tmp_path: Path):
+    """Forty frames are told together, not as 780 pairs; so are those of two splits."""
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1)))
+    table = table_of([[[10, 10, 40, 40]]] * 40, [[0]] * 40, [(96, 128)] * 40)
+    folder = write_set(tmp_path, table, "voc", {"train": list(range(40))})
+    for i in range(40):
+        scene[i, i] = 255
+        Image.fromarray(scene.astype(np.uint8)).save(folder / "JPEGImages" / f"{i}.png")
+    (flaw,) = [flaw for flaw in check(folder).flaws if flaw.kind == "image_near"]
+    assert flaw.count == 39
+    assert flaw.message.startswith("40 images show nearly the same: 0.png, ")
 
 
 @pytest.mark.data

@@ -67,19 +67,21 @@ def command(
 def _tell(report: Report, every: bool) -> None:
     from boxatlas.data.doctor import KINDS
 
+    counts = report.counts
     rows = [{"": KINDS[kind].level, "flaw": kind, "what": KINDS[kind].meaning, "count": n}
-            for kind, n in report.counts.items()]  # fmt: skip
+            for kind, n in counts.items()]  # fmt: skip
     if rows:
         emit(None, False, rows=rows)
     shown: dict[str, int] = {}
-    for flaw in sorted(report.flaws, key=lambda flaw: list(report.counts).index(flaw.kind)):
+    order = {kind: n for n, kind in enumerate(counts)}
+    for flaw in sorted(report.flaws, key=lambda flaw: order[flaw.kind]):
         shown[flaw.kind] = shown.get(flaw.kind, 0) + 1
         if every or shown[flaw.kind] <= _SHOWN:
             print(f"{flaw.level}: {flaw}")
         elif shown[flaw.kind] == _SHOWN + 1:
             print(f"  ... and more of {flaw.kind}: --all lists them")
     errors = sum(flaw.count for flaw in report.errors)
-    warnings = sum(report.counts.values()) - errors
+    warnings = sum(counts.values()) - errors
     splits = ", ".join(f"{name} {n}" for name, n in report.splits.items())
     print(f"{report.images} images{f' ({splits})' if splits else ''}, {report.objects} objects: "
           f"{errors} errors, {warnings} warnings")  # fmt: skip
@@ -88,8 +90,12 @@ def _tell(report: Report, every: bool) -> None:
 def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> None:
     from boxatlas.data.doctor import check
     from boxatlas.data.doctor.repair import repair
+    from boxatlas.progress import track
 
-    actions = repair(report, out)
+    def each(found: Any) -> Any:
+        return track(found, "copying images")
+
+    actions = repair(report, out, each)
     again = check(out, report.module.__name__.rpartition(".")[2], images=False)
     document["repaired"] = {"folder": str(out), "actions": [a.as_dict() for a in actions],
                             "errors left": [flaw.as_dict() for flaw in again.errors]}  # fmt: skip

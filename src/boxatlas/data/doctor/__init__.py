@@ -5,24 +5,34 @@ Public: check, Report, Flaw, KINDS; repaired copies are made by `repair.repair`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from boxatlas.data.doctor.entries import check_entries
 from boxatlas.data.doctor.flaws import KINDS, Flaw, counted
 from boxatlas.data.doctor.objects import check_objects
-from boxatlas.data.doctor.pictures import Picture, examine, same_files, similar
+from boxatlas.data.doctor.pictures import (
+    Picture,
+    by_group,
+    examine,
+    groups_of,
+    same_files,
+    similar,
+)
 from boxatlas.data.doctor.reading import Part, parts_of
 from boxatlas.data.doctor.sets import (
     apart,
     check_classes,
     check_coverage,
-    check_ids,
     check_splits,
     check_texts,
+    few,
     memberships,
+    strength,
 )
 
 Each = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -60,14 +70,16 @@ def check(
     """
     folder = Path(folder)
     module, parts, flaws = parts_of(folder, format)
-    flaws += check_texts(folder, module)
+    broken = {flaw.file for flaw in flaws if flaw.kind == "file_invalid"}
+    flaws += (flaw for flaw in check_texts(folder, module) if flaw.file not in broken)
     for part in parts:
         flaws += check_objects(part)
     if parts:
         flaws += check_splits(folder, parts)
         flaws += check_coverage(folder, parts, {flaw.file for flaw in flaws})
         flaws += check_classes(folder, parts)
-        flaws += check_ids(parts)
+        known = {(flaw.file, flaw.field) for flaw in flaws}
+        flaws += (flaw for flaw in check_entries(parts) if (flaw.file, flaw.field) not in known)
     paths = list(dict.fromkeys(path for part in parts for path in part.table.paths))
     splits = memberships(folder, parts)
     if images:
@@ -86,8 +98,7 @@ def _pictures(part: Part, seen: dict[str, Picture]) -> Iterable[Flaw]:
     """Image files that are broken, or other than their annotation says."""
     table = part.table
     for i, path in enumerate(table.paths):
-        picture = seen[path]
-        stated = part.builder.no_sizes.get(i) or tuple(table.sizes[i].tolist())
+        picture, stated = seen[path], tuple(table.sizes[i].tolist())
         if picture.flaw:
             yield Flaw(picture.flaw, path, "", picture.message, path, remedy="image")
             continue
@@ -119,18 +130,40 @@ def _twins(
     for split in apart(list(splits)):
         for path in splits[split]:
             split_of.setdefault(path, split)
-    for kind, pairs in (("same", same_files(pictures)), ("near", similar(pictures))):
-        for a, b in pairs:
-            first, second = paths[a], paths[b]
-            ours = [split_of.get(first, ""), split_of.get(second, "")]
-            names = f"{Path(first).name} and {Path(second).name}"
-            what = "are the same file" if kind == "same" else "show nearly the same"
-            if ours[0] != ours[1] and all(ours):
-                yield Flaw(f"leak_{kind}", folder, ", ".join(ours), f"{names} {what}, one in "
-                           f"{ours[0]}, one in {ours[1]}", second,
-                           remedy=(first, second, *ours))  # fmt: skip
-            else:
-                yield Flaw(f"image_{kind}", folder, ours[1], f"{names} {what}", second)
+    for group in _groups(paths, same_files(pictures)):
+        keeper = max(group, key=lambda path: strength(split_of.get(path, "train")))
+        ours = split_of.get(keeper, "")
+        for path in group:
+            names = f"{Path(keeper).name} and {Path(path).name} are the same file"
+            split = split_of.get(path, "")
+            if split != ours and split and ours:
+                yield Flaw("leak_same", folder, f"{split}, {ours}", f"{names}, one in {ours}, one "
+                           f"in {split}", path, remedy=(path, keeper, split, ours))  # fmt: skip
+            elif path != keeper:
+                yield Flaw("image_same", folder, split, names, path)
+    for group in _groups(paths, similar(pictures)):
+        yield _alike(group, split_of, folder)
+
+
+def _groups(paths: list[str], pairs: Iterable[tuple[int, int]]) -> Iterable[list[str]]:
+    """Images that pairs link, however many, as one group."""
+    for group in by_group(groups_of(len(paths), pairs)):
+        if len(group) > 1:
+            yield [paths[i] for i in group]
+
+
+def _alike(group: list[str], split_of: dict[str, str], folder: str) -> Flaw:
+    members: dict[str, list[str]] = defaultdict(list)
+    for path in group:
+        members[split_of.get(path, "")].append(Path(path).name)
+    named = {split: names for split, names in members.items() if split}
+    if len(named) > 1:
+        told = "; ".join(f"in {split} {few(names)}" for split, names in named.items())
+        return Flaw("leak_near", folder, ", ".join(named), f"{len(group)} images show nearly the "
+                    f"same: {told}", group[-1], len(group) - 1)  # fmt: skip
+    names = [Path(path).name for path in group]
+    return Flaw("image_near", folder, next(iter(named), ""), f"{len(group)} images show nearly the "
+                f"same: {few(names)}", group[-1], len(group) - 1)  # fmt: skip
 
 
 __all__ = ["KINDS", "Flaw", "Report", "check"]

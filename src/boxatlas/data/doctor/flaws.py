@@ -32,6 +32,9 @@ KINDS: dict[str, Kind] = {
                          "upright image"),
     "image_unannotated": Kind("warning", "an image without annotation"),
     "image_empty": Kind("warning", "images without objects; they count as background"),
+    "image_ambiguous": Kind("error", "two images beside each other share an annotation"),
+    "image_twice": Kind("error", "an image is listed twice, each time with some of its objects",
+                        "listed once, with all"),
     "image_same": Kind("warning", "the same image file twice"),
     "image_near": Kind("warning", "nearly the same image twice"),
     # Splits
@@ -65,10 +68,12 @@ KINDS: dict[str, Kind] = {
     "annotation_id_zero": Kind("warning", "annotation id 0: some evaluators take it for none",
                                "ids begin at 1"),
     "id_twice": Kind("error", "two things of one id", "second one left out"),
+    "id_shared": Kind("warning", "one id, two images in two splits"),
     "id_gaps": Kind("warning", "category ids with gaps; labels are numbered without them"),
     # Classes
     "class_unknown": Kind("error", "a class that is not listed", "object left out"),
     "class_twice": Kind("error", "two classes of one name or id", "merged by name"),
+    "class_unnamed": Kind("error", "class numbers without a name", "named by the number"),
     "class_unused": Kind("warning", "classes without objects"),
     "class_imbalance": Kind("warning", "the classes are very unevenly frequent"),
     # Masks
@@ -119,7 +124,8 @@ class Flaw:
 
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.file, self.field) if part)
-        return f"{where}: {self.message or KINDS[self.kind].meaning}"
+        text = " ".join(f"{where}: {self.message or KINDS[self.kind].meaning}".split())
+        return text.encode("utf-8", "backslashreplace").decode()  # half of a pair in a name
 
 
 def counted(flaws: Iterable[Flaw]) -> dict[str, int]:

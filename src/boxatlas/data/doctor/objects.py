@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from boxatlas.data.masks import decode as decoded
 
 TINY = 2.0  # pixels
 NEARLY_WHOLE = 0.99  # of the image's area
+_FRACTION = 1.5  # no number of a box that is written in fractions is larger
+_MOST = 0.9  # of the boxes: so many decide
 _AGREE = 0.5  # IoU of a box and the extent of its mask
 Boxes = NDArray[np.float64]
 
@@ -26,14 +29,16 @@ def check_objects(part: Part) -> Iterator[Flaw]:
         return
     guess = other_format(part)
     if guess is not None:
-        name, share, fixed = guess
+        name, share, rows, fixed = guess
         file = part.file(0) if part.module is not voc else _folder(part.file(0))
         yield Flaw(
-            "box_format", file, "", f"only {share:.0%} of {len(table.boxes)} boxes lie in their "
-            f"images as they are; read as {name}, nearly all do", count=len(table.boxes),
-            remedy=(part, fixed),
+            "box_format", file, "", f"only {share:.0%} of {len(rows)} boxes lie in their "
+            f"images as they are; read as {name}, nearly all do", count=len(rows),
+            remedy=(part, rows, fixed),
         )  # fmt: skip
-        return
+        boxes = table.boxes.copy()
+        boxes[rows] = fixed
+        part = replace(part, table=replace(table, boxes=boxes))  # what is wrong with them even so
     yield from _shapes(part)
     yield from _twice(part)
     if table.masks is not None:
@@ -172,37 +177,40 @@ def _iou(a: Boxes, b: Boxes) -> float:
 # -- Numbers in another format ---------------------------------------------------------------------
 
 
-def other_format(part: Part) -> tuple[str, float, Boxes] | None:
-    """(the format the numbers seem to be in, how many boxes are right as read, the boxes so read).
+def other_format(part: Part) -> tuple[str, float, NDArray[np.intp], Boxes] | None:
+    """(the format the numbers seem to be in, how many boxes are right as read, rows, boxes).
 
+    boxes [n, 4] are the objects of those rows, read in that format; polygons are not among them.
     None where they are right as they are, or no other reading is clearly better. The four numbers
     of each box are tried in every order people have written them in.
     """
     table = part.table
     limit = _limits(part)
-    usable = (limit > 0).all(1)
-    if usable.sum() < 3:
+    judged = (limit > 0).all(1)
+    if part.module is yolo and table.masks is not None:  # a line is a polygon or a box
+        judged &= np.array([mask is None for mask in table.masks])
+    rows = np.flatnonzero(judged)
+    if len(rows) < 3:
         return None
-    share = float(_fits(table.boxes.astype(np.float64), limit)[usable].mean())
-    raw = written_numbers(part)
+    limit, raw = limit[rows], written_numbers(part)[rows]
+    share = float(_fits(table.boxes[rows].astype(np.float64), limit).mean())
+    # One wild number must not decide what all are.
+    fractions = float((np.abs(raw).max(1) <= _FRACTION).mean()) >= _MOST
     # Fractions read as pixels lie in their images, but within the first pixel.
-    tiny = bool(np.abs(raw).max() <= 1.5) and part.module is not yolo
-    if share >= 0.9 and not tiny:
+    tiny = fractions and part.module is not yolo
+    if share >= _MOST and not tiny:
         return None
+    if part.module is voc and not fractions and not (raw[:, :2] == 0).any():
+        raw = raw - np.array([1, 1, 0, 0])  # counted from 1, as the layout has it
+    unit, scale = ("fractions", limit) if fractions else ("pixels", np.ones_like(limit))
     best: tuple[float, str, Boxes] | None = None
-    for name, read in _READINGS.items():
-        for unit, scale in (("pixels", 1.0), ("fractions", limit)):
-            boxes = read(raw) * scale
-            right = float(_fits(boxes, limit)[usable].mean())
-            better = best is None or right > best[0] + 0.01
-            if (
-                right >= 0.98
-                and better
-                and (unit == "fractions")
-                == (tiny or (part.module is yolo and bool(np.abs(raw).max() <= 1.5)))
-            ):
-                best = (right, f"{name} in {unit}", boxes)
-    return None if best is None else (best[1], share if not tiny else 0.0, best[2])
+    own = "centre x, centre y, width, height" if part.module is yolo else ""
+    for name in sorted(_READINGS, key=lambda name: name != own):  # of equals, the layout's own
+        boxes = _READINGS[name](raw) * scale
+        right = float((_fits(boxes, limit) & _plausible(boxes)).mean())
+        if right >= 0.98 and (best is None or right > best[0] + 0.01):
+            best = (right, f"{name} in {unit}", boxes)
+    return None if best is None else (best[1], 0.0 if tiny else share, rows, best[2])
 
 
 def written_numbers(part: Part) -> Boxes:
@@ -224,6 +232,11 @@ def _fits(boxes: Boxes, limit: Boxes) -> NDArray[np.bool_]:
     right &= boxes[:, :2] >= -slack[:, :2]
     right &= boxes[:, 2:] <= limit[:, 2:] + slack[:, 2:]
     return np.all(right, axis=1)
+
+
+def _plausible(boxes: Boxes) -> NDArray[np.bool_]:
+    """[T]: no side is under a pixel, as all are where fractions are taken for pixels."""
+    return np.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=1)
 
 
 _READINGS: dict[str, Callable[[Boxes], Boxes]] = {

@@ -84,6 +84,9 @@ def same_files(pictures: Sequence[Picture]) -> Pairs:
 def similar(pictures: Sequence[Picture]) -> Iterator[tuple[int, int]]:
     """Pairs of images that show nearly the same, though their files differ.
 
+    Of images that are linked through others already no pair is given: a thousand frames of one
+    camera are one group by 999 pairs.
+
     Two thumbnails correlate both in their coarse half (averages over squares, by which candidates
     are found) and in what remains without it, so that two clear skies are not the same.
     """
@@ -95,15 +98,19 @@ def similar(pictures: Sequence[Picture]) -> Iterator[tuple[int, int]]:
     coarse = thumbs.reshape(-1, cells, _CELL, cells, _CELL).mean((2, 4))
     fine = _unit(thumbs - coarse.repeat(_CELL, 1).repeat(_CELL, 2))
     whole = _unit(thumbs.reshape(-1, _SIDE // 2, 2, _SIDE // 2, 2).mean((2, 4)))
+    group = np.arange(len(rows))
     for start in range(0, len(rows), _BLOCK):
         for other in range(start, len(rows), _BLOCK):
-            near = whole[start : start + _BLOCK] @ whole[other : other + _BLOCK].T
-            for a, b in np.argwhere(near > _COARSE):
-                i, j = start + int(a), other + int(b)
-                if i >= j or float(fine[i] @ fine[j]) <= _FINE:
-                    continue
-                if pictures[rows[i]].digest != pictures[rows[j]].digest:
-                    yield rows[i], rows[j]
+            near = whole[start : start + _BLOCK] @ whole[other : other + _BLOCK].T > _COARSE
+            for a in np.flatnonzero(near.any(1)):
+                i = start + int(a)
+                found = other + np.flatnonzero(near[a])
+                found = found[(found > i) & (group[found] != group[i])]
+                for j in found[fine[found] @ fine[i] > _FINE].tolist():
+                    differ = pictures[rows[i]].digest != pictures[rows[j]].digest
+                    if differ and group[i] != group[j]:
+                        group[group == group[j]] = group[i]
+                        yield rows[i], rows[j]
 
 
 def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
-from boxatlas.data.formats import FORMATS, detect_format, fiftyone, labelstudio, voc
+from boxatlas.data.formats import fiftyone, labelstudio, module_of, voc, yolo
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -29,6 +30,7 @@ _KIND_OF = {
     "no such category": "class_unknown",
     "no such class": "class_unknown",
     "a class that classes.txt does not list": "class_unknown",
+    "class numbers must run from 0": "class_unnamed",
     "two categories of one": "class_twice",
     "two classes of one name": "class_twice",
     "two images of one id": "id_twice",
@@ -72,10 +74,14 @@ def parts_of(folder: Path, format: str | None) -> tuple[ModuleType, list[Part], 
 
     VOC's splits are lists over one set of annotations, so it is read as a whole.
     """
-    module = FORMATS[format or detect_format(folder)]
-    flaws: list[Flaw] = []
+    module = module_of(folder, format)
+    problems: list[InputError] = []
+    splits: list[str] = []
     try:
-        splits = [] if module is voc else module.splits(folder)
+        if module is yolo:
+            splits = yolo.splits(folder, problems.append)
+        elif module is not voc:
+            splits = module.splits(folder)
     except InputError as error:
         return module, [], [flaw_of(error)]
     parts = []
@@ -84,11 +90,12 @@ def parts_of(folder: Path, format: str | None) -> tuple[ModuleType, list[Part], 
         try:
             table = module.read(folder, split, builder)
         except InputError as error:  # the file as a whole
-            flaws.append(flaw_of(error))
+            problems.append(error)
         else:
             parts.append(Part(split, table, builder, module))
-        flaws += [flaw_of(problem) for problem in builder.problems]
-    return module, parts, flaws
+        problems += builder.problems
+    # What is wrong for all splits is said once.
+    return module, parts, list(dict.fromkeys(map(flaw_of, problems)))
 
 
 def flaw_of(error: InputError) -> Flaw:
@@ -102,9 +109,34 @@ def flaw_of(error: InputError) -> Flaw:
     message = str(error)
     where = ": ".join(str(part) for part in (error.file, error.field) if part is not None)
     field = error.field or ""
-    number = re.search(r"(?:annotations|object|images|line) ?\[?(\d+)", field)
+    number = re.search(r"(?:annotations|object|images|categories|line) ?\[?(\d+)", field)
     return Flaw(
         kind, str(error.file or ""), field, message.removeprefix(f"{where}: "),
-        number=int(number[1]) if number else None,
-        remedy="image" if field.startswith("images[") else "drop",
+        number=int(number[1]) if number else None, remedy=_remedy(error),
     )  # fmt: skip
+
+
+def _remedy(error: InputError) -> str:
+    """What repair does about a complaint, where its kind does not say it."""
+    field = error.field or ""
+    if field.startswith("images["):
+        return "side" if field.endswith((".width", ".height")) else "image"
+    if field.startswith("categories["):
+        return "category"
+    if error.problem.startswith("is not UTF-8") and utf8_json(Path(error.file or "")) is not None:
+        return "transcode"
+    plain = field.endswith(".iscrowd") and str(error).endswith(("(got '0')", "(got '1')"))
+    return "number" if plain or field.endswith(".area") else "drop"
+
+
+def utf8_json(path: Path) -> bytes | None:
+    """A JSON file in another encoding as UTF-8; None where it is none."""
+    raw = path.read_bytes()
+    for encoding in (json.detect_encoding(raw), "latin-1"):
+        try:
+            text = raw.decode(encoding).removeprefix("\ufeff")
+            json.loads(text)
+            return text.encode()
+        except (ValueError, RecursionError):
+            continue
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import struct
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from PIL import Image
 
 from boxatlas.data.doctor import Report, rewrite
 from boxatlas.data.doctor.flaws import KINDS, Flaw
+from boxatlas.data.doctor.sets import memberships, strength
 from boxatlas.data.formats import coco, voc, yolo
+from boxatlas.data.formats.building import images_below
 from boxatlas.errors import InputError
+from boxatlas.files import new_folder
 
-_STRENGTH = {"train": 0, "val": 1, "test": 2}  # what is judged keeps an image that leaked
 Box = list[float]
+Each = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,22 @@ class Plan:
     objects: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # left out
     boxes: dict[str, dict[int, Box]] = field(default_factory=lambda: defaultdict(dict))  # xyxy
     masks: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    fields: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))  # COCO's
+    sides: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # COCO's images
     images: set[str] = field(default_factory=set)  # left out
     entries: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # COCO's images
     files: set[str] = field(default_factory=set)  # left out
+    texts: set[str] = field(default_factory=set)  # written as UTF-8
+    unread: set[str] = field(default_factory=set)  # written as UTF-8 and else as they are
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # height, width
     upright: set[str] = field(default_factory=set)
     leaked: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # split -> paths
 
 
-def repair(report: Report, out: str | Path) -> list[Action]:
+def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
     """Write a repaired copy of the report's set to `out`; what could not be mended is not listed.
 
+    The copy appears when it is whole. each: wraps the iteration over the images, to show progress.
     Raises InputError where `out` holds something, lies in the set, or the layout is none that can
     be edited.
     """
@@ -64,58 +72,90 @@ def repair(report: Report, out: str | Path) -> list[Action]:
     if write is None:
         raise InputError("only VOC, COCO and YOLO sets are repaired", file=folder,
                          hint="convert it first: boxatlas data convert")  # fmt: skip
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("holds something already", file=out)
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("a copy must not lie within the set itself", file=out)
+    with new_folder(out) as temporary:
+        plan, actions = planned(report)
+        _copy_images(report, plan, temporary, each)
+        write(report, plan, temporary)
+    return actions
+
+
+def planned(report: Report) -> tuple[Plan, list[Action]]:
+    """What a repaired copy changes, and what that does about which flaw."""
     plan, actions = Plan(), []
     for flaw in report.flaws:
         if KINDS[flaw.kind].repair or flaw.remedy in ("text", "renumber"):
             did = _take(plan, flaw)
             if did:
                 actions.append(Action(flaw, did))
-    _copy_images(report, plan, out)
-    write(report, plan, out)
-    return actions
+    undone = set()
+    for split, paths in memberships(report.folder, report.parts).items():
+        if paths and plan.leaked.get(split, set()).issuperset(paths):  # nothing would be left
+            del plan.leaked[split]
+            undone.add(_left_out_of(split))
+    texts = {flaw.file for flaw in report.flaws if flaw.remedy == "text"} & plan.files
+    kept = [a for a in actions if a.did not in undone]
+    return plan, [a for a in kept if not (a.flaw.remedy == "text" and a.flaw.file in texts)]
 
 
 def _take(plan: Plan, flaw: Flaw) -> str:
     """Put a flaw's remedy into the plan; what will be done, "" where nothing can be."""
     remedy, repair = flaw.remedy, KINDS[flaw.kind].repair
-    if flaw.kind == "box_format":
-        part, fixed = remedy
-        for k, box in enumerate(fixed.tolist()):
-            image = int(part.table.image_of[k])
-            height, width = part.table.sizes[image].tolist()
-            limit = (width, height, width, height)
-            plan.boxes[part.file(image)][int(part.builder.origins[k])] = [
-                min(max(v, 0.0), float(m)) for v, m in zip(box, limit, strict=True)
-            ]
-    elif flaw.kind in ("leak_same", "split_shared"):
+    if flaw.kind in _REWRITTEN or remedy in ("line", "category"):  # the rewriter sees them again
+        return "second one left out" if flaw.field.endswith(".id") else repair
+    if Path(flaw.file).suffix in (".yaml", ".yml"):  # what is right in it would be lost
+        return repair if flaw.kind == "path_leaves" else ""
+    if flaw.kind in ("leak_same", "split_shared"):
         return _leak(plan, flaw)
-    elif flaw.kind in ("split_unknown", "split_twice", "class_twice"):
-        pass  # the rewriter sees them again
-    elif remedy == "text" or remedy == "renumber":
-        return "written as plain UTF-8" if remedy == "text" else "ids begin at 1"
-    elif remedy == "file" or flaw.kind == "file_invalid":
-        plan.files.add(flaw.file)
-    elif remedy == "image" and flaw.number is not None:
-        plan.entries[flaw.file].add(flaw.number)
+    if flaw.kind == "box_format":
+        part, rows, fixed = remedy
+        owner = part.table.image_of
+        for k, box in zip(rows, fixed.tolist(), strict=True):
+            plan.boxes[part.file(int(owner[k]))][int(part.builder.origins[k])] = box
+        return repair
+    if remedy in ("text", "transcode"):
+        (plan.texts if remedy == "text" else plan.unread).add(flaw.file)
+        return "written as plain UTF-8"
+    if remedy == "renumber":
+        return "ids begin at 1"
+    return _take_thing(plan, flaw) or repair
+
+
+# Kinds that the rewriter finds for itself.
+_REWRITTEN = ("split_unknown", "class_twice", "class_unnamed", "image_twice")
+
+
+def _take_thing(plan: Plan, flaw: Flaw) -> str:
+    """The remedy of one file, image or object; what is done, "" where its kind says it."""
+    remedy, number = flaw.remedy, flaw.number
+    if remedy == "image" and number is not None:
+        plan.entries[flaw.file].add(number)
     elif remedy == "image":
         plan.images.add(flaw.image)
     elif remedy == "upright":
         plan.upright.add(flaw.image)
-    elif flaw.kind == "image_size":
+    elif isinstance(remedy, tuple):
         plan.sizes[flaw.image] = remedy
-    elif flaw.number is None:
+        return "the size restated"
+    elif number is None or remedy == "file" or flaw.kind == "file_invalid":
         plan.files.add(flaw.file)  # an annotation as a whole
+        return "the file left out"
     elif remedy in ("mask", "polygons"):
-        plan.masks[flaw.file][flaw.number] = remedy
+        plan.masks[flaw.file][number] = remedy
+        return "polygon left out" if remedy == "polygons" else "mask left out"
+    elif remedy == "number":
+        plan.fields[flaw.file][number] = flaw.field.rpartition(".")[2]
+        return "the box's area" if flaw.field.endswith(".area") else "written as a number"
+    elif remedy == "side":
+        plan.sides[flaw.file].add(number)
+        return "written as a number, or not stated"
     elif isinstance(remedy, list):
-        plan.boxes[flaw.file][flaw.number] = remedy
+        plan.boxes[flaw.file][number] = remedy
     else:
-        plan.objects[flaw.file].add(flaw.number)
-    return repair
+        plan.objects[flaw.file].add(number)
+        return "line left out" if flaw.kind in ("image_missing", "path_leaves") else ""
+    return ""
 
 
 def _leak(plan: Plan, flaw: Flaw) -> str:
@@ -123,24 +163,23 @@ def _leak(plan: Plan, flaw: Flaw) -> str:
         paths, splits = (flaw.image, flaw.image), flaw.remedy
     else:
         paths, splits = flaw.remedy[:2], flaw.remedy[2:]
-    weaker = min(range(2), key=lambda n: _strength(splits[n]))
+    weaker = min(range(2), key=lambda n: strength(splits[n]))
     plan.leaked[splits[weaker]].add(paths[weaker])
-    return f"left out of {splits[weaker]}"
+    return _left_out_of(splits[weaker])
 
 
-def _strength(split: str) -> int:
-    return next((n for name, n in _STRENGTH.items() if split.startswith(name)), 1)
+def _left_out_of(split: str) -> str:
+    return f"left out of {split}"
 
 
-def _copy_images(report: Report, plan: Plan, out: Path) -> None:
+def _copy_images(report: Report, plan: Plan, out: Path, each: Each) -> None:
     """Every image that can be read, its rotation tag removed where the boxes are of the rest."""
     folder = report.folder
-    wanted = {path for part in report.parts for path in part.table.paths}
-    wanted |= {str(path) for path in report.module.images_of(folder).values()}
-    left = plan.images | {path for paths in plan.leaked.values() for path in paths}
     keep = {path for part in report.parts for path in part.table.paths
-            if path not in plan.leaked.get(part.split or "", ())} - plan.images  # fmt: skip
-    for path in sorted((wanted - left) | (keep & wanted)):
+            if path not in plan.leaked.get(part.split or "", ())}  # fmt: skip
+    wanted = keep | {str(path) for path in images_below(folder)}
+    left = plan.images | ({path for paths in plan.leaked.values() for path in paths} - keep)
+    for path in each(sorted(wanted - left)):
         to = out / Path(path).relative_to(folder)
         to.parent.mkdir(parents=True, exist_ok=True)
         if path in plan.upright:

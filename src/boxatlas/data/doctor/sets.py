@@ -13,9 +13,8 @@ import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
-from boxatlas.data.formats import coco, voc, yolo
-from boxatlas.data.formats.building import decoded, leaves
-from boxatlas.data.formats.json_stream import members
+from boxatlas.data.formats import voc, yolo
+from boxatlas.data.formats.building import decoded, images_below, leaves, read_text
 from boxatlas.errors import InputError
 
 _APART = re.compile(r"^(train|val|valid|validation|test|minival)(20\d\d)?$")
@@ -43,6 +42,12 @@ def apart(splits: Sequence[str]) -> list[str]:
     return [name for name in splits if _APART.match(name)]
 
 
+def strength(split: str) -> int:
+    """What is judged keeps an image that leaked: the split with the larger number."""
+    named = {"train": 0, "val": 1, "test": 2}
+    return next((n for name, n in named.items() if split.startswith(name)), 1)
+
+
 def check_splits(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
     """Empty splits, shared images, lines that lead nowhere."""
     found = memberships(folder, parts)
@@ -58,6 +63,26 @@ def check_splits(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
                            remedy=(first, second))  # fmt: skip
     if parts and parts[0].module is voc:
         yield from _lists(folder, parts[0])
+    if parts and parts[0].module is yolo:
+        yield from _image_lists(folder)
+
+
+def _image_lists(folder: Path) -> Iterator[Flaw]:
+    """Lines of YOLO's lists that are there again."""
+    description = yolo.describe(folder, known)
+    roots = yolo.roots(folder, description, known)
+    for file in sorted({root for found in roots.values() for root in found if root.is_file()}):
+        seen: set[str] = set()
+        for n, line in enumerate(read_text(file).split("\n"), 1):
+            name = line.strip().removeprefix("./")
+            if name in seen:
+                yield Flaw("split_twice", str(file), f"line {n}", f"{name} is listed already",
+                           number=n)  # fmt: skip
+            seen |= {name} - {""}
+
+
+def known(error: InputError) -> None:
+    """What is wrong was told by the reader."""
 
 
 def _lists(folder: Path, part: Part) -> Iterator[Flaw]:
@@ -70,19 +95,22 @@ def _lists(folder: Path, part: Part) -> Iterator[Flaw]:
         listed |= set(seen)
         for name, times in seen.items():
             if times > 1:
-                yield Flaw("split_twice", file, name, f"{name} is listed {times} times")
+                yield Flaw("split_twice", file, name, f"{name} is listed {times} times",
+                           remedy="line")  # fmt: skip
             if leaves(name):
-                yield Flaw("path_leaves", file, name, "a path that leaves the folder")
-            elif not os.path.isfile(annotations / f"{name}.xml"):  # False for what is no name
-                yield Flaw("split_unknown", file, name, f"{name} has no annotation")
+                yield Flaw("path_leaves", file, name, f"{name} leads out of the folder",
+                           remedy="line")  # fmt: skip
+            elif not os.path.isfile(annotations / f"{name}.xml"):
+                yield Flaw("split_unknown", file, name, f"{name} has no annotation",
+                           remedy="line")  # fmt: skip
     if listed:
         lost = [str(id_) for id_ in part.table.ids if id_ not in listed]
         if lost:
             yield Flaw("split_none", str(annotations), "", f"{len(lost)} annotations are in no "
-                       f"split: {_few(lost)}", count=len(lost))  # fmt: skip
+                       f"split: {few(lost)}", count=len(lost))  # fmt: skip
 
 
-def _few(names: Sequence[str], most: int = 5) -> str:
+def few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
@@ -93,27 +121,58 @@ def check_coverage(folder: Path, parts: Sequence[Part], told: set[str]) -> Itera
     """
     module = parts[0].module
     used = {path for part in parts for path in part.table.paths}
-    for name, path in sorted(module.images_of(folder).items()):
-        if str(path) not in used | told:
-            yield Flaw("image_unannotated", str(path), "", f"{name} has no annotation", str(path))
+    images = module.images_of(folder)
+    told = used | told
+    lost = {name: path for name, path in sorted(images.items()) if str(path) not in told}
+    if module is yolo:
+        lost, apart_from = _without_labels(lost)
+        if apart_from:
+            yield Flaw("split_none", str(folder), "", f"{len(apart_from)} images with labels are "
+                       f"in no split: {few(apart_from)}", count=len(apart_from))  # fmt: skip
+    for name, path in lost.items():
+        yield Flaw("image_unannotated", str(path), "", f"{name} has no annotation", str(path))
+    if module in (voc, yolo):
+        yield from _ambiguous(folder, used)
     empty = [p for part in parts for p, n in zip(part.table.paths, part.table.counts, strict=True)
              if n == 0]  # fmt: skip
     if module is yolo:
-        labels = {str(yolo.label_of(path)) for path in module.images_of(folder).values()}
         missing = [p for part in parts for p, file in zip(part.table.paths, part.builder.files,
                    strict=True) if not Path(file).is_file()]  # fmt: skip
-        if missing:
-            yield Flaw("label_missing", str(folder), "", f"{len(missing)} images have no label "
-                       f"file: {_few([Path(p).name for p in missing])}",
-                       count=len(missing))  # fmt: skip
-        for file in module.annotation_files(folder):
-            if file.parent != folder and file.suffix == ".txt" and str(file) not in labels:
-                yield Flaw("image_missing", str(file), "", "no image belongs to this label file",
-                           remedy="file")  # fmt: skip
-        empty = [p for p in empty if p not in set(missing)]
+        yield from _label_files(folder, missing)
+        gone = set(missing)
+        empty = [p for p in empty if p not in gone]
     if empty:
         yield Flaw("image_empty", str(folder), "", f"{len(empty)} images have no object: "
-                   f"{_few([Path(p).name for p in empty])}", count=len(empty))  # fmt: skip
+                   f"{few([Path(p).name for p in empty])}", count=len(empty))  # fmt: skip
+
+
+def _without_labels(images: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """(those that have no label file, names of the others)."""
+    labelled = {name for name, path in images.items() if yolo.label_of(path).is_file()}
+    return {n: p for n, p in images.items() if n not in labelled}, sorted(labelled)
+
+
+def _label_files(folder: Path, missing: list[str]) -> Iterator[Flaw]:
+    """Images without a label file, and label files without an image."""
+    if missing:
+        yield Flaw("label_missing", str(folder), "", f"{len(missing)} images have no label "
+                   f"file: {few([Path(p).name for p in missing])}",
+                   count=len(missing))  # fmt: skip
+    labels = {str(yolo.label_of(path)) for path in yolo.images_of(folder).values()}
+    for file in yolo.annotation_files(folder):
+        if file.parent != folder and file.suffix == ".txt" and str(file) not in labels:
+            yield Flaw("image_missing", str(file), "", "no image belongs to this label file",
+                       remedy="file")  # fmt: skip
+
+
+def _ambiguous(folder: Path, used: set[str]) -> Iterator[Flaw]:
+    """Images that differ by their suffix alone."""
+    first: dict[Path, Path] = {}
+    for path in images_below(folder):
+        other = first.setdefault(path.with_suffix(""), path)
+        if other != path and not used.isdisjoint((str(path), str(other))):
+            yield Flaw("image_ambiguous", str(path), "", f"{other.name} lies beside it: the "
+                       "annotation may be of either", str(path))  # fmt: skip
 
 
 def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
@@ -126,45 +185,12 @@ def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
     unused = [name for name, n in total.items() if n == 0]
     if unused:
         yield Flaw("class_unused", str(folder), "", f"{len(unused)} classes have no object: "
-                   f"{_few(unused, 20)}", count=len(unused))  # fmt: skip
+                   f"{few(unused, 20)}", count=len(unused))  # fmt: skip
     used = [(n, name) for name, n in total.items() if n]
     if used and max(used)[0] > _IMBALANCE * min(used)[0]:
         most, least = max(used), min(used)
         yield Flaw("class_imbalance", str(folder), "", f"{most[1]} has {most[0]} objects, "
                    f"{least[1]} has {least[0]}")  # fmt: skip
-
-
-def check_ids(parts: Sequence[Part]) -> Iterator[Flaw]:
-    """COCO's ids: gaps between the categories', annotations of id 0 or none."""
-    for part in parts:
-        if part.module is not coco:
-            continue
-        file = Path(part.file(0)) if len(part.table) else None
-        ids = [i for i in part.table.category_ids or () if isinstance(i, int)]
-        if file is None:
-            continue
-        if ids and sorted(ids) != list(range(min(ids), min(ids) + len(ids))):
-            yield Flaw("id_gaps", str(file), "categories",
-                       f"{len(ids)} categories have ids from {min(ids)} to {max(ids)}")  # fmt: skip
-        yield from _annotation_ids(file)
-
-
-def _annotation_ids(file: Path) -> Iterator[Flaw]:
-    nameless = 0
-    try:
-        for key, i, value in members(file):
-            if key == "annotations" and i is not None and i >= 0 and isinstance(value, dict):
-                if value.get("id") == 0:
-                    yield Flaw("annotation_id_zero", str(file), f"annotations[{i}].id",
-                               "id 0 counts as unmatched in COCO's own evaluator", number=i,
-                               remedy="renumber")  # fmt: skip
-                nameless += not isinstance(value.get("id"), int | str)
-    except InputError:
-        return  # told already by the reader
-    if nameless:
-        message = f"{nameless} annotations have no id"
-        yield Flaw("annotation_invalid", str(file), "annotations", message, count=nameless,
-                   remedy="renumber")  # fmt: skip
 
 
 def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
@@ -186,7 +212,8 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
         bare = data.replace(b"\r\n", b"")
         if b"\r" in bare and path.suffix == ".txt":
             yield Flaw("file_line_ends", str(path), "", "lines end with a carriage return alone, "
-                       "so that the file is one line", remedy="text")  # fmt: skip
+                       "so that the file is one line to other programs",
+                       remedy="text")  # fmt: skip
         if b"\r\n" in data:
             windows.append(path)
         if module is voc and path.suffix == ".xml":
@@ -195,7 +222,7 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
             yield from _other_file(path, text)
     if windows:
         yield Flaw("file_line_ends", str(folder), "", f"{len(windows)} files have Windows line "
-                   f"ends: {_few([p.name for p in windows])}", count=len(windows))  # fmt: skip
+                   f"ends: {few([p.name for p in windows])}", count=len(windows))  # fmt: skip
     if foreign:
         yield Flaw("path_foreign", str(folder), "path", f"{len(foreign)} files name a path of "
                    f"another machine, such as {foreign[0]}", count=len(foreign))  # fmt: skip
