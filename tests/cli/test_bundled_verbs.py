@@ -26,7 +26,7 @@ def box(checkpoint: Path, made_scenes: Path, tmp_path: Path, monkeypatch, say) -
     """The package's folder with a bundled detector in it: the small one, with its true numbers."""
     folder = tmp_path / "box"
     monkeypatch.setattr(bundle, "FOLDER", folder)
-    file, about = write_weights(checkpoint)
+    file, about = write_weights(checkpoint, folder)
     code, out, _ = say("eval", file, "--data", made_scenes, "--metric", "voc07", "--no-speed",
                        "--json")  # fmt: skip
     assert code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from boxatlas.training.prepare import detector_of, with_start
 from boxatlas.weights import bundle, is_bundled, load
 from boxatlas.weights.bundle import DEFAULT, bundled, card_text, failings, write_card, write_weights
 
+ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "cow")
 METRICS = {
     "data": ["/home/someone/sets/pets"], "split": "test", "images": 9, "metric": "voc07",
@@ -40,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def box(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package's folder with a bundled detector in it."""
     monkeypatch.setattr(bundle, "FOLDER", tmp_path)
-    file, about = write_weights(checkpoint)
+    file, about = write_weights(checkpoint, tmp_path)
     write_card(file, about, METRICS, data="pets", terms="none", notes=["night"])
     return file
 
@@ -132,6 +134,36 @@ def test_what_is_too_large_or_out_of_range_is_not_written(
     with pytest.raises(InputError, match=f"{name}.*half precision|half precision.*{name}"):
         write_weights(tmp_path / "large.safetensors", out)
     assert not out.exists()
+
+
+def made_by_script(*arguments: object) -> int:
+    """The exit code of benchmarks/bundle.py."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "bundle.py"))
+    try:
+        script["main"]([str(a) for a in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_pair_of_the_package_stays_until_the_new_one_is_whole(
+    box: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    metrics = tmp_path.parent / "metrics.json"
+    metrics.write_text(json.dumps({**METRICS, "mAP": 0.75}))
+    broken = tmp_path.parent / "broken.json"
+    broken.write_text("[]")
+    for arguments in (
+        ("--data", tmp_path / "absent", "--force"), ("--metrics", broken, "--force"),
+        ("--metrics", metrics),
+    ):  # fmt: skip
+        assert made_by_script(checkpoint, *arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert made_by_script(checkpoint, "--metrics", metrics, "--force") == 0
+    assert bundle.bundled_card()["evaluation"]["mAP"] == 0.75
+    assert set(tmp_path.iterdir()) == set(before)
 
 
 def test_the_card_says_what_it_is_and_not_where_it_was_made(box: Path) -> None:

@@ -84,10 +84,8 @@ def _card(weights: Path) -> dict[str, Any]:
 # -- Making one ------------------------------------------------------------------------------------
 
 
-def write_weights(
-    checkpoint: str | Path, folder: Path | None = None
-) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint of ours in half precision as MODEL.safetensors of a folder, or of the package.
+def write_weights(checkpoint: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of ours in half precision as MODEL.safetensors of a folder.
 
     Weights of more than one axis are halved; biases and norms, a hundredth of the bytes, stay.
     Returns the file and what the card says of it (model, options, recipe, bytes, sha256, ...).
@@ -103,7 +101,7 @@ def write_weights(
     if size > LARGEST:
         raise InputError(f"would take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}",
                          file=checkpoint)  # fmt: skip
-    path = (folder or FOLDER) / f"{described['model']}.safetensors"
+    path = folder / f"{described['model']}.safetensors"
     write_tensors(path, halved, {KEY: json.dumps(described)})
     return path, {
         **{k: described[k] for k in ("model", "options", "classes", "versions")},
