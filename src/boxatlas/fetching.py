@@ -25,26 +25,33 @@ _TRIES, _WAIT, _TIMEOUT = 5, 2.0, 60.0  # seconds
 _AGAIN = "run it again to go on where it stopped"
 _KINDS = ("md5", "sha256")
 Advance = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
+Size = tuple[float, float]  # the least and the most bytes that a file may have
 
 
-def fetch(url: str, path: Path, checksum: str | None, advance: Advance | None = None) -> None:
+def fetch(
+    url: str, path: Path, checksum: str | None, advance: Advance | None = None,
+    size: Size | None = None,
+) -> None:  # fmt: skip
     """Fetch a file to `path`, going on where an earlier try stopped, until its checksum is right.
 
     checksum: "md5:HEX" or "sha256:HEX", where HEX may be the digest's beginning (some publishers
-    put only that into a file's name); None: the length alone is checked. Raises InputError where
-    the server refuses, the connection fails again and again, or the whole file has another checksum
-    (it is removed then, so that the next try starts anew).
+    put only that into a file's name); None: the length alone is checked. size: how large the file
+    may be. Raises InputError where the server refuses or sends a web page or a file of another
+    size, the connection fails again and again, or the whole file has another size or checksum (it
+    is removed then, so that the next try starts anew).
     """
     check_address(url)
     for attempt in range(_TRIES):
         try:
-            if _piece(url, path, advance):
+            if _piece(url, path, size, advance):
                 break
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing after what is here: it is whole, or not ours
+            if error.code != 416:
+                raise InputError(f"the server answers {error.code} {error.reason}",
+                                 field=url) from None  # fmt: skip
+            if _is_all(path, error.headers.get("Content-Range"), checksum):
                 break
-            raise InputError(f"the server answers {error.code} {error.reason}",
-                             field=url) from None  # fmt: skip
+            _forget(path)
         except (OSError, HTTPException) as error:
             if isinstance(error, OSError) and error.errno == 28:
                 raise InputError(f"could not be written: {error.strerror}", file=path) from None
@@ -54,11 +61,41 @@ def fetch(url: str, path: Path, checksum: str | None, advance: Advance | None = 
             time.sleep(_WAIT * attempt)
     else:
         raise InputError("the connection ends too early every time", field=url, hint=_AGAIN)
-    if checksum is not None and not matches(path, checksum):
-        path.unlink(missing_ok=True)
-        _tag(path).unlink(missing_ok=True)
-        raise InputError("the file has another checksum than published; it is removed", field=url,
-                         hint="run it again to fetch it anew")  # fmt: skip
+    _check_whole(url, path, checksum, size)
+    _tag(path).unlink(missing_ok=True)
+
+
+def _check_whole(url: str, path: Path, checksum: str | None, size: Size | None) -> None:
+    """Raises InputError for a file that is not the published one, which is removed."""
+    try:
+        _check_size(url, path.stat().st_size, size)
+        if checksum is not None and not matches(path, checksum):
+            raise InputError("the file has another checksum than published", field=url)
+    except InputError as error:
+        _forget(path)
+        raise InputError(f"{error.problem}; it is removed", field=url,
+                         hint="run it again to fetch it anew") from None  # fmt: skip
+
+
+def _check_size(url: str, have: int, size: Size | None) -> None:
+    if size is not None and not size[0] <= have <= size[1]:
+        raise InputError(
+            f"the file has {have / 2**20:,.2f} MB, not the {size[0] / 2**20:,.2f} to "
+            f"{size[1] / 2**20:,.2f} MB of the published one", field=url,
+        )  # fmt: skip
+
+
+def _is_all(path: Path, header: str | None, checksum: str | None) -> bool:
+    """Whether a file is whole of which the server has nothing after what is here.
+
+    It may as well be of something else and longer: then `bytes */LENGTH` of the header differs.
+    """
+    length = (header or "").rpartition("/")[2].strip()
+    return int(length) == path.stat().st_size if length.isdecimal() else checksum is not None
+
+
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
     _tag(path).unlink(missing_ok=True)
 
 
@@ -77,7 +114,7 @@ def _tag(path: Path) -> Path:
     return path.with_name(f"{path.name}.etag")
 
 
-def _piece(url: str, path: Path, advance: Advance | None) -> bool:
+def _piece(url: str, path: Path, size: Size | None, advance: Advance | None) -> bool:
     """Fetch what is missing; whether the file is whole now."""
     have = path.stat().st_size if path.exists() else 0
     headers = {"User-Agent": "boxatlas", "Accept-Encoding": "identity"}
@@ -89,13 +126,17 @@ def _piece(url: str, path: Path, advance: Advance | None) -> bool:
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
         if answer.status == 206 and not _begins_at(answer.headers.get("Content-Range"), have):
             raise InputError("the server sends another part than asked for", field=url)
+        if answer.headers.get_content_type() == "text/html":  # of an error, or for a person
+            raise InputError("the server sends a web page, not the file", field=url)
         if answer.status != 206:
             have = 0  # it sends the whole
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length and length.isdecimal() else None
+        if total is not None:
+            _check_size(url, total, size)
         tag = answer.headers.get("ETag")
         if tag and not tag.startswith("W/"):
             _tag(path).write_text(tag, encoding="utf-8")
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
         if total:
             room(path.parent, total - have)
         with open(path, "ab" if have else "wb") as file:

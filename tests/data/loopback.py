@@ -11,7 +11,9 @@ from typing import Any
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`. cut: an answer ends after so many bytes. ranges: whether it can resume."""
+    """Serves `files`. cut: an answer ends after so many bytes. ranges: whether it can resume; kind:
+    the content's type; says_all: whether it tells the length to who asks for more than there is.
+    """
 
     daemon_threads = True
 
@@ -19,6 +21,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.tag, self.cut, self.ranges = '"one"', 0, True
+        self.kind, self.says_all = "application/octet-stream", True
         self.asked: list[tuple[str, str | None]] = []
 
     @property
@@ -41,12 +44,17 @@ class Handler(BaseHTTPRequestHandler):
         if wanted and self.server.ranges and same:
             start = int(re.sub(r"\D", "", wanted))
             if start >= len(data):
-                self.send_error(416)
+                self.send_response(416)
+                if self.server.says_all:
+                    self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Type", self.server.kind)
         self.send_header("ETag", self.server.tag)
         self.end_headers()
         body = data[start:]

@@ -94,6 +94,45 @@ def test_another_files_checksum_leaves_nothing(server: Server, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def unchecked(server: Server, megabytes: float | None = None) -> Published:
+    return Published("net-0123.pth", "ssd300_vgg16", "VOC", "someone",
+                     f"{server.url}/net-0123.pth", megabytes)  # fmt: skip
+
+
+@pytest.mark.parametrize("says_all", [True, False])
+def test_more_than_the_whole_file_is_fetched_anew(
+    server: Server, tmp_path: Path, says_all: bool
+) -> None:
+    server.says_all = says_all
+    (tmp_path / ".part-net.pth").write_bytes(bytes(2 * len(DATA)))
+    fetch_checkpoint(unchecked(server), tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").read_bytes() == DATA
+
+
+def test_a_whole_part_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".part-net.pth").write_bytes(DATA)
+    fetch_checkpoint(unchecked(server), tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").read_bytes() == DATA
+    assert len(server.asked) == 1
+
+
+def test_a_web_page_is_no_checkpoint(server: Server, tmp_path: Path) -> None:
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(InputError, match="a web page, not the file"):
+        fetch_checkpoint(unchecked(server), tmp_path / "net.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_size_than_published_is_refused(server: Server, tmp_path: Path) -> None:
+    assert len(DATA) == 256_000  # 0.26 MB of 10**6, 0.24 MB of 2**20 bytes
+    for megabytes in (0.26, 0.24, 0.2, 0.3):
+        fetch_checkpoint(unchecked(server, megabytes), tmp_path / "net.pth")
+    for megabytes in (0.22, 0.28, 1.0, 207):
+        with pytest.raises(InputError, match=r"0\.24 MB, not the"):
+            fetch_checkpoint(unchecked(server, megabytes), tmp_path / "other.pth")
+    assert [p.name for p in tmp_path.iterdir()] == ["net.pth"]
+
+
 def test_what_has_no_address_says_who_has_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"M2Det.*no address.*by hand"):
         fetch_checkpoint(find("m2det512_vgg.pth"), tmp_path / "x.pth")

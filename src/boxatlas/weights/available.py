@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from boxatlas.errors import InputError, nearest
 from boxatlas.evaluation.survey import SURVEY, Row
-from boxatlas.fetching import Advance, fetch
+from boxatlas.fetching import Advance, Size, fetch
 from boxatlas.files import make_folder
 from boxatlas.weights import checkpoints
 from boxatlas.weights.source import Published
@@ -80,8 +80,9 @@ def fetch_checkpoint(
 ) -> Path:
     """Fetch what the publisher offers to `out`, resumed and checked.
 
-    url: where it lies, if elsewhere (the checksum stays the publisher's). Raises InputError for
-    what has no address of its own, and as `fetching.fetch` does.
+    url: where it lies, if elsewhere (checksum and size stay the publisher's). The published size
+    is compared where there is no checksum, which says more. Raises InputError for what has no
+    address of its own, and as `fetching.fetch` does.
     """
     where = url or one.url
     if where is None:
@@ -92,6 +93,17 @@ def fetch_checkpoint(
         )  # fmt: skip
     part = out.with_name(f".part-{out.name}")
     make_folder(part.parent)
-    fetch(where, part, one.checksum, advance)
+    fetch(where, part, one.checksum, advance, None if one.checksum else size_of(one))
     part.replace(out)
     return out
+
+
+def size_of(one: Published) -> Size | None:
+    """The least and the most bytes of a file by its published size: one of its last digit off.
+
+    Publishers round up or down, and say MB of 10**6 bytes as well as of 2**20.
+    """
+    if one.megabytes is None:
+        return None
+    digits = len(f"{one.megabytes}".partition(".")[2])
+    return (one.megabytes - 10**-digits) * 10**6, (one.megabytes + 10**-digits) * 2**20
