@@ -65,4 +65,6 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str]:
             owner = field.annotation if field else None
         known = list(owner.model_fields) if hasattr(owner, "model_fields") else []
         return (f"{path}: no such option; {nearest(str(first['loc'][-1]), known)}",)
+    if first["type"] == "missing":  # what pydantic calls the input is all that is not missing
+        return (f"{path}: is missing",)
     return (f"{path}: {first['msg'].lower()} (got {first['input']!r})",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -116,6 +117,31 @@ def test_a_damaged_card_is_named(box: Path) -> None:
     box.with_suffix(".json").write_text("{")
     with pytest.raises(InputError, match=r"json: the card of the bundled weights cannot be read"):
         load("bundled")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("options", 3, "options: input should be a valid dictionary (got 3)"),
+        ("model", 2, "model: input should be a valid string (got 2)"),
+        ("evaluation", None, "evaluation: is missing"),
+        ("evaluation", {**METRICS, "coco": {"AP": "x"}}, "evaluation.coco.AP"),
+        ("fps", {"fps": 1.0}, "fps.device: is missing"),
+    ],
+)
+def test_a_card_that_lacks_a_field_is_one_line(
+    box: Path, field: str, value: object, said: str
+) -> None:
+    path = box.with_suffix(".json")
+    card = {**json.loads(path.read_text()), field: value}
+    path.write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+    for call in (
+        bundle.bundled_card,
+        lambda: bundle.bundled_options(DEFAULT),
+        lambda: load("bundled"),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"{path}: {said}")):
+            call()
 
 
 def test_what_is_too_large_or_out_of_range_is_not_written(

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from boxatlas.errors import InputError
 from boxatlas.fetching import digest_of
 from boxatlas.files import write_tensors, write_text
+from boxatlas.options import validated
 from boxatlas.weights.reading import KEY, read
 
 FOLDER = Path(__file__).parent / "bundled"
@@ -25,6 +27,54 @@ DEFAULT = "ssdlite320_efficientnet_lite0"  # the model that "bundled" means
 LARGEST = 12_000_000  # bytes of a file
 _DESCRIBED = ("format", "model", "options", "classes", "preprocess", "versions")
 _WORST, _FEW = 5, 0.5
+
+
+class _Part(BaseModel):
+    """What must be in a card, and of which kind; more may be."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Coco(_Part):
+    AP: float
+
+
+class _Evaluation(_Part):
+    data: list[str]
+    split: str | None = None
+    images: int
+    metric: str
+    mAP: float  # noqa: N815 - the name in the file
+    per_class: dict[str, float | None]
+    coco: _Coco
+
+
+class _Speed(_Part):
+    fps: float
+    device: str
+    threads: int
+    input: list[int] = Field(min_length=2)  # height, width
+
+
+class _Recipe(_Part):
+    epochs: float | None = None
+    iterations: int | None = None
+
+
+class _Card(_Part):
+    model: str
+    options: dict[str, Any]
+    classes: list[str]
+    file: str
+    bytes: int
+    sha256: str
+    parameters: int
+    recipe: _Recipe
+    data: str
+    terms: str
+    evaluation: _Evaluation
+    fps: _Speed | None  # None: not measured
+    fails_at: list[str]
 
 
 def is_bundled(name: str) -> bool:
@@ -56,7 +106,7 @@ def bundled(name: str) -> Path:
 
 
 def bundled_card(name: str = "bundled") -> dict[str, Any]:
-    """What is known of a bundled detector, as `write_bundle` wrote it. Raises as `bundled` does."""
+    """What is known of a bundled detector, as `write_card` wrote it. Raises as `bundled` does."""
     return _card(bundled(name))
 
 
@@ -76,8 +126,9 @@ def _card(weights: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"the card of the bundled weights cannot be read: {error}",
                          file=path) from None  # fmt: skip
-    if not isinstance(card, dict) or not {"sha256", "options", "model"} <= set(card):
+    if not isinstance(card, dict):
         raise InputError("is no card of bundled weights", file=path)
+    validated(_Card, card, str(path))
     return card
 
 
@@ -134,20 +185,21 @@ def write_card(
     """Write the card of a file of `write_weights`, and return it.
 
     about: what that returned; metrics: the JSON of `boxatlas eval` of that very file; data: what
-    it learned from; terms: those of the data; notes: further things that it fails at.
+    it learned from; terms: those of the data; notes: further things that it fails at. Raises
+    InputError for metrics that lack a field.
     """
-    speed = metrics.get("speed") or {}
-    card = {
-        **about, "data": data, "terms": terms,
-        "evaluation": {
-            "data": [Path(d).name for d in metrics.get("data", [])],
-            **{k: metrics[k] for k in ("split", "images", "metric", "mAP", "per_class", "voc07",
-                                       "voc12", "coco") if k in metrics},
-        },
-        "fps": {k: speed[k] for k in ("fps", "fps_whole", "latency_ms", "device", "threads",
-                                      "input") if k in speed},
-        "fails_at": [*failings(metrics), *notes],
+    judged = {
+        "data": [Path(d).name for d in metrics.get("data", [])],
+        **{k: metrics[k] for k in ("split", "images", "metric", "mAP", "per_class", "voc07",
+                                   "voc12", "coco") if k in metrics},
     }  # fmt: skip
+    validated(_Evaluation, judged)
+    speed = metrics.get("speed") or {}
+    measured = {k: speed[k] for k in ("fps", "fps_whole", "latency_ms", "device", "threads",
+                                      "input") if k in speed}  # fmt: skip
+    card = {**about, "data": data, "terms": terms, "evaluation": judged, "fps": measured or None,
+            "fails_at": [*failings(metrics), *notes]}  # fmt: skip
+    validated(_Card, card)
     write_text(weights.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return card
 
