@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import runpy
@@ -13,6 +14,8 @@ from safetensors import safe_open
 
 import boxatlas
 from boxatlas.errors import InputError
+from boxatlas.photos import photos
+from boxatlas.registry import VOC_CLASSES
 from boxatlas.training import find_recipe
 from boxatlas.training.prepare import detector_of, with_start
 from boxatlas.weights import bundle, is_bundled, load
@@ -46,6 +49,36 @@ def box(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     file, about = write_weights(checkpoint, tmp_path)
     write_card(file, about, METRICS, data="pets", terms="none", notes=["night"])
     return file
+
+
+def test_the_package_carries_what_its_card_says() -> None:
+    file, card = bundled("bundled"), bundle.bundled_card()
+    assert file.parent == Path(boxatlas.__file__).parent / "weights" / "bundled"
+    assert file.stem == card["model"] == DEFAULT
+    assert file.stat().st_size == card["bytes"] <= 12_000_000
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == card["sha256"]
+    assert sum(p.suffix == ".safetensors" for p in file.parent.iterdir()) == 1
+    with safe_open(file, "pt") as held:
+        described = json.loads(held.metadata()["boxatlas"])
+    for field in ("model", "options", "classes"):
+        assert described[field] == card[field]
+    assert tuple(card["classes"]) == VOC_CLASSES == tuple(card["evaluation"]["per_class"])
+    assert card["evaluation"]["mAP"] >= 0.5
+    assert f"{card['evaluation']['mAP']:.3f}" in (ROOT / "docs" / "bundled.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("title", "name"), [("Grace Hopper", "person"), ("Chelsea the cat", "cat")]
+)
+def test_the_package_s_own_detector_finds_who_is_in_a_photo(title: str, name: str) -> None:
+    photo = next((p for p in photos() if p.title == title), None)
+    if photo is None:
+        pytest.skip(f"the package that carries the photo of {title} is not installed")
+    (found,) = load("bundled").detect([photo.path], score=0.5)
+    assert [found.classes[label] for label in found.labels] == [name]
+    (box,) = found.boxes
+    height, width = found.size
+    assert (box[2] - box[0]) * (box[3] - box[1]) > 0.5 * height * width  # who fills the picture
 
 
 def test_half_precision_in_the_file_single_in_the_detector(box: Path, checkpoint: Path) -> None:
