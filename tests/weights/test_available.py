@@ -61,6 +61,15 @@ def test_what_is_said_of_a_file_is_well_formed() -> None:
             assert len(digest) in (32, 64) or digest in c.url  # whole, or from the file's name
 
 
+def test_a_file_has_one_name_that_a_publisher_could_give() -> None:
+    held = [(c.file, c.url) for _, c in checkpoints()]
+    assert len(set(held)) == len({file for file, _ in held}) == len(held)
+    assert not [file for file, _ in held if "*" in file]
+    cascade = {c.file[-12:-4] for _, c in checkpoints() if c.model == "cascade_rcnn_r101_fpn"}
+    assert cascade == {"0b6a2fbf", "5057dcc5"}  # 12 and 20 epochs
+    assert find("VOC0712Plus_refinedet_vgg16_320x320_final.caffemodel").data == "VOC 07++12"
+
+
 def test_torchvisions_files_are_those_that_it_names() -> None:
     from torchvision.models import detection, get_model_weights, list_models
 
@@ -155,6 +164,16 @@ def test_the_verbs(
     assert len(document["rows"]) == 22
     assert document["rows"][12]["checkpoints"][0]["checksum"].startswith("sha256:523e4e69")
     assert document["rows"][10]["none"] == "the authors released m2det512_vgg.pth only"
+    main_quiet(["weights", "list"])
+    lines = capsys.readouterr().out.splitlines()
+    for entry in document["checkpoints"]:
+        assert f"  {entry['file']}" in lines  # unbroken, however narrow the terminal
+    about = lines[lines.index("  yolov3.weights") + 1]
+    assert about.split("; ")[1:4] == [
+        "236.518 MB",
+        "sha256 523e4e69e1d0...",
+        "licence: public domain",
+    ]
     made = Published("net-0123.pth", "ssd300_vgg16", "VOC", "someone",
                      f"{server.url}/net-0123.pth", checksum=f"md5:{hashlib.md5(DATA).hexdigest()}",
                      licence="MIT")  # fmt: skip

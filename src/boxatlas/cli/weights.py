@@ -147,8 +147,8 @@ def fetch(
 def list_(as_json: JsonOption = False) -> None:
     """Public checkpoints that `weights import` reads, by the rows of the survey's comparison.
 
-    A row without one is listed too. MB are of 2**20 bytes, as published; a checksum is as much of
-    it as is published. What serves no row (other methods and sizes) comes after.
+    A row without one is listed too. Sizes are as published, a checksum is as much of it as is
+    published. What serves no row (other methods and sizes) comes after.
 
     \b
     Example:
@@ -168,23 +168,19 @@ def list_(as_json: JsonOption = False) -> None:
         ],
         "checkpoints": [_entry(source, c) for source, c in known],
     }  # fmt: skip
-    if as_json:
-        emit(document, as_json)
-        return
-    rows = []
+    lines = [
+        f"Checkpoints for {sum(1 for a in survey if a.found)} of the survey's {len(survey)} rows"
+    ]
     for number, a in enumerate(survey, 1):
-        method = f"{number} {a.row.method} {a.row.backbone} {a.row.input}"
-        if a.none:
-            nothing = dict.fromkeys(_line(*known[0]))
-            rows.append({"row": method, **nothing, "file": f"none: {a.none}"})
-        for source, c in a.found:
-            rows.append({"row": method, **_line(source, c)})
+        lines += ["", f"{number} {a.row.method} {a.row.backbone} {a.row.input}: {a.row.model}"]
+        lines += [f"  none: {a.none}"] if a.none else []
+        lines += [line for source, c in a.found for line in _lines(source, c)]
+    lines += ["", "Others that can be imported"]
     served = {a.row.model for a in survey}
-    others = [{"as": c.model, **_line(source, c)} for source, c in known if c.model not in served]
-    count = sum(1 for a in survey if a.found)
-    title = f"Checkpoints for {count} of the survey's {len(survey)} rows"
-    emit(document, False, rows=rows, title=title)
-    emit(document, False, rows=others, title="Others that can be imported")
+    for model in dict.fromkeys(c.model for _, c in known if c.model not in served):
+        lines += ["", model]
+        lines += [line for source, c in known if c.model == model for line in _lines(source, c)]
+    emit(document, as_json, text="\n".join(lines))
 
 
 def _entry(source: str, c: Published) -> dict[str, Any]:
@@ -195,12 +191,15 @@ def _entry(source: str, c: Published) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(source: str, c: Published) -> dict[str, Any]:
-    """A checkpoint as a line of a table."""
-    kind, _, hexes = (c.checksum or "").partition(":")
-    shown = f"{kind} {hexes[:12]}{'...' if len(hexes) > 12 else ''}" if c.checksum else None
-    return {
-        "file": c.file, "source": source, "trained on": c.data, "MB": c.megabytes,
-        "checksum": shown, "licence": c.licence, "fetch": "by hand" if c.url is None else "yes",
-        "from": c.where,
-    }  # fmt: skip
+def _lines(source: str, c: Published) -> list[str]:
+    """A checkpoint for people: its name unbroken, so that it can be copied, and what is known."""
+    kind, _, digest = (c.checksum or "").partition(":")
+    checksum = (
+        f"{kind} {digest[:12]}{'...' if len(digest) > 12 else ''}" if digest else "no checksum"
+    )
+    size = "size not published" if c.megabytes is None else f"{c.megabytes:g} MB"
+    return [
+        f"  {c.file}",
+        f"      {c.data}; {size}; {checksum}; licence: {c.licence}; --source {source}",
+        f"      {'by hand' if c.url is None else 'weights fetch'}: {c.where}",
+    ]

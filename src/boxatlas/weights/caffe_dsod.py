@@ -10,9 +10,12 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 
 _WHERE = "szq0214/DSOD (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"DSOD300 {data}", "dsod300", data, _WHERE, licence="BSD-2-Clause")
-    for data in ("VOC 07+12", "VOC 07++12", "COCO+VOC 07+12", "COCO")
-)
+    Published(f"DSOD300 {data}", "dsod300", data, _WHERE, None, megabytes, licence="BSD-2-Clause")
+    for data, megabytes in (
+        ("VOC 07+12", 59.2), ("VOC 07++12", 59.2), ("COCO+VOC 07+12", 59.2),
+        ("COCO+VOC 07++12", 59.2), ("COCO", 87.2),
+    )
+)  # fmt: skip
 
 PROFILE = {"truncate_sizes": True, "last_map": 2}
 MODELS = ("dsod300",)

@@ -9,12 +9,18 @@ from boxatlas.weights.caffe_ssd import PREPROCESS
 from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
 
 _WHERE = "sfzhang15/RefineDet (as named arrays, npz)"
-CHECKPOINTS = tuple(
-    Published(f"RefineDet{size} {data}", f"refinedet{size}_{backbone}", data, _WHERE,
-              licence="BSD-2-Clause")
+CHECKPOINTS = tuple(  # as the authors' scripts name them
+    Published(f"{trained}_refinedet_{network}_{size}x{size}{tuned}_final.caffemodel",
+              f"refinedet{size}_{backbone}", data, _WHERE, licence="BSD-2-Clause")
     for size in (320, 512)
-    for backbone, data in (("vgg16", "VOC 07+12"), ("vgg16", "VOC 07++12"), ("vgg16", "COCO"),
-                           ("vgg16", "COCO+VOC 07+12"), ("r101", "COCO"))
+    for trained, network, tuned, backbone, data in (
+        ("VOC0712", "vgg16", "", "vgg16", "VOC 07+12"),
+        ("VOC0712Plus", "vgg16", "", "vgg16", "VOC 07++12"),
+        ("coco", "vgg16", "", "vgg16", "COCO"),
+        ("VOC0712", "vgg16", "_ft", "vgg16", "COCO+VOC 07+12"),
+        ("VOC0712Plus", "vgg16", "_ft", "vgg16", "COCO+VOC 07++12"),
+        ("coco", "resnet101", "", "r101", "COCO"),
+    )
 )  # fmt: skip
 
 PROFILE = {"truncate_sizes": True, "candidates": 1000, "max_detections": 500}

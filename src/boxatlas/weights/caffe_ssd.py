@@ -7,15 +7,15 @@ from __future__ import annotations
 from boxatlas.weights.source import Imported, Published, State, class_names, ssd_sizes
 
 _WHERE = "weiliu89/caffe, branch ssd (as named arrays, npz)"
-CHECKPOINTS = (
-    Published("VGG_VOC0712_SSD_300x300_iter_120000.caffemodel", "ssd300_vgg16", "VOC 07+12",
-              _WHERE, licence="BSD-2-Clause"),
-    Published("VGG_VOC0712_SSD_512x512_iter_120000.caffemodel", "ssd512_vgg16", "VOC 07+12",
-              _WHERE, licence="BSD-2-Clause"),
-    Published("VGG_coco_SSD_300x300_iter_400000.caffemodel", "ssd300_vgg16", "COCO",
-              _WHERE, licence="BSD-2-Clause"),
-    Published("VGG_coco_SSD_512x512_iter_360000.caffemodel", "ssd512_vgg16", "COCO",
-              _WHERE, licence="BSD-2-Clause"),
+CHECKPOINTS = tuple(
+    Published(f"VGG_{trained}_SSD_{size}x{size}_{steps}.caffemodel", f"ssd{size}_vgg16", data,
+              _WHERE, licence="BSD-2-Clause")
+    for size, last in ((300, 400_000), (512, 360_000))
+    for trained, steps, data in (
+        ("VOC0712", "iter_120000", "VOC 07+12"), ("VOC0712Plus", "iter_240000", "VOC 07++12"),
+        ("coco", f"iter_{last}", "COCO"), ("VOC0712", "ft_iter_120000", "COCO+VOC 07+12"),
+        ("VOC0712Plus", "ft_iter_160000", "COCO+VOC 07++12"),
+    )
 )  # fmt: skip
 
 PROFILE = {"truncate_sizes": True}

@@ -17,7 +17,7 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ten
 
 _ZOO = "facebookresearch/detectron2, MODEL_ZOO"
 _FILES = "https://dl.fbaipublicfiles.com/detectron2"
-# (folder, file, our model); a file's name ends in the beginning of its md5.
+# (folder, file, our model); a file's name ends in the beginning of its md5, as the zoo's page says.
 _MODELS = (
     ("COCO-Detection", "faster_rcnn_R_50_C4_1x/137257644/model_final_721ade.pkl",
      "faster_rcnn_r50_c4"),

@@ -13,8 +13,8 @@ from boxatlas.weights.source import (
     tensor_of,
 )  # fmt: skip
 
-CHECKPOINTS = tuple(
-    Published(f"RefineDet{size}_VOC_*.pth", f"refinedet{size}_vgg16", "VOC 07+12",
+CHECKPOINTS = tuple(  # as its training script names what it ends with
+    Published(f"RefineDet{size}_VOC_final.pth", f"refinedet{size}_vgg16", "VOC 07+12",
               "luuuyi/RefineDet.PyTorch")
     for size in (320, 512)
 )  # fmt: skip

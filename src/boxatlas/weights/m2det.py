@@ -21,8 +21,9 @@ from boxatlas.weights.source import (
 )  # fmt: skip
 
 CHECKPOINTS = (
-    Published("m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det", licence="MIT"),
-)
+    Published("m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det",
+              licence="MIT (from memory)"),
+)  # fmt: skip
 
 PROFILE = {
     "form": "released", "clip_boxes": "each", "match": "argmax", "ceil_pools": (3,),

@@ -21,6 +21,8 @@ _MODELS = (
     ("cascade_rcnn", "cascade_rcnn_r50_fpn_1x_coco", "20200316-3dc56deb", "cascade_rcnn_r50_fpn"),
     ("cascade_rcnn", "cascade_rcnn_r101_fpn_1x_coco", "20200317-0b6a2fbf",
      "cascade_rcnn_r101_fpn"),
+    ("cascade_rcnn", "cascade_rcnn_r101_fpn_20e_coco", "bbox_mAP-0.425_20200504_231812-5057dcc5",
+     "cascade_rcnn_r101_fpn"),
     ("cascade_rcnn", "cascade_mask_rcnn_r50_fpn_1x_coco", "20200203-9d4dcb24",
      "cascade_mask_rcnn_r50_fpn"),
 )  # fmt: skip

@@ -18,8 +18,8 @@ from boxatlas.weights.source import (
 )  # fmt: skip
 
 CHECKPOINTS = (
-    Published("ssd300_*.pth", "ssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
-    Published("fssd300_*.pth", "fssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
+    Published("SSD300 (07+12)", "ssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
+    Published("FSSD300 (07+12)", "fssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
 )  # fmt: skip
 
 _COMMON = {"clip_boxes": "each", "match": "argmax", "ceil_pools": (3,)}

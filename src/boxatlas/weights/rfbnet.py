@@ -11,11 +11,12 @@ from typing import Any
 from boxatlas.weights.source import Imported, Published, State, class_names, port_name, ssd_sizes
 
 _WHERE = "GOATmessi7/RFBNet"
+_LICENCE = "MIT (from memory)"
 CHECKPOINTS = (
-    Published("RFBNet300_VOC_80_7.pth", "rfbnet300_vgg16", "VOC 07+12", _WHERE, licence="MIT"),
-    Published("RFBNet300_COCO_30.3.pth", "rfbnet300_vgg16", "COCO", _WHERE, licence="MIT"),
-    Published("RFB512_E_34_4.pth", "rfbnet512e_vgg16", "COCO", _WHERE, licence="MIT"),
-    Published("MobileNet_COCO_20.7.pth", "rfbnet300_mobilenet", "COCO", _WHERE, licence="MIT"),
+    Published("RFBNet300_VOC_80_7.pth", "rfbnet300_vgg16", "VOC 07+12", _WHERE, licence=_LICENCE),
+    Published("RFBNet300_COCO_30.3.pth", "rfbnet300_vgg16", "COCO", _WHERE, licence=_LICENCE),
+    Published("RFB512_E_34_4.pth", "rfbnet512e_vgg16", "COCO", _WHERE, licence=_LICENCE),
+    Published("MobileNet_COCO_20.7.pth", "rfbnet300_mobilenet", "COCO", _WHERE, licence=_LICENCE),
 )
 
 PROFILE = {

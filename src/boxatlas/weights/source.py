@@ -37,10 +37,11 @@ class Imported:
 class Published:
     """A public checkpoint that can be imported.
 
-    file: the publisher's name of it; model: ours; data: what it learned; where: who has it;
-    url: from where it can be fetched (a .tgz holds `file`), None: by hand only; megabytes: of 2**20
-    bytes, as published; checksum: "sha256:HEX" or "md5:HEX" of what the url gives, HEX as much of
-    it as is published; licence: of the weights, or else of the repository that offers them.
+    file: the publisher's name of it, or of the model where its page names no file; model: ours;
+    data: what it learned; where: who has it; url: from where it can be fetched (a .tgz holds
+    `file`), None: by hand only; megabytes: as published, of 2**20 bytes or of 10**6; checksum:
+    "sha256:HEX" or "md5:HEX" of what the url gives, HEX as much of it as is published; licence: of
+    the weights, or else of the repository that offers them.
     """
 
     file: str
