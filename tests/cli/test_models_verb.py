@@ -77,9 +77,11 @@ def test_a_card_holds_the_switches_with_their_notes(say) -> None:
     code, text, _ = say("explain", "ssdlite320_efficientnet_lite0")
     assert "Switches" in text
     assert "section 2.2" in text
-    code, _, err = say("explain", "ssd3000")
-    assert code == 2
-    assert "did you mean" in err
+    for wrong, right in (("ssd3000", "ssd300_vgg16"), ("bundle", "bundled")):
+        code, _, err = say("explain", wrong)
+        assert code == 2
+        assert "did you mean" in err
+        assert f"'{right}'" in err
 
 
 def test_bench_of_a_model_and_a_checkpoint(say, checkpoint: Path, made_scenes: Path) -> None:

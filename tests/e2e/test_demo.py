@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
 from commandline import Said
 
 from boxatlas.cli import demo
+from boxatlas.photos import photos
 
 
 @pytest.fixture
@@ -36,12 +38,18 @@ def test_demo_ends_with_a_page(small: Path, boxatlas: Callable[..., Said]) -> No
     assert document["fps"] > 0
     assert (small / "boxatlas-demo" / "unseen" / "unseen_0_found.jpg").is_file()
     assert Path(document["checkpoint"]).is_file()
+    assert {p.title for p in photos()} == {p["title"] for p in document["photos"]}
+    for photo in document["photos"]:
+        assert Path(photo["file"]).is_file()
+        assert photo["terms"] in unescape(html)
 
     before = page.stat().st_mtime_ns
     said = boxatlas(*arguments)
     assert said.code == 0, said.err
     assert "finished already" in said.err
     assert page.resolve().as_uri() in said.out
+    for photo in document["photos"]:
+        assert f"{photo['title']} ({photo['terms']})" in said.out
     assert page.stat().st_mtime_ns == before
 
     said = boxatlas("demo", "--epochs", "2")

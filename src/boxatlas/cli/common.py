@@ -75,7 +75,7 @@ def open_detector(what: str, device: torch.device) -> Detector:
     if path.suffix or "/" in what:
         raise InputError("no such checkpoint", file=what)
     raise InputError("neither a checkpoint nor a model", value=what,
-                     hint=nearest(what, list_models()))  # fmt: skip
+                     hint=nearest(what, ("bundled", *list_models())))  # fmt: skip
 
 
 def reserve_file(path: Path, force: bool) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from boxatlas.detectors.base import Detector
     from boxatlas.evaluation.page import Section
+    from boxatlas.photos import Photo
 
 MODEL = "ssdlite320_efficientnet_lite0"
 SCENES = {"train": 240, "val": 32, "test": 60}
@@ -72,15 +73,21 @@ def command(
         "folder": str(folder), "page": str(page), "checkpoint": str(_checkpoint(folder)),
         "seconds": round(time.monotonic() - begun, 1),
         **{name: numbers[name] for name in ("mAP", "voc12", "coco", "fps", "images")},
+        "photos": _shown_photos(folder),
     }  # fmt: skip
-    text = (
-        f"mAP at 0.5  {numbers['mAP']:.3f}   COCO AP  {numbers['coco']['AP']:.3f}   "
-        f"FPS  {numbers['fps']:.0f}   ({numbers['images']} test pictures)\n"
-        f"detector    {_checkpoint(folder)}\n"
-        f"pictures    {folder / 'unseen'}\n"
-        f"page        {page.resolve().as_uri()}"
-    )
-    emit(document, as_json, text=text)
+    emit(document, as_json, text=_text(document))
+
+
+def _text(document: dict[str, Any]) -> str:
+    """What the demo ends with, for people."""
+    return "\n".join([
+        f"mAP at 0.5  {document['mAP']:.3f}   COCO AP  {document['coco']['AP']:.3f}   "
+        f"FPS  {document['fps']:.0f}   ({document['images']} test pictures)",
+        f"detector    {document['checkpoint']}",
+        f"pictures    {Path(document['folder']) / 'unseen'}",
+        *(f"photo       {p['file']}: {p['title']} ({p['terms']})" for p in document["photos"]),
+        f"page        {Path(document['page']).resolve().as_uri()}",
+    ])  # fmt: skip
 
 
 def _settled(out: Path, resume: bool, settings: dict[str, int]) -> Path:
@@ -208,6 +215,19 @@ def _unseen(folder: Path, detector: Detector) -> Section:
     return Section("Unseen pictures", text, pictures=shown)
 
 
+def _found_in(folder: Path, photo: Photo) -> Path:
+    """Where the photo with its detections is drawn."""
+    return folder / "photos" / f"{photo.path.stem}_found.jpg"
+
+
+def _shown_photos(folder: Path) -> list[dict[str, str]]:
+    """The photos that the demo has drawn detections on, and the terms of each."""
+    from boxatlas.photos import photos
+
+    return [{"file": str(_found_in(folder, one)), "title": one.title, "terms": one.terms}
+            for one in photos() if _found_in(folder, one).is_file()]  # fmt: skip
+
+
 def _photos(folder: Path, device: torch.device) -> list[Section]:
     """What the bundled detector finds on photos of installed packages; none without one."""
     from boxatlas.evaluation.page import Section, picture
@@ -222,7 +242,7 @@ def _photos(folder: Path, device: torch.device) -> list[Section]:
     shown = []
     for one, result in zip(known, detector.detect([p.path for p in known], score=0.3), strict=True):
         drawn = result.draw()
-        write_with(folder / "photos" / f"{one.path.stem}_found.jpg",
+        write_with(_found_in(folder, one),
                    lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90))  # fmt: skip
         shown.append(picture(drawn, one.title))
     terms = "; ".join(f"{one.title}: {one.terms}" for one in known)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from boxatlas.cli.common import JsonOption, emit
+from boxatlas.errors import InputError, nearest
 
 NEEDS_ARGUMENTS = True
 
@@ -33,6 +34,11 @@ def command(
         held = bundled_card()
         emit(held, as_json, text="" if as_json else card_text(held))
         return
+    from boxatlas.registry import list_models
+
+    if model not in list_models():
+        raise InputError("no such model", field="model", value=model,
+                         hint=nearest(model, ("bundled", *list_models())))  # fmt: skip
     card = card_of(model)
     emit(card, as_json, text="" if as_json else _text(card))
 
