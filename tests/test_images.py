@@ -106,6 +106,12 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     for name in ("deep.png", "deep.tif"):
         assert read(tmp_path / name)[0, :, 0].tolist() == [0, 1, 128, 255]
     assert read(deep)[0, :, 0].tolist() == [0, 1, 128, 255]
+    dark = np.array([[0, 200]], np.uint16)
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    Image.fromarray(dark.astype(">u2")).save(tmp_path / "dark.tif")
+    assert (tmp_path / "dark.tif").read_bytes()[:2] == b"MM"  # big-endian
+    for source in (tmp_path / "dark.png", tmp_path / "dark.tif", dark, dark.astype(">u2")):
+        assert read(source)[0, :, 0].tolist() == [0, 0]
     floats = np.array([[0.0, 0.5, 1.0]], np.float32)
     Image.fromarray(floats).save(tmp_path / "float.tif")
     assert read(tmp_path / "float.tif")[0, :, 0].tolist() == [0, 128, 255]
@@ -121,8 +127,13 @@ def test_arrays_and_tensors_of_any_kind() -> None:
     assert read(colour)[0, 0].tolist() == [0, 0, 9]
     assert read(np.array([[True, False]]))[0, :, 0].tolist() == [255, 0]
     assert read(two_halves()).shape == (10, 20, 3)
-    with pytest.raises(InputError, match="shape"):
-        read(np.zeros((3, 4, 5, 6), np.uint8))
+    halves = torch.tensor([[[0.0, 0.5, 1.0]]], dtype=torch.bfloat16)
+    assert read(halves)[0, :, 0].tolist() == [0, 128, 255]
+    for wrong in (np.zeros((3, 4, 5, 6), np.uint8), torch.zeros(1, 3, 4, 5), torch.zeros(3)):
+        with pytest.raises(InputError, match="shape"):
+            read(wrong)
+    with pytest.raises(InputError, match="dtype: an image array holds numbers"):
+        read(np.array([["a"]]))
     with pytest.raises(InputError, match="NaN"):
         read(np.array([[np.nan]]))
 
@@ -209,5 +220,7 @@ def test_images_of_two_sizes_are_padded_to_a_multiple() -> None:
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'resize'"):
         Preprocess.of(size=(3, 3), resiz="stretch")
-    with pytest.raises(InputError, match="positive"):
-        Preprocess.of(size=(0, 3))
+    for wrong in ({"size": (0, 3)}, {"size": (3, 3), "std": (1, 0, 1)},
+                  {"size": (3, 3), "multiple": 0}, {"size": (3, 3), "scale": np.nan}):  # fmt: skip
+        with pytest.raises(InputError, match=list(wrong)[-1]):
+            Preprocess.of(**wrong)

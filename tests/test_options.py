@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from boxatlas.errors import InputError, nearest
 from boxatlas.options import Options, convention, switch, validated
@@ -13,6 +14,14 @@ from boxatlas.options import Options, convention, switch, validated
 
 class Inner(Options):
     deep: int = 1
+    low: float = 0.0
+    high: float = 1.0
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("low is at most high")
+        return self
 
 
 class Sample(Options):
@@ -41,6 +50,8 @@ def test_values_are_frozen_and_typed() -> None:
         ({"weight": -1}, "weight: input should be greater than or equal to 0 (got -1)"),
         ({"roi_op": "warp"}, "roi_op: input should be 'pool' or 'align' (got 'warp')"),
         ({"eps": "small"}, "eps: input should be a valid number"),
+        ({"eps": math.inf}, "eps: input should be a finite number (got inf)"),
+        ({"inner": {"low": math.nan}}, "inner.low: input should be a finite number (got nan)"),
     ],
 )
 def test_a_wrong_value_is_one_line(values: dict[str, object], message: str) -> None:
@@ -48,6 +59,12 @@ def test_a_wrong_value_is_one_line(values: dict[str, object], message: str) -> N
         Sample.of(**values)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_fields_that_disagree_are_named_by_the_text_alone() -> None:
+    with pytest.raises(InputError) as caught:
+        validated(Inner, {"low": 2}, file="mine.yaml")
+    assert str(caught.value) == "mine.yaml: low is at most high"
 
 
 def test_the_file_is_named() -> None:

@@ -46,8 +46,25 @@ def test_classes_are_named_or_counted() -> None:
     assert classes() == registry.VOC_CLASSES
     with pytest.raises(InputError, match="2 class names but num_classes=3"):
         classes(classes=["cat", "dog"], num_classes=3)
+    with pytest.raises(InputError, match=r"classes: must be names, at least one \(got 'cat'\)"):
+        classes(classes="cat")
+    with pytest.raises(InputError, match=r"classes: 2 classes have this name \(got 'a'\)"):
+        classes(classes=["a", "b", "a"])
     with pytest.raises(InputError, match="needs a class"):
         classes(num_classes=0)
+
+
+@pytest.mark.parametrize("size", [0, -5, (64, 0)])
+def test_a_size_that_no_image_has_is_refused(size: object) -> None:
+    for name in ("ssdlite320_efficientnet_lite0", "retinanet320_efficientnet_lite0_fpn",
+                 "yolov2_efficientnet_lite0"):  # fmt: skip
+        with pytest.raises(InputError, match=r"^size\b.*: .*\(got "):
+            boxatlas.create_model(name, size=size)
+
+
+def test_an_input_may_be_so_small_that_its_last_map_is_one_cell() -> None:
+    small = boxatlas.create_model("ssdlite320_efficientnet_lite0", size=32)
+    assert small.preprocess.size == (32, 32)
 
 
 def test_a_name_is_registered_once() -> None:

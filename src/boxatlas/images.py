@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
-from pydantic import model_validator
 from torch import Tensor
 
 from boxatlas.errors import InputError
-from boxatlas.options import Options
+from boxatlas.options import AtLeastOne, Options, Positive
 from boxatlas.structures import Frame
 
 Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
@@ -41,8 +40,10 @@ def read(source: Source) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Tensor):
-        array = source.detach().cpu()
-        return _from_array(array.numpy() if array.ndim == 2 else array.permute(1, 2, 0).numpy())
+        tensor = source.detach().cpu()
+        if tensor.is_floating_point() and tensor.itemsize < 4:  # numpy has no bfloat16
+            tensor = tensor.float()
+        return _from_array(tensor.movedim(0, -1).numpy() if tensor.ndim == 3 else tensor.numpy())
     if isinstance(source, Image.Image):
         return np.array(_upright_rgb(source))  # a copy: torch wants it writable
     name = "image data" if isinstance(source, bytes) else str(source)
@@ -122,6 +123,8 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
             "an image array is [H, W] or [H, W, 1|3|4], a tensor [1|3|4, H, W]",
             field="shape", value=array.shape,
         )  # fmt: skip
+    if array.dtype.kind not in "biuf":
+        raise InputError("an image array holds numbers", field="dtype", value=str(array.dtype))
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
@@ -132,7 +135,7 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         whole = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
         array = (array.clip(0, whole) * (255.0 / whole) + 0.5).astype(np.uint8)
     elif array.dtype != np.uint8:
-        deep = array.dtype == np.uint16 or int(array.max()) > 255
+        deep = array.dtype.newbyteorder("=") == np.uint16 or int(array.max()) > 255
         array = (array.clip(0, 65535) // 257 if deep else array.clip(0, 255)).astype(np.uint8)
     if array.shape[2] == 1:
         array = array.repeat(3, axis=2)
@@ -155,23 +158,17 @@ class Preprocess(Options):
     scaled units, in that order of channels.
     """
 
-    size: tuple[int, int]
+    size: tuple[AtLeastOne, AtLeastOne]
     resize: Literal["stretch", "letterbox", "shorter", "limit"] = "stretch"
     antialias: bool = False
     align_corners: bool = False
     truncate: bool = False
     channels: Literal["rgb", "bgr"] = "rgb"
-    scale: float = 1 / 255
+    scale: Positive = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     pad_value: tuple[float, float, float] | None = None  # None: the mean, so that padding is 0
-    multiple: int = 32
-
-    @model_validator(mode="after")
-    def _check(self) -> Preprocess:
-        if min(self.size) < 1 or min(self.std) <= 0 or self.multiple < 1:
-            raise ValueError("size, std and multiple are positive")
-        return self
+    multiple: AtLeastOne = 32
 
     def frame(self, height: int, width: int) -> Frame:
         """Where a source of this size will lie in the input."""

@@ -7,13 +7,17 @@ one program. Both are plain values, so a checkpoint can record them.
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxatlas.errors import InputError, nearest
 
 T = TypeVar("T", bound=BaseModel)
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 def switch(default: Any, note: str, **limits: Any) -> Any:
@@ -27,9 +31,11 @@ def convention(default: Any, note: str, **limits: Any) -> Any:
 
 
 class Options(BaseModel):
-    """Base of every method's config: frozen, typed, no unknown names."""
+    """Base of every method's config: frozen, typed, finite numbers, no unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False
+    )
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -52,10 +58,10 @@ def validated(cls: type[T], values: dict[str, Any], file: str | None = None) -> 
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise InputError(*_explain(cls, error), file=file) from None
+        raise _explained(cls, error, file) from None
 
 
-def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str]:
+def _explained(cls: type[BaseModel], error: ValidationError, file: str | None) -> InputError:
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -64,7 +70,12 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str]:
             field = owner.model_fields.get(str(part)) if hasattr(owner, "model_fields") else None
             owner = field.annotation if field else None
         known = list(owner.model_fields) if hasattr(owner, "model_fields") else []
-        return (f"{path}: no such option; {nearest(str(first['loc'][-1]), known)}",)
+        return InputError("no such option", file=file, field=path,
+                          hint=nearest(str(first["loc"][-1]), known))  # fmt: skip
     if first["type"] == "missing":  # what pydantic calls the input is all that is not missing
-        return (f"{path}: is missing",)
-    return (f"{path}: {first['msg'].lower()} (got {first['input']!r})",)
+        return InputError("is missing", file=file, field=path)
+    problem = first["msg"].removeprefix("Value error, ")
+    problem = problem[:1].lower() + problem[1:]
+    if not path:  # of several fields together: the text names them
+        return InputError(problem, file=file)
+    return InputError(problem, file=file, field=path, value=first["input"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +118,12 @@ def create_model(
     weights: None, a checkpoint's path, or "bundled" (then its options hold unless others are
     given). options are the fields of the method's
     config: its switches (ideas of the paper's ablations) and its conventions.
-    Raises InputError for an unknown model or option, naming the nearest.
+    Raises InputError for an unknown model or option, naming the nearest, and where two classes have
+    one name.
     """
     info = model_info(name)
+    if isinstance(classes, str) or (classes is not None and not len(classes)):
+        raise InputError("must be names, at least one", field="classes", value=classes)
     if classes is not None and num_classes is not None and len(classes) != num_classes:
         raise InputError(f"{len(classes)} class names but num_classes={num_classes}")
     if classes is None:
@@ -134,6 +138,9 @@ def create_model(
 
         options = {**bundled_options(name), **options}
     model = info.build(tuple(classes), **options)
+    for one, times in Counter(model.classes).items():  # a tree's words were told apart by now
+        if times > 1:
+            raise InputError(f"{times} classes have this name", field="classes", value=one)
     model.name, model.options = name, dict(options)
     if weights is not None:
         from boxatlas.weights import load_into

@@ -286,3 +286,15 @@ def test_misspelt_kinds_and_options_name_the_nearest():
         augmentation("flop")
     with pytest.raises(InputError, match="mirror"):
         augmentation("ssd", miror=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [("flip", "p", 1.5), ("ssd", "scale", (0, 0)), ("ssd", "scale", (0.5, 2)),
+     ("ssd", "ratio", (2, 0.5)), ("ssd", "trials", 0), ("ssd", "zoom_ratio", 0.5),
+     ("ssd", "overlaps", (0.5, 2)), ("yolo", "jitter", 1), ("yolo", "exposure", 0),
+     ("yolo", "hue", float("nan"))],
+)  # fmt: skip
+def test_a_range_that_cannot_be_is_refused(kind: str, option: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^{option}"):
+        augmentation(kind, **{option: value})

@@ -74,6 +74,10 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path, text: str, message: str) -> 
         ("epochs", "must be KEY=VALUE"),
         ("epochs=many", "--set.*epochs.*many"),
         ("epochs=[1", "not a YAML value"),
+        ("epochs=.inf", "--set: epochs: .*finite"),
+        ("lr=.inf", "--set: lr: .*finite"),
+        ("lr_scale={a: .nan}", "--set: lr_scale.a: .*finite"),
+        ("milestones=[-1]", "--set: milestones.0: .*greater"),
         ("phases.rpn.lrr=1", None),
     ],
 )

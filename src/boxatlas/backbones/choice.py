@@ -57,11 +57,11 @@ def has_own_norms(name: str) -> bool:
 def pyramid_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
     """Shorter side to size[0], longer at most size[1], colours as the backbone's weights expect."""
     if name in STAGES:
-        return Preprocess(size=size, resize="shorter", **INPUTS)
+        return Preprocess.of(size=size, resize="shorter", **INPUTS)
     if not name.startswith(PREFIX):
-        return Preprocess(size=size, resize="shorter")
+        return Preprocess.of(size=size, resize="shorter")
     mean, std = normalisation(name)
-    return Preprocess(size=size, resize="shorter", mean=mean, std=std)
+    return Preprocess.of(size=size, resize="shorter", mean=mean, std=std)
 
 
 def side_limits(size: object) -> object:

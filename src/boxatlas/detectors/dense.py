@@ -220,5 +220,6 @@ class DenseDetector(Detector):
 def grids_of(backbone: nn.Module, image: tuple[int, int]) -> list[Grid]:
     """Sizes (rows, columns) of a backbone's maps for an input of this size; nothing is computed."""
     state = {k: v.to("meta") for k, v in backbone.state_dict().items()}
-    maps = functional_call(backbone, state, (torch.empty(1, 3, *image, device="meta"),))
+    images = torch.empty(2, 3, *image, device="meta")  # two: a norm in training needs two values
+    maps = functional_call(backbone, state, (images,))
     return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]

@@ -31,7 +31,7 @@ from boxatlas.detectors.roi_heads import BoxPredictor, ConvFC, TwoFC
 from boxatlas.detectors.roi_targets import RoITargets
 from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
 from boxatlas.necks.fpn import FPN, Extra
-from boxatlas.options import Options, convention, switch
+from boxatlas.options import AtLeastOne, Options, convention, switch
 from boxatlas.registry import Published, register_model
 
 
@@ -43,7 +43,9 @@ class RoIConfig(Options):
     size: tuple[int, int] = convention(
         (800, 1333), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
     )
-    train_sizes: tuple[int, ...] = convention((), "shorter sides that training changes among")
+    train_sizes: tuple[AtLeastOne, ...] = convention(
+        (), "shorter sides that training changes among"
+    )
 
     # ideas
     roi_op: Literal["align", "pool", "warp"] = switch(

@@ -29,7 +29,7 @@ from boxatlas.detectors.dense import DenseConfig, DenseDetector, Grid, flat
 from boxatlas.losses.focal import focal_loss, focal_star_loss
 from boxatlas.losses.regression import giou_loss, smooth_l1
 from boxatlas.necks.fpn import FPN
-from boxatlas.options import convention, switch
+from boxatlas.options import AtLeastOne, convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame, Targets
 
@@ -42,7 +42,9 @@ class RetinaNetConfig(DenseConfig):
     size: tuple[int, int] = convention(
         (800, 1333), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
     )
-    train_sizes: tuple[int, ...] = convention((), "shorter sides that training changes among")
+    train_sizes: tuple[AtLeastOne, ...] = convention(
+        (), "shorter sides that training changes among"
+    )
     backbone: str = convention("resnet50", 'resnet50, resnet101, ... or "timm/NAME"')
     pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
 

@@ -215,6 +215,7 @@ def given(values: Sequence[Any] | None, table: Sequence[Any], field: str) -> lis
 
 # -- backbones -------------------------------------------------------------------------------------
 
+_SMALLEST = 32  # side of an input: the deepest map has a cell then
 _CAFFE_RGB = {"mean": (123.0, 117.0, 104.0), "std": (1.0, 1.0, 1.0), "scale": 1.0}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255}
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "scale": 1 / 255}
@@ -230,6 +231,8 @@ def backbone_of(
     strides: of the maps of a timm backbone; own: makers of the paper's backbones by name.
     """
     name = config.backbone
+    if min(config.shape) < _SMALLEST:
+        raise InputError(f"must be at least {_SMALLEST}", field="size", value=config.size)
     if name.startswith(PREFIX):
         backbone = TimmFeatures(name, strides, pretrained=config.pretrained, fold=config.fold_norms)
         mean, std = normalisation(name)
@@ -252,7 +255,7 @@ def backbone_of(
             "no such backbone", field="backbone", value=name,
             hint=", ".join([*own, *STAGES, "or timm/NAME"]),
         )  # fmt: skip
-    return backbone, Preprocess(size=config.shape, **inputs)
+    return backbone, Preprocess.of(size=config.shape, **inputs)
 
 
 def caffe_resnet101(

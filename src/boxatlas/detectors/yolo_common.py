@@ -98,7 +98,7 @@ def backbone_of(
 
 def preprocess_of(config: YoloConfig, normal: dict[str, Any]) -> Preprocess:
     """Pixels in 0..1 as Darknet resizes them: bilinear with corners on corners, grey beside."""
-    return Preprocess(
+    return Preprocess.of(
         size=config.shape, resize=config.resize, align_corners=True, truncate=True,
         pad_value=(0.5, 0.5, 0.5), **normal,
     )  # fmt: skip

@@ -100,7 +100,8 @@ class YOLOv2Config(PriorConfig):
 
     @property
     def shape(self) -> tuple[int, int]:
-        size = self.size or (544 if self.hires_detector else 416)
+        own = 544 if self.hires_detector else 416
+        size = own if self.size is None else self.size
         return (size, size) if isinstance(size, int) else size
 
     def priors(self, classes: int) -> Anchors:

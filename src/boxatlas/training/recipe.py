@@ -6,6 +6,7 @@ An iteration is one step of the optimizer on `batch` images, over all processes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -16,7 +17,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from boxatlas.errors import InputError, nearest
-from boxatlas.options import Options, validated
+from boxatlas.options import NotNegative, Options, validated
 
 _PREFIXES = ("train", "data", "eval")  # `--set train.epochs=12` is `--set epochs=12`
 _LENGTHS = ("epochs", "iterations")
@@ -57,7 +58,7 @@ class Recipe(Options):
     bias_lr: float = Field(1.0, ge=0, description="learning rate of biases, as a multiple")
     bias_decay: bool = Field(False, description="weight decay on biases")
     norm_decay: bool = Field(False, description="weight decay on batch, group and layer norms")
-    lr_scale: dict[str, float] = Field({}, description="name pattern: multiple of the rate")
+    lr_scale: dict[str, NotNegative] = Field({}, description="name pattern: multiple of the rate")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null = any")
     freeze: list[str] = Field([], description="name patterns of layers that do not learn")
     freeze_norms: list[str] = Field([], description="name patterns of norms kept as they are")
@@ -68,7 +69,7 @@ class Recipe(Options):
     warmup: float = Field(0.0, ge=0, description="in epochs or iterations as the length")
     warmup_from: float = Field(0.001, ge=0, le=1, description="the first rate, as a fraction")
     warmup_power: float = Field(1.0, gt=0, description="1: linear; Darknet's burn-in: 4")
-    milestones: list[float] = Field([], description="of step: where the rate falls")
+    milestones: list[NotNegative] = Field([], description="of step: where the rate falls")
     gamma: float | list[float] = Field(
         0.1, description="of step: to what fraction, or one for each milestone"
     )
@@ -129,6 +130,8 @@ class Recipe(Options):
             ratio = float(values[unit]) / self.length
         except (TypeError, ValueError):
             return {}  # the validation says what is wrong
+        if not math.isfinite(ratio):
+            return {}
         moved: dict[str, Any] = {"milestones": [round(m * ratio, 6) for m in self.milestones]}
         if getattr(self, unit) is None:
             moved["warmup"] = round(self.warmup * ratio, 6)

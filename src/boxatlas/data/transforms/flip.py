@@ -7,7 +7,7 @@ from torch import Tensor
 
 from boxatlas.data.transforms.sample import Sample, View, rendered
 from boxatlas.images import Preprocess
-from boxatlas.options import Options
+from boxatlas.options import Fraction, Options
 from boxatlas.structures import Frame
 
 
@@ -23,7 +23,7 @@ class NoAugmentation(Options):
 class Flip(Options):
     """Mirrored left to right with probability p."""
 
-    p: float = 0.5
+    p: Fraction = 0.5
 
     def __call__(
         self, sample: Sample, preprocess: Preprocess, rng: np.random.Generator

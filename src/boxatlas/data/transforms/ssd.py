@@ -7,22 +7,25 @@ warp, to the source's pixels alone: the same distribution at a fraction of the c
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from boxatlas.data.transforms.colour import Distortion
 from boxatlas.data.transforms.sample import Sample, View, rendered
 from boxatlas.images import Preprocess
-from boxatlas.options import Options
+from boxatlas.options import AtLeastOne, Fraction, NotNegative, Options, Positive
 from boxatlas.structures import Frame
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BOX, Image.Resampling.NEAREST,
             Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)  # fmt: skip
 Box = tuple[float, float, float, float]
+Level = Annotated[float, Field(ge=0, le=255)]
+Side = Annotated[float, Field(gt=0, le=1)]
 
 
 class SSDAugmentation(Options):
@@ -31,22 +34,29 @@ class SSDAugmentation(Options):
     overlaps: the least IoU of a crop with some object (any) or with every object (all).
     """
 
-    distort: float = 0.5  # probability of each of brightness, contrast, saturation, hue
-    brightness: float = 32.0
-    contrast: tuple[float, float] = (0.5, 1.5)
-    saturation: tuple[float, float] = (0.5, 1.5)
-    hue: float = 18.0  # of 180
-    zoom_out: float = 0.5
-    zoom_ratio: float = 4.0
-    fill: tuple[float, float, float] = (123.0, 117.0, 104.0)  # RGB
+    distort: Fraction = 0.5  # probability of each of brightness, contrast, saturation, hue
+    brightness: Level = 32.0
+    contrast: tuple[NotNegative, NotNegative] = (0.5, 1.5)
+    saturation: tuple[NotNegative, NotNegative] = (0.5, 1.5)
+    hue: float = Field(18.0, ge=0, le=180)  # of 180
+    zoom_out: Fraction = 0.5
+    zoom_ratio: float = Field(4.0, ge=1)
+    fill: tuple[Level, Level, Level] = (123.0, 117.0, 104.0)  # RGB
     crop: bool = True
-    overlaps: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    overlaps: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     constraint: Literal["any", "all"] = "any"
-    trials: int = 50
-    scale: tuple[float, float] = (0.3, 1.0)
-    ratio: tuple[float, float] = (0.5, 2.0)
+    trials: AtLeastOne = 50
+    scale: tuple[Side, Side] = (0.3, 1.0)
+    ratio: tuple[Positive, Positive] = (0.5, 2.0)
     random_filter: bool = True
-    mirror: float = 0.5
+    mirror: Fraction = 0.5
+
+    @field_validator("contrast", "saturation", "scale", "ratio")
+    @classmethod
+    def _rises(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] > pair[1]:
+            raise ValueError("must be the least, then the most")
+        return pair
 
     def __call__(
         self, sample: Sample, preprocess: Preprocess, rng: np.random.Generator

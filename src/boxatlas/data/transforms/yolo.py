@@ -15,12 +15,13 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from boxatlas.data.masks import moved
 from boxatlas.data.transforms.sample import Sample
 from boxatlas.images import Preprocess
-from boxatlas.options import Options
+from boxatlas.options import Fraction, Options, Positive
 from boxatlas.structures import Frame
 
 Affine = tuple[float, float, float, float]  # scale x, scale y, offset x, offset y: source -> input
@@ -30,12 +31,12 @@ class YoloAugmentation(Options):
     """Ranges; the defaults are YOLOv2's. saturation and exposure: factors up to that, or 1 / it."""
 
     form: Literal["crop_jitter", "place_scale", "place_noscale"] = "crop_jitter"
-    jitter: float = 0.2
-    hue: float = 0.1
-    saturation: float = 1.5
-    exposure: float = 1.5
-    flip: float = 0.5
-    fill: float = 0.5
+    jitter: float = Field(0.2, ge=0, lt=1)
+    hue: Fraction = 0.1
+    saturation: Positive = 1.5
+    exposure: Positive = 1.5
+    flip: Fraction = 0.5
+    fill: Fraction = 0.5
 
     def __call__(
         self, sample: Sample, preprocess: Preprocess, rng: np.random.Generator
