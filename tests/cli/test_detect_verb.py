@@ -101,6 +101,20 @@ def test_a_picture_that_cannot_be_read_is_passed_over(say, checkpoint: Path, pho
     assert "torn.png" in err
 
 
+def test_where_no_picture_can_be_read_it_is_an_error(say, checkpoint: Path, tmp_path: Path) -> None:
+    torn = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in torn:
+        path.write_bytes(b"no picture")
+    given = ("--model", checkpoint, "--json", "--out", tmp_path / "found")
+    code, out, err = say("detect", torn[0], *given)
+    assert (code, out) == (2, "")
+    assert err == f"boxatlas: error: {torn[0]}: not an image that can be read\n"
+    code, out, err = say("detect", *torn, *given)
+    assert (code, out) == (2, "")
+    assert "none of the 2 pictures can be read" in err
+    assert not (tmp_path / "found").exists()
+
+
 def test_sources(photos: Path) -> None:
     assert len(find_pictures([str(photos)])) == 3
     assert len(find_pictures([str(photos / "*.png"), str(photos / "c.png")])) == 1

@@ -58,7 +58,7 @@ def command(
 
     With --out: pictures/ with boxes drawn, detections.json as COCO has it (with its images and
     categories), detections.csv. A folder is searched with everything below it. A picture that
-    cannot be read is named and passed over, and the exit code is then 1.
+    cannot be read is named and passed over, and the exit code is then 1; where none can be read, 2.
 
     \b
     boxatlas detect photo.jpg --out found
@@ -80,6 +80,8 @@ def command(
             _save_picture(result, out / "pictures" / names[path])
         result.image = None
         found.append((path, result))
+    if not found:
+        raise _unreadable(broken)
     document = _document(found, detector, broken)
     if out is not None:
         _write(out, document, found)
@@ -156,11 +158,19 @@ def _detected(
                 opened.append((path, read(path)))
             except InputError as error:
                 broken.append(str(error))
-                console().print(f"passed over: {error}", style="yellow")
+                if len(files) > 1:
+                    console().print(f"passed over: {error}", style="yellow")
         results = detector.detect([pixels for _, pixels in opened], score=score)
         for (path, _), result in zip(opened, results, strict=True):
             result.path = str(path)
             yield path, result
+
+
+def _unreadable(broken: Sequence[str]) -> InputError:
+    """What is said where no picture could be read."""
+    if len(broken) == 1:
+        return InputError(broken[0])
+    return InputError(f"none of the {len(broken)} pictures can be read, as said above")
 
 
 def _save_picture(result: Detections, path: Path) -> None:
