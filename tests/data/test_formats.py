@@ -149,6 +149,15 @@ def test_coco_sizes_are_numbers(tmp_path: Path, side: object):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("counts", [[5, 7], [-5, 8005], "57", "5", "q7", "777`"])
+def test_runs_that_do_not_cover_their_mask_are_named(tmp_path: Path, counts: object):
+    row = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4],
+           "segmentation": {"size": [80, 100], "counts": counts}}  # fmt: skip
+    write_coco(tmp_path, coco_document(annotations=[row]))
+    with pytest.raises(InputError, match=r"annotations\[0\]\.segmentation: is no mask: .*run"):
+        read(tmp_path)
+
+
 def test_coco_years_may_be_left_out_where_unique(tmp_path: Path):
     write_coco(tmp_path, coco_document(), "train2017")
     write_coco(tmp_path, coco_document(), "val2017")

@@ -157,6 +157,7 @@ def test_a_misspelt_model_or_key(boxatlas: Callable, data: Path, tmp_path: Path)
     refused(boxatlas("train", "ssd300_vgg61", "--data", voc, *DRY), "did you mean 'ssd300_vgg16'")
     refused(boxatlas("bench", "ssd300_vgg61"), "did you mean 'ssd300_vgg16'")
     refused(boxatlas("eval", "ssd300_vgg61", "--data", voc), "did you mean 'ssd300_vgg16'")
+    refused(boxatlas("eval", "bundledd", "--data", voc), "did you mean 'bundled'")
     refused(boxatlas("train", MODEL, "--data", voc, *DRY, "--set", "batchh=2"),
             "did you mean 'batch'")  # fmt: skip
     recipe = tmp_path / "mine.yaml"
@@ -179,6 +180,9 @@ def test_a_misspelt_model_or_key(boxatlas: Callable, data: Path, tmp_path: Path)
         (["detect", "x", "--score"], ["'--score' requires an argument"]),
         (["bench", "--seconds", "inf"], ["--seconds: ", "'inf'"]),
         (["demo", "--epochs", "0"], ["--epochs: ", "'0'"]),
+        (["train", "--resume", "--out", "x", "--seed", "3"], ["--seed: needs the model or recipe"]),
+        (["train", "--resume", "--out", "x", "--format", "voc"], ["--format: needs the model"]),
+        (["train", "--resume", "--out", "x", "--dry-run"], ["--dry-run: needs the model"]),
         (["trian"], ["no such command (got 'trian')", "did you mean 'train'?"]),
         (["weights", "improt"], ["weights: no such command", "did you mean 'import'"]),
         (["weights", "import"], ["Missing argument", "see boxatlas weights import --help"]),

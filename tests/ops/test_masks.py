@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 from boxatlas.data import read
 from boxatlas.data.masks import encode
 from boxatlas.ops.masks import MaskTargetRule, mask_targets, paste_masks, rasterise
+from boxatlas.ops.rle import counts_of
 from boxatlas.verify.runner import run
 
 SIZE = (40, 56)
@@ -61,6 +62,15 @@ def test_a_target_is_the_polygon_scaled_into_its_roi(seed) -> None:
     low, side = box[0, :2].numpy(), (box[0, 2:] - box[0, :2]).numpy()
     scaled = (points - low) * np.float32(28) / np.maximum(side, np.float32(1))
     assert np.array_equal(target, referee([scaled.reshape(-1).tolist()], (28, 28)))
+
+
+def test_run_lengths_are_those_that_cocos_text_holds() -> None:
+    rng = np.random.default_rng(1)
+    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
+        for side in rng.integers(1, 300, (20, 2)):
+            bitmap = rng.random(side) < share
+            text = coco.encode(np.asfortranarray(bitmap.astype(np.uint8)))
+            assert counts_of(text).tolist() == encode(bitmap)["counts"]
 
 
 @pytest.mark.parametrize("rule", [SOFT, MaskTargetRule("bitmap", True, None)])

@@ -84,6 +84,18 @@ def test_train_and_trainval_stand_in_for_one_another(tmp_path: Path) -> None:
         images_of(recipe(data, train_split="trainvall"))
 
 
+def test_it_is_said_why_one_learned_image_is_not_judged(tmp_path: Path) -> None:
+    folder = Path(yolo(tmp_path, {"train": 2}))
+    (folder / "images" / "train" / "train0.png").unlink()
+    (folder / "labels" / "train" / "train0.txt").unlink()
+    (folder / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cat, dog]\n")
+    images = images_of(recipe(str(folder)))
+    assert images.val is None
+    assert (
+        "validation: too few images to hold any out, and those of val are learned" in images.notes
+    )
+
+
 def test_folders_are_joined_by_class_name(tmp_path: Path) -> None:
     a = yolo(tmp_path / "a", {"train": 3, "val": 2})
     b = yolo(tmp_path / "b", {"train": 4}, ["dog", "cow"])

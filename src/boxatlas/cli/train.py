@@ -63,8 +63,11 @@ def command(
         raise InputError("give a model's name or a recipe", field="train", hint="see --help")
     if resume and out is None:
         raise InputError("say which run to go on with", field="--resume", hint="--out RUN")
-    if what is None and (settings or data):
-        raise InputError("name the model or recipe too, to change its values", field="train")
+    asked = {"--set": settings, "--data": data, "--format": format, "--seed": seed,
+             "--dry-run": dry_run or None, "--show": show or None}  # fmt: skip
+    unheard = [name for name, value in asked.items() if value not in (None, [])]
+    if what is None and unheard:  # a run goes on by its own recipe
+        raise InputError("needs the model or recipe named too", field=unheard[0])
     recipe = None if what is None else _recipe(what, settings or [], data, format, seed)
     if show and recipe is not None:
         emit(recipe.model_dump(mode="json"), as_json, text=recipe.text().rstrip())

@@ -136,8 +136,10 @@ def _block(mask: Mask) -> tuple[int, bytes]:
     if not isinstance(mask, dict) or len(mask.get("size", ())) != 2 or "counts" not in mask:
         raise ValueError("a mask is a list of polygons, or an RLE of `size` and `counts`")
     size, counts = array("i", mask["size"]), mask["counts"]
-    if isinstance(counts, list):
-        return _COUNTS, (size + array("i", counts)).tobytes()
+    numbers = array("i", counts) if isinstance(counts, list) else None  # refuses fractions
+    _runs(mask)
+    if numbers is not None:
+        return _COUNTS, (size + numbers).tobytes()
     text = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
     return _STRING, size.tobytes() + text
 
@@ -145,11 +147,18 @@ def _block(mask: Mask) -> tuple[int, bytes]:
 def decode(rle: dict[str, Any]) -> NDArray[np.bool_]:
     """[height, width] bool."""
     height, width = (int(v) for v in rle["size"])
-    counts = counts_of(rle)
-    if int(counts.sum()) != height * width or (counts < 0).any():
-        raise ValueError(f"the runs cover {int(counts.sum())} of {height * width} pixels")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T
+    runs = _runs(rle)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def _runs(rle: dict[str, Any]) -> NDArray[np.int64]:
+    """The run lengths. Raises ValueError where they are not those of a mask of its size."""
+    height, width = (int(v) for v in rle["size"])
+    runs = counts_of(rle)
+    if int(runs.sum()) != height * width or (runs < 0).any():
+        raise ValueError(f"the runs cover {int(runs.sum())} of {height * width} pixels")
+    return runs
 
 
 def moved(

@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 
 
 def counts_of(rle: dict[str, Any]) -> NDArray[np.int64]:
-    """The run lengths, whichever form they are in."""
+    """The run lengths, whichever form they are in. Raises ValueError for a text that is none."""
     counts = rle["counts"]
     if isinstance(counts, list | np.ndarray):
         return np.asarray(counts, np.int64)
-    data = counts.encode("ascii") if isinstance(counts, str) else counts
-    runs: list[int] = []
-    position = 0
-    while position < len(data):
-        value, shift, more = 0, 0, True
-        while more:  # groups of five bits, low first; the sixth bit says that more follow
-            char = data[position] - 48
-            value |= (char & 0x1F) << (5 * shift)
-            more = bool(char & 0x20)
-            position, shift = position + 1, shift + 1
-            if not more and char & 0x10:
-                value |= -1 << (5 * shift)
-        if len(runs) > 2:  # from the third on, the difference to the run before the last
-            value += runs[-2]
-        runs.append(value)
-    return np.asarray(runs, np.int64)
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    chars = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    if not len(chars):
+        return chars
+    ends = np.flatnonzero((chars & 0x20) == 0)  # groups of five bits; the sixth: more follow
+    lengths = np.diff(ends, prepend=-1)
+    whole = len(ends) and ends[-1] == len(chars) - 1 and lengths.max() <= 7
+    if not whole or chars.min() < 0 or chars.max() > 0x3F:
+        raise ValueError("the run lengths are not as COCO writes them")
+    starts = ends - lengths + 1
+    places = np.arange(len(chars)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((chars & 0x1F) << (5 * places), starts)  # the low bits come first
+    runs -= np.where(chars[ends] & 0x10, np.int64(1) << (5 * lengths), 0)  # the last one's sign
+    for first in (1, 2):  # from the fourth on, the difference to the run before the last
+        runs[first::2] = runs[first::2].cumsum()
+    return runs
 
 
 def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _validation(
     val = read(folders, name, recipe.format)
     shared = len(set(val.paths) & set(train.paths))
     if shared and recipe.val_split == "auto":
-        return None, ""
+        return None, "too few images to hold any out, and those of val are learned"
     return val, f"{name}; {shared} of them are learned too" if shared else name
 
 
