@@ -66,6 +66,20 @@ def test_voc_names_are_read_in_their_encoding(tmp_path: Path, encoding: str, dec
     assert read(tmp_path).classes == (name,)
 
 
+def test_voc_names_may_hold_spaces_beside_a_second_column(tmp_path: Path):
+    (tmp_path / "Annotations").mkdir()
+    for name in ("my photo", "photo 1", "photo"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg", (8, 8))
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(voc_xml(""))
+    (tmp_path / "classes.txt").write_text("cat\n")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("my photo\nphoto 1\n")
+    (lists / "val.txt").write_text("my photo  1\nphoto 1 -1\nphoto 0\n")
+    assert read(tmp_path, "train").ids == ["my photo", "photo 1"]
+    assert read(tmp_path, "val").ids == ["my photo", "photo 1", "photo"]
+
+
 def test_voc_lists_are_splits_and_per_class_lists_are_not(tmp_path: Path):
     for name in "abc":
         picture(tmp_path / "JPEGImages" / f"{name}.jpg", (8, 8))

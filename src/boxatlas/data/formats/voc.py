@@ -5,6 +5,7 @@ Corners are 1-based and inclusive: xmin = 1 is the left edge, so x1 = xmin - 1 a
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,16 @@ def _flag(thing: Element, file: Path, i: int, name: str) -> bool | None:
 
 def members(folder: Path, split: str) -> list[str]:
     """The ids of a list; a second column (1, -1, 0 of the per-class lists) is passed over."""
-    return [line.split()[0] for line in lines_of(folder / "ImageSets" / "Main" / f"{split}.txt")]
+    lines = lines_of(folder / "ImageSets" / "Main" / f"{split}.txt")
+    return [_member(line, folder / "Annotations") for line in lines]
+
+
+def _member(line: str, annotations: Path) -> str:
+    """The id in a line of a list. An id may hold spaces, and end as a second column would."""
+    parts = line.rsplit(maxsplit=1)
+    if parts[-1] not in ("1", "-1", "0") or os.path.exists(annotations / f"{line}.xml"):
+        return line
+    return parts[0]
 
 
 def _listed_classes(folder: Path, builder: Builder) -> list[str] | None:
