@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from boxatlas.errors import InputError
-from boxatlas.files import write_text
+from boxatlas.files import make_folder, write_text
 from boxatlas.progress import console
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import wait, world
@@ -62,7 +62,7 @@ def train(
         wait(here)  # all have looked at the folder before the first writes to it
         new = not folder.exists() or not any(folder.iterdir())
         if here.first:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             for pattern in (".*.part", ".tmp*"):  # what a kill left half written
                 for left in folder.rglob(pattern):
                     left.unlink(missing_ok=True)
