@@ -509,6 +509,17 @@ def test_the_strongest_split_keeps_an_image_that_is_there_three_times(tmp_path: 
     assert read(tmp_path / "mended", "test").ids == ["4"]
 
 
+def test_names_with_spaces_stay_in_their_lists(tmp_path: Path):
+    folder = sound(tmp_path / "set", "voc")
+    for place, suffix in (("JPEGImages", ".png"), ("Annotations", ".xml")):
+        (folder / place / f"0{suffix}").rename(folder / place / f"my photo{suffix}")
+    written("ImageSets/Main/train.txt", "my photo\n1 1\n2\n2\n")(folder)
+    repair(check(folder), tmp_path / "mended")
+    lists = tmp_path / "mended" / "ImageSets" / "Main"
+    assert (lists / "train.txt").read_text() == "my photo\n1 1\n2\n"
+    assert read(tmp_path / "mended", "train").ids == ["my photo", "1", "2"]
+
+
 def test_a_leak_is_left_out_of_training(tmp_path: Path):
     folder = sound(tmp_path / "set", "voc")
     copied("JPEGImages/0.png", "JPEGImages/4.png")(folder)

@@ -181,7 +181,7 @@ def test_an_address_that_is_none_leaves_nothing(tmp_path: Path, mirror: str):
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for out in ("file", "file/set"):
-        with pytest.raises(InputError, match="cannot be made"):
+        with pytest.raises(InputError, match="cannot be written into"):
             download((Archive("http://a.invalid/a", "0" * 32),), tmp_path / out)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from boxatlas import scenes
+from boxatlas import create_model, scenes
 from boxatlas.data import Table, read
 from boxatlas.data.proposals import FILE, Proposals
 from boxatlas.detectors.searched import searched
@@ -59,6 +59,12 @@ def test_without_a_file_every_image_is_searched_once(data: Path, tmp_path: Path)
     assert (tmp_path / "run" / FILE).stat().st_mtime_ns == before
     assert again is not None
     assert np.array_equal(again[path], held[path])
+    for try_out in (False, True):
+        large, _ = given(recipe(data), 30, tables(data), tmp_path / f"large{try_out}", World(),
+                         min_side=20, try_out=try_out)  # fmt: skip
+        assert large is not None
+        assert (large[path][:, 2:] - large[path][:, :2]).min() >= 20
+        assert (held[path][:, 2:] - held[path][:, :2]).min() < 20
 
 
 def test_a_file_beside_the_data_or_in_the_recipe_is_taken(data: Path, tmp_path: Path) -> None:
@@ -110,5 +116,10 @@ def test_a_detector_without_proposals_searches_its_input() -> None:
     found = searched(images, frames, plain, most=40)[0]
     expected = torch.from_numpy(selective_search(image, max_boxes=40))
     assert torch.equal(found[: len(expected)], expected)
+    model = create_model("rcnn_alexnet", num_classes=2, backbone="timm/resnet18", crop_size=64)
+    with torch.no_grad():
+        seen = model.eval()(images, frames)["proposals"][0]  # R-CNN's program: 20 pixels
+    sides = (seen[:, 2:] - seen[:, :2]).amin(1)
+    assert sides[sides > 0].min() >= 20
     large = searched(images, frames, plain, most=None, min_side=30)[0]
     assert (large[:, 2:] - large[:, :2]).min() >= 30

@@ -143,7 +143,7 @@ def _indices(name: str, strides: Sequence[int]) -> list[int]:
     try:
         with torch.device("meta"):
             probe = timm.create_model(name, features_only=True)
-    except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(
             f"this backbone gives no feature maps: {error}", field="backbone", value=name
         ) from None

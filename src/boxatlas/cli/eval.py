@@ -61,7 +61,9 @@ Overlap = Annotated[
 ]
 AtScore = Annotated[
     float | None,
-    typer.Option("--score", help="Precision and recall at this score, not at the best F1."),
+    typer.Option(
+        "--score", min=0, max=1, help="Precision and recall at this score, not at the best F1."
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", help="A folder for the report, numbers and detections.")

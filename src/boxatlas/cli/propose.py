@@ -31,33 +31,43 @@ NEEDS_ARGUMENTS = True
 _KINDS = ("npz", "json", "pictures")
 
 
+Sources = Annotated[list[Path], typer.Argument(help="Images, or folders of images.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder that is written to.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="A detector whose RPN proposes, instead of selective search."),
+]
+Mode = Annotated[
+    str, typer.Option("--mode", help="single, fast or quality: 1, 8 or 80 hierarchies.")
+]
+MaxBoxes = Annotated[
+    int, typer.Option("--max-boxes", min=1, help="How many of an image are kept, the best.")
+]
+MinSide = Annotated[
+    float, typer.Option("--min-side", min=0, help="Narrower or lower boxes are dropped.")
+]
+Width = Annotated[
+    int, typer.Option("--width", min=0, help="Wider images are searched at it; 0: never.")
+]
+Written = Annotated[str, typer.Option("--write", help="npz (written in any case), json, pictures.")]
+Drawn = Annotated[int, typer.Option("--draw", min=0, help="Boxes drawn on a picture.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Cores used; all if not given.")
+]
+
+
 def command(
     context: typer.Context,
-    source: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder that is written to.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="A detector whose RPN proposes, instead of selective search."),
-    ] = None,
-    mode: Annotated[
-        str, typer.Option("--mode", help="single, fast or quality: 1, 8 or 80 hierarchies.")
-    ] = "fast",
-    max_boxes: Annotated[
-        int, typer.Option("--max-boxes", min=1, help="How many of an image are kept, the best.")
-    ] = 2000,
-    min_side: Annotated[
-        float, typer.Option("--min-side", min=0, help="Narrower or lower boxes are dropped.")
-    ] = 0,
-    width: Annotated[
-        int, typer.Option("--width", min=0, help="Wider images are searched at it; 0: never.")
-    ] = 500,
-    write: Annotated[
-        str, typer.Option("--write", help="npz (written in any case), json, pictures.")
-    ] = "npz,json,pictures",
-    draw: Annotated[int, typer.Option("--draw", min=0, help="Boxes drawn on a picture.")] = 50,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Cores used; all if not given.")
-    ] = None,
+    source: Sources,
+    out: Out,
+    model: Model = None,
+    mode: Mode = "fast",
+    max_boxes: MaxBoxes = 2000,
+    min_side: MinSide = 0,
+    width: Width = 500,
+    write: Written = "npz,json,pictures",
+    draw: Drawn = 50,
+    threads: Threads = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,

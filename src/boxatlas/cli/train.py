@@ -16,31 +16,40 @@ if TYPE_CHECKING:
 NEEDS_ARGUMENTS = True
 
 
+What = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL|RECIPE", help="A model's name, a recipe's, or a YAML file."),
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder; if not given, runs/MODEL-N.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe: epochs=12. Again."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="One batch, one iteration, one evaluation; no run.")
+]
+Show = Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Makes the run repeatable.")]
+
+
 def command(
-    what: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL|RECIPE", help="A model's name, a recipe's, or a YAML file."),
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The run's folder; if not given, runs/MODEL-N."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe: epochs=12. Again."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="One batch, one iteration, one evaluation; no run.")
-    ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
+    what: What = None,
+    data: Data = None,
+    out: Out = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    show: Show = False,
     format: FormatOption = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int | None, typer.Option("--seed", help="Makes the run repeatable.")] = None,
+    seed: Seed = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a detector.

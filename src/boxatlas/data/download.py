@@ -23,7 +23,7 @@ from typing import IO
 from boxatlas.data.formats.building import leaves
 from boxatlas.errors import InputError
 from boxatlas.fetching import Advance, check_address, fetch, room
-from boxatlas.files import write_text
+from boxatlas.files import make_folder, write_text
 
 _BLOCK = 1 << 20
 _MOST_FILES, _MOST_GROWTH = 2_000_000, 200  # of an archive: entries, and bytes out for one in
@@ -105,11 +105,7 @@ def download(
 
 def _begun(out: Path) -> dict[str, str]:
     """The archives that `out`, made where it is not there, holds already, and their checksums."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        inside = {p.name for p in out.iterdir()}
-    except OSError as error:
-        raise InputError(f"cannot be made or read: {error.strerror}", file=out) from None
+    inside = {p.name for p in make_folder(out).iterdir()}
     if _DONE not in inside and any(not name.startswith(".part-") for name in inside):
         raise InputError("holds something already, not of this download", file=out,
                          hint="pass another folder")  # fmt: skip

@@ -274,7 +274,7 @@ def _from_mat(path: Path) -> Proposals:
         names = [str(cell.item()) for cell in held["images"].ravel()]
         cells = list(held["boxes"].ravel())
         rows = [np.asarray(c, np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]] for c in cells]
-    except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:  # MATLAB 7.3: Runtime
         raise InputError(f"not a proposal file of R-CNN: {error}", file=path) from None
     if len(names) != len(rows):
         raise InputError(f"{len(names)} images but {len(rows)} lists of boxes", file=path)

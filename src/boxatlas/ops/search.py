@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, PositiveFloat
+from pydantic import PositiveFloat
 
 from boxatlas.errors import InputError, nearest
 from boxatlas.images import Source, read
@@ -46,8 +46,6 @@ _SETS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[float
 
 class SelectiveSearch(Options):
     """What selective search does; colour_spaces, similarities and k default to the mode's."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     mode: Literal["single", "fast", "quality"] = switch("fast", "table 5: 1, 8 or 80 hierarchies")
     colour_spaces: tuple[str, ...] | None = switch(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from boxatlas.detectors.base import Detector, Phase, Track
 from boxatlas.errors import InputError, nearest
-from boxatlas.files import write_tensors
+from boxatlas.files import make_folder, write_tensors
 from boxatlas.progress import track
 from boxatlas.structures import Batch
 from boxatlas.training.distributed import World, wait
@@ -172,9 +172,7 @@ def _method(model: Detector, name: str) -> Callable[[Any, Path, Track], Any]:
 
 
 def _folder(job: Job, name: str) -> Path:
-    folder = job.folder / "phases" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return make_folder(job.folder / "phases" / name)
 
 
 def _file(job: Job, name: str | None) -> Path:

@@ -47,10 +47,10 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
             if file.stem == split or (split in file.stem and file.stem not in apart(splits))
         }
         lines = {}
-        for line in read_text(file).split("\n"):
-            name = line.split()[0] if line.split() else ""
+        for line in lines_of(file):
+            name = voc.member(line, folder)
             if name in kept and path_of.get(name) not in gone:
-                lines.setdefault(name, line.strip())
+                lines.setdefault(name, line)
         write_text(out / file.relative_to(folder), "".join(f"{v}\n" for v in lines.values()))
     if (folder / "classes.txt").is_file():
         names = dict.fromkeys(lines_of(folder / "classes.txt"))  # each once

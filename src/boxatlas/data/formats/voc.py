@@ -173,13 +173,13 @@ def _flag(thing: Element, file: Path, i: int, name: str) -> bool | None:
 def members(folder: Path, split: str) -> list[str]:
     """The ids of a list; a second column (1, -1, 0 of the per-class lists) is passed over."""
     lines = lines_of(folder / "ImageSets" / "Main" / f"{split}.txt")
-    return [_member(line, folder / "Annotations") for line in lines]
+    return [member(line, folder) for line in lines]
 
 
-def _member(line: str, annotations: Path) -> str:
+def member(line: str, folder: Path) -> str:
     """The id in a line of a list. An id may hold spaces, and end as a second column would."""
     parts = line.rsplit(maxsplit=1)
-    if parts[-1] not in ("1", "-1", "0") or os.path.exists(annotations / f"{line}.xml"):
+    if parts[-1] not in ("1", "-1", "0") or os.path.exists(folder / "Annotations" / f"{line}.xml"):
         return line
     return parts[0]
 
