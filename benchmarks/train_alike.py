@@ -36,6 +36,7 @@ def recipe_of(one: Light, given: argparse.Namespace) -> Recipe:
         warmup=min(50, given.steps // 10), augment=given.augment, eval_every=given.steps,
         seed=given.seed, train_split=given.train_split, val_split="none", precision="fp32",
         freeze=one.first if given.keep_first else [], save_minutes=2.0,
+        lr_scale={name: float(factor) for name, factor in (p.split("=") for p in given.lr_scale)},
     )  # fmt: skip
 
 
@@ -97,6 +98,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr-scale", nargs="*", default=[], metavar="PATTERN=FACTOR",
+                        help="layers that learn at another rate")  # fmt: skip
     parser.add_argument("--augment", default="flip")
     parser.add_argument("--keep-first", action="store_true", help="of the backbone; see above")
     parser.add_argument("--seed", type=int, default=0)
