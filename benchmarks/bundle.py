@@ -44,9 +44,13 @@ def measured(file: Path, data: list[Path], split: str, seconds: float) -> dict[s
     found = predict(detector, table)
     speed = measure(detector, table.paths[:16], seconds=seconds)
     return {
-        "data": [str(d) for d in data], "split": split, **evaluate(found, table, "voc07"),
-        "errors": mistakes(found, table).document(), "fps": speed.fps, "speed": speed.document(),
-    }  # fmt: skip
+        "data": [str(d) for d in data],
+        "split": split,
+        **evaluate(found, table, "voc07"),
+        "errors": mistakes(found, table).document(),
+        "fps": speed.fps,
+        "speed": speed.document(),
+    }
 
 
 def bundle(given: argparse.Namespace) -> dict[str, Any]:
@@ -65,8 +69,9 @@ def bundle(given: argparse.Namespace) -> dict[str, Any]:
             metrics = measured(file, given.data, given.split, given.seconds)
         else:
             metrics = read_metrics(given.metrics)
-        card = write_card(file, about, metrics, data=given.about_data, terms=given.terms,
-                          notes=given.note)  # fmt: skip
+        card = write_card(
+            file, about, metrics, data=given.about_data, terms=given.terms, notes=given.note
+        )
         # Both lie whole beside the old pair before the first of them takes its place.
         with replacing(out / file.name) as weights, replacing(out / card_file.name) as described:
             shutil.copyfile(file, weights)

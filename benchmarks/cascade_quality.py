@@ -56,8 +56,12 @@ def curve(before: Tensor, after: Tensor) -> list[tuple[int, float, float]]:
     for i in range(1, len(EDGES)):
         inside = bins == i
         count = int(inside.sum())
-        rows.append((count, *((float(x[inside].mean()) if count else float("nan"))
-                              for x in (before, after))))  # fmt: skip
+        rows.append(
+            (
+                count,
+                *((float(x[inside].mean()) if count else float("nan")) for x in (before, after)),
+            )
+        )
     return rows
 
 
@@ -76,8 +80,10 @@ def main() -> None:
     assert isinstance(model, CascadeRCNN)
     with torch.inference_mode():
         curves = [curve(a, b) for a, b in overlaps(model, table)]
-    print("IoU before   " + "   ".join(f"stage {t + 1}: boxes, before -> after"
-                                       for t in range(len(curves))))  # fmt: skip
+    print(
+        "IoU before   "
+        + "   ".join(f"stage {t + 1}: boxes, before -> after" for t in range(len(curves)))
+    )
     for i in range(len(EDGES) - 1):
         cells = [f"{n:12d}, {a:.3f} -> {b:.3f}" for n, a, b in (one[i] for one in curves)]
         print(f"{EDGES[i]:.1f}-{min(float(EDGES[i + 1]), 1.0):.1f}   " + "   ".join(cells))

@@ -45,12 +45,18 @@ def photos(count: int = 10, width: int = 500, height: int = 375) -> list[np.ndar
 
 
 def peers() -> Callable[..., object]:
-    return v2.Compose([
-        v2.RandomPhotometricDistort(p=0.5),
-        v2.RandomZoomOut(fill={tv_tensors.Image: (123, 117, 104), "others": 0}),
-        v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), v2.Resize((300, 300), antialias=True),
-        v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD),
-    ])  # fmt: skip
+    return v2.Compose(
+        [
+            v2.RandomPhotometricDistort(p=0.5),
+            v2.RandomZoomOut(fill={tv_tensors.Image: (123, 117, 104), "others": 0}),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.Resize((300, 300), antialias=True),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
 
 
 def main() -> None:

@@ -32,15 +32,30 @@ _EARLY = ("conv_stem*", "blocks.0*", "blocks.1*")
 def recipe_of(start: str, given: argparse.Namespace) -> Recipe:
     learned = start != "none"
     return Recipe.of(
-        model=DEFAULT, options={"size": given.size, "fold_norms": learned}, init=start,
-        data=[str(given.data)], train_split=given.train_split, val_split="none",
-        iterations=given.steps, batch=given.batch, optimizer="adamw", lr=given.lr,
-        weight_decay=0.02, clip=10.0, schedule="cosine", final_lr=0.01, ema=0.99,
-        warmup=given.steps // 10, augment="ssd",
-        augment_options={"zoom_out": 0.3, "zoom_ratio": 2.0}, seed=given.seed, precision="fp32",
+        model=DEFAULT,
+        options={"size": given.size, "fold_norms": learned},
+        init=start,
+        data=[str(given.data)],
+        train_split=given.train_split,
+        val_split="none",
+        iterations=given.steps,
+        batch=given.batch,
+        optimizer="adamw",
+        lr=given.lr,
+        weight_decay=0.02,
+        clip=10.0,
+        schedule="cosine",
+        final_lr=0.01,
+        ema=0.99,
+        warmup=given.steps // 10,
+        augment="ssd",
+        augment_options={"zoom_out": 0.3, "zoom_ratio": 2.0},
+        seed=given.seed,
+        precision="fp32",
         freeze=[f"backbone.body.{n}" for n in _EARLY] if learned else [],
-        lr_scale={"backbone.*": 0.2} if learned else {}, save_minutes=2.0,
-    )  # fmt: skip
+        lr_scale={"backbone.*": 0.2} if learned else {},
+        save_minutes=2.0,
+    )
 
 
 def trained(start: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -56,11 +71,17 @@ def trained(start: str, given: argparse.Namespace) -> dict[str, Any]:
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     row = {
-        "start": start, "mAP": result["mAP"], "coco": result["coco"]["AP"],
-        "per_class": result["per_class"], "loss": float(last["loss"]), "steps": run.iterations,
+        "start": start,
+        "mAP": result["mAP"],
+        "coco": result["coco"]["AP"],
+        "per_class": result["per_class"],
+        "loss": float(last["loss"]),
+        "steps": run.iterations,
         "seconds_a_step": round(float(last["seconds"]) / float(last["iteration"]), 3),
-        "data": Path(given.data).name, "split": given.split, "images": result["images"],
-    }  # fmt: skip
+        "data": Path(given.data).name,
+        "split": given.split,
+        "images": result["images"],
+    }
     answer.write_text(json.dumps(row, indent=1), encoding="utf-8")
     return row
 

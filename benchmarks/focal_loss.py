@@ -67,8 +67,9 @@ def main() -> None:
                 way(logits, positive).backward()
                 best[name] = min(best[name], (time.process_time() - start) * 1e3)
         peer, ours = best["torchvision"], best["one pass"]
-        print(f"{images:5d} {anchors:7d} {classes:7d}  {peer:11.1f}  {ours:8.1f}  "
-              f"{peer / ours:5.2f}")  # fmt: skip
+        print(
+            f"{images:5d} {anchors:7d} {classes:7d}  {peer:11.1f}  {ours:8.1f}  {peer / ours:5.2f}"
+        )
 
 
 if __name__ == "__main__":

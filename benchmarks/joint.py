@@ -46,13 +46,15 @@ def picture(rng: np.random.Generator, count: int) -> tuple[Image.Image, list[tup
         side = int(rng.integers(30, 64))
         x, y = (int(v) for v in rng.integers(0, SIDE - side, 2))
         box = (x, y, x + side, y + side)
-        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3]
-               for _, b in found):  # fmt: skip
+        if any(
+            box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for _, b in found
+        ):
             continue
         word = WORDS[int(rng.integers(len(WORDS)))]
         colour, shape = word.split()
-        fill = tuple(int(v) for v in np.clip(np.add(COLOURS[colour], rng.integers(-30, 30, 3)),
-                                             0, 255))  # fmt: skip
+        fill = tuple(
+            int(v) for v in np.clip(np.add(COLOURS[colour], rng.integers(-30, 30, 3)), 0, 255)
+        )
         if shape == "circle":
             draw.ellipse(box, fill=fill)
         elif shape == "square":
@@ -63,8 +65,9 @@ def picture(rng: np.random.Generator, count: int) -> tuple[Image.Image, list[tup
     return image, found
 
 
-def write_boxes(folder: Path, names: list[str], counts: dict[str, int], coarse: bool,
-                rng: np.random.Generator) -> None:  # fmt: skip
+def write_boxes(
+    folder: Path, names: list[str], counts: dict[str, int], coarse: bool, rng: np.random.Generator
+) -> None:
     """A set in Darknet's layout; coarse: the boxes say the shape alone."""
     options = [f"classes = {len(names)}", "names = set.names"]
     (folder / "labels").mkdir(parents=True)
@@ -115,8 +118,11 @@ def answers(found: list, table, words: WordTree) -> dict[str, float]:
                 path = [words.names[node] for node in words.path(words.names.index(word))]
                 under += table.classes[label].split()[1] in path[1:]
                 right += word == table.classes[label]
-    return {"objects found": hit / total, "of these under the right parent": under / max(hit, 1),
-            "of these the right word": right / max(hit, 1)}  # fmt: skip
+    return {
+        "objects found": hit / total,
+        "of these under the right parent": under / max(hit, 1),
+        "of these the right word": right / max(hit, 1),
+    }
 
 
 def main() -> None:
@@ -139,34 +145,59 @@ def main() -> None:
         words.write(root / "shapes.tree")
         (root / "shapes.names").write_text("".join(f"{word}\n" for word in words.names))
         recipe = Recipe.of(
-            model="yolo9000", init="imagenet",
+            model="yolo9000",
+            init="imagenet",
             options={
-                "tree": str(root / "shapes.tree"), "tree_names": str(root / "shapes.names"),
-                "backbone": "timm/tf_efficientnet_lite0", "size": given.size, "multi_scale": False,
-                "tower": 1, "width": 0.25, "anchors": [[0.8, 0.8], [1.2, 1.2], [1.8, 1.8]],
+                "tree": str(root / "shapes.tree"),
+                "tree_names": str(root / "shapes.names"),
+                "backbone": "timm/tf_efficientnet_lite0",
+                "size": given.size,
+                "multi_scale": False,
+                "tower": 1,
+                "width": 0.25,
+                "anchors": [[0.8, 0.8], [1.2, 1.2], [1.8, 1.8]],
             },
-            data=[str(root / "boxes"), str(root / "labels")], val_split="none",
-            iterations=given.steps, batch=16, optimizer="adamw", lr=1e-3, weight_decay=0.02,
-            clip=10.0, schedule="cosine", final_lr=0.01, warmup=30, augment="flip",
-            eval_every=given.steps, seed=given.seed, log_every=100,
-        )  # fmt: skip
+            data=[str(root / "boxes"), str(root / "labels")],
+            val_split="none",
+            iterations=given.steps,
+            batch=16,
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=0.02,
+            clip=10.0,
+            schedule="cosine",
+            final_lr=0.01,
+            warmup=30,
+            augment="flip",
+            eval_every=given.steps,
+            seed=given.seed,
+            log_every=100,
+        )
         run = train(recipe, root / "run")
         model = load(run.last).eval()
         test = read(root / "test", "test")
         shapes = read(root / "test", "test")
         coarse = np.array([SHAPES.index(word.split()[1]) for word in test.classes], np.int32)
         shapes = type(shapes)(
-            SHAPES, test.paths, test.ids, test.sizes, test.offsets, test.boxes,
-            coarse[test.labels], test.ignore,
-        )  # fmt: skip
+            SHAPES,
+            test.paths,
+            test.ids,
+            test.sizes,
+            test.offsets,
+            test.boxes,
+            coarse[test.labels],
+            test.ignore,
+        )
         row = {
             "shapes (with boxes)": evaluation.evaluate(
-                evaluation.predict(model, shapes, progress=False), shapes)["mAP"],
+                evaluation.predict(model, shapes, progress=False), shapes
+            )["mAP"],
             "colours (no boxes)": evaluation.evaluate(
-                evaluation.predict(model, test, progress=False), test)["mAP"],
+                evaluation.predict(model, test, progress=False), test
+            )["mAP"],
             **answers([model.detect(path, score=0.2) for path in test.paths], test, words),
             "chance among six colours": 1 / len(WORDS),
-        }  # fmt: skip
+        }
     print(json.dumps(row, indent=1))
 
 

@@ -73,11 +73,22 @@ def main() -> None:
         table = table.select(apart(table, given.cells, given.images))
     table = table[: given.images]
     recipe = Recipe.of(
-        model=one.model, options=one.options, init=one.init, iterations=given.steps,
-        batch=given.batch, optimizer="adamw", lr=given.lr, weight_decay=0.0, clip=10.0,
-        schedule="cosine", final_lr=0.1, warmup=min(20, given.steps // 10),
-        eval_every=given.every, seed=given.seed, log_every=given.every,
-    )  # fmt: skip
+        model=one.model,
+        options=one.options,
+        init=one.init,
+        iterations=given.steps,
+        batch=given.batch,
+        optimizer="adamw",
+        lr=given.lr,
+        weight_decay=0.0,
+        clip=10.0,
+        schedule="cosine",
+        final_lr=0.1,
+        warmup=min(20, given.steps // 10),
+        eval_every=given.every,
+        seed=given.seed,
+        log_every=given.every,
+    )
     torch.manual_seed(given.seed)
     options = {**one.options, **({"pretrained": True} if one.init == "imagenet" else {})}
     model = create_model(one.model, classes=table.classes, **options)
@@ -89,9 +100,14 @@ def main() -> None:
 
     def loader(recipe: Recipe, batch: int, proposals: Any = None, learning: bool = True) -> Any:
         return make_loader(
-            table, model.preprocess, batch_size=batch, shuffle=learning, seed=recipe.seed,
-            drop_last=learning, proposals=searched if proposals is None else proposals,
-        )  # fmt: skip
+            table,
+            model.preprocess,
+            batch_size=batch,
+            shuffle=learning,
+            seed=recipe.seed,
+            drop_last=learning,
+            proposals=searched if proposals is None else proposals,
+        )
 
     def judge(detector: Detector) -> dict[str, Any]:
         nonlocal best
@@ -109,8 +125,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ReachedError):
         run(Job(recipe, model, Path(folder), loader, judge, table))
-    print(f"{given.model}: {best:.4f} of {given.wanted} wanted, after {int(model.images_seen)} "
-          "images")  # fmt: skip
+    print(
+        f"{given.model}: {best:.4f} of {given.wanted} wanted, after {int(model.images_seen)} images"
+    )
     sys.exit(best < given.wanted)
 
 

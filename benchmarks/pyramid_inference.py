@@ -27,9 +27,12 @@ from boxatlas.weights import import_model
 from ssd_inference import ours, tensor, theirs
 
 TARGETS = {
-    "retinanet_r50_fpn": 1.1, "retinanet_r50_fpn_v2": 1.1, "faster_rcnn_r50_fpn": 1.15,
-    "faster_rcnn_r50_fpn_v2": 1.15, "faster_rcnn320_mobilenet_v3_fpn": 1.15,
-}  # fmt: skip
+    "retinanet_r50_fpn": 1.1,
+    "retinanet_r50_fpn_v2": 1.1,
+    "faster_rcnn_r50_fpn": 1.15,
+    "faster_rcnn_r50_fpn_v2": 1.15,
+    "faster_rcnn320_mobilenet_v3_fpn": 1.15,
+}
 PEERS = {
     "retinanet_r50_fpn": "retinanet_resnet50_fpn",
     "retinanet_r50_fpn_v2": "retinanet_resnet50_fpn_v2",
@@ -121,8 +124,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     image = np.random.RandomState(0).randint(0, 256, (*SIZE, 3)).astype(np.uint8)
     image[100:300, 200:400] //= 2
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
-          f"{options.threads} threads, batch 1, {SIZE[1]}x{SIZE[0]} source")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"{options.threads} threads, batch 1, {SIZE[1]}x{SIZE[0]} source"
+    )
     short = []
     for name in options.model or TARGETS:
         reference = peer(name, image)
@@ -135,12 +140,16 @@ def main() -> None:
         check(found, shifted(ours(model, image), name))
         a, b = interleaved(
             [lambda r=reference: theirs(r, image), lambda m=model: ours(m, image)],
-            options.repeats, options.threads,
-        )  # fmt: skip
+            options.repeats,
+            options.threads,
+        )
         ratio = statistics.median(x / y for x, y in zip(a, b, strict=True))
-        print(f"{name}: {len(found['scores'])} detections, torchvision "
-              f"{1e3 * statistics.median(a):.0f} ms, boxatlas {1e3 * statistics.median(b):.0f} ms, "
-              f"x{ratio:.2f} (target x{TARGETS[name]})", flush=True)  # fmt: skip
+        print(
+            f"{name}: {len(found['scores'])} detections, torchvision "
+            f"{1e3 * statistics.median(a):.0f} ms, boxatlas {1e3 * statistics.median(b):.0f} ms, "
+            f"x{ratio:.2f} (target x{TARGETS[name]})",
+            flush=True,
+        )
         if ratio < TARGETS[name]:
             short.append(name)
     sys.exit(f"below target: {', '.join(short)}" if short else 0)

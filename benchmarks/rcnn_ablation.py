@@ -35,8 +35,9 @@ SCORE = {"softmax": 0.01, "SVMs": 1 / (1 + float(np.e))}
 
 def described(model: RCNN, table: Table, proposals: Proposals) -> Iterator[tuple[Batch, dict]]:
     """Each image with the layers of all its proposals."""
-    loader = make_loader(table, model.preprocess, batch_size=1, shuffle=False, seed=0,
-                         proposals=proposals)  # fmt: skip
+    loader = make_loader(
+        table, model.preprocess, batch_size=1, shuffle=False, seed=0, proposals=proposals
+    )
     fast = model.fast()
     assert isinstance(fast, RCNN)
     for batch in track(loader.epoch(0), "describing", len(loader)):
@@ -83,24 +84,35 @@ def measured(folder: Path, table: Table, proposals: Proposals) -> list[dict]:
         for name, scores in scores_of(model, layers, tuned).items():
             for regressed in (False, True):
                 raw = {
-                    "scores": scores[None], "deltas": deltas[None] * float(regressed),
-                    "proposals": batch.proposals, "valid": batch.valid,
-                }  # fmt: skip
+                    "scores": scores[None],
+                    "deltas": deltas[None] * float(regressed),
+                    "proposals": batch.proposals,
+                    "valid": batch.valid,
+                }
                 made = model.postprocess(raw, batch.frames, score=SCORE[name])
                 found.setdefault((name, regressed), []).extend(made)
     seconds = (time.process_time() - began) / len(table)
     rows = []
     for (name, regressed), made in found.items():
         result = evaluate(made, table, "voc07")
-        rows.append({"fine-tuned": tuned, "classifier": name, "boxes moved": regressed,
-                     **{k: result[k] for k in ("voc07", "voc12")}, "s": seconds})  # fmt: skip
+        rows.append(
+            {
+                "fine-tuned": tuned,
+                "classifier": name,
+                "boxes moved": regressed,
+                **{k: result[k] for k in ("voc07", "voc12")},
+                "s": seconds,
+            }
+        )
     print(f"{folder}: proposals and objects by IoU before, mean IoU after")
     before, after = np.array(pairs).T
     for low in np.arange(0.1, 1.0, 0.1):
         part = (before >= low) & (before < low + 0.1)
         if part.any():
-            print(f"  {low:.1f} to {low + 0.1:.1f}: {part.sum():6d}  "
-                  f"{before[part].mean():.3f} -> {after[part].mean():.3f}")  # fmt: skip
+            print(
+                f"  {low:.1f} to {low + 0.1:.1f}: {part.sum():6d}  "
+                f"{before[part].mean():.3f} -> {after[part].mean():.3f}"
+            )
     return rows
 
 
@@ -118,8 +130,10 @@ def main() -> None:
     rows = [row for run in chosen.runs for row in measured(run, table, proposals)]
     print("fine-tuned  classifier  boxes moved   voc07   voc12  s/image")
     for row in rows:
-        print(f"{row['fine-tuned']!s:10}  {row['classifier']:10}  {row['boxes moved']!s:11}  "
-              f"{row['voc07']:.4f}  {row['voc12']:.4f}  {row['s']:.2f}")  # fmt: skip
+        print(
+            f"{row['fine-tuned']!s:10}  {row['classifier']:10}  {row['boxes moved']!s:11}  "
+            f"{row['voc07']:.4f}  {row['voc12']:.4f}  {row['s']:.2f}"
+        )
 
 
 if __name__ == "__main__":

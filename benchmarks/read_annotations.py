@@ -30,21 +30,31 @@ def make(folder: Path, images: int, objects: int) -> None:
         (folder / "train2017" / f"{i:012d}.jpg").touch()
     with open(folder / "annotations" / "instances_train2017.json", "w") as file:
         rows = ", ".join(
-            json.dumps({"license": 3, "file_name": f"{i:012d}.jpg", "height": 480, "width": 640,
-                        "id": i, "coco_url": f"http://images.example/train2017/{i:012d}.jpg"})
+            json.dumps(
+                {
+                    "license": 3,
+                    "file_name": f"{i:012d}.jpg",
+                    "height": 480,
+                    "width": 640,
+                    "id": i,
+                    "coco_url": f"http://images.example/train2017/{i:012d}.jpg",
+                }
+            )
             for i in range(images)
-        )  # fmt: skip
+        )
         file.write(f'{{"info": {{}}, "licenses": [], "images": [{rows}], "annotations": [')
         for k in range(objects):
             points = rng.random((int(rng.integers(4, 43)), 2)) * (640, 480)
             (x1, y1), (x2, y2) = points.min(0), points.max(0)
             row = {
                 "segmentation": [points.round(2).ravel().tolist()],
-                "area": round((x2 - x1) * (y2 - y1) / 2, 4), "iscrowd": 0,
+                "area": round((x2 - x1) * (y2 - y1) / 2, 4),
+                "iscrowd": 0,
                 "image_id": int(rng.integers(images)),
                 "bbox": [round(float(v), 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-                "category_id": int(rng.integers(1, 81)), "id": k + 1,
-            }  # fmt: skip
+                "category_id": int(rng.integers(1, 81)),
+                "id": k + 1,
+            }
             file.write((", " if k else "") + json.dumps(row))
         names = [{"id": i, "name": f"class {i}", "supercategory": ""} for i in range(1, 81)]
         file.write(f'], "categories": {json.dumps(names)}}}')
@@ -56,14 +66,20 @@ def one(folder: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start, cpu = time.perf_counter(), time.process_time()
     table = read(folder, "train")
-    print(json.dumps({
-        "images": len(table), "objects": len(table.labels),
-        "seconds": round(time.perf_counter() - start, 2),
-        "cpu seconds": round(time.process_time() - cpu, 2),
-        "peak MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "MB before": round(before), "boxes sum": float(table.boxes.astype(np.float64).sum()),
-        "mask bytes": table.masks.data.nbytes,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "images": len(table),
+                "objects": len(table.labels),
+                "seconds": round(time.perf_counter() - start, 2),
+                "cpu seconds": round(time.process_time() - cpu, 2),
+                "peak MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "MB before": round(before),
+                "boxes sum": float(table.boxes.astype(np.float64).sum()),
+                "mask bytes": table.masks.data.nbytes,
+            }
+        )
+    )
 
 
 def main() -> None:

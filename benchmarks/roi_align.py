@@ -78,9 +78,11 @@ def main() -> None:
         torch.testing.assert_close(mine(), peer(), rtol=1e-4, atol=1e-4)
         a, b = interleaved([peer, mine], options.repeats, options.threads)
         ratio = statistics.median(x / y for x, y in zip(a, b, strict=True))
-        print(f"{name}: torchvision {1e3 * statistics.median(a):.1f} ms, "
-              f"boxatlas {1e3 * statistics.median(b):.1f} ms, x{ratio:.2f} "
-              f"(target x{TARGET})")  # fmt: skip
+        print(
+            f"{name}: torchvision {1e3 * statistics.median(a):.1f} ms, "
+            f"boxatlas {1e3 * statistics.median(b):.1f} ms, x{ratio:.2f} "
+            f"(target x{TARGET})"
+        )
         if ratio < TARGET:
             short.append(name)
     sys.exit(f"below target: {', '.join(short)}" if short else 0)

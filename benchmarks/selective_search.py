@@ -84,8 +84,10 @@ def report(
             line += f"  {mabo:.4f}    {recall:.4f} "
         print(line)
     ratios = seconds["OpenCV"] / seconds["boxatlas"]
-    print(f"OpenCV's seconds over ours: {seconds['OpenCV'].sum() / seconds['boxatlas'].sum():.2f} "
-          f"(median of photos {np.median(ratios):.2f}, least {ratios.min():.2f})")  # fmt: skip
+    print(
+        f"OpenCV's seconds over ours: {seconds['OpenCV'].sum() / seconds['boxatlas'].sum():.2f} "
+        f"(median of photos {np.median(ratios):.2f}, least {ratios.min():.2f})"
+    )
 
 
 if __name__ == "__main__":

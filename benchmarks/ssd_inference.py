@@ -41,8 +41,11 @@ def peer(name: str, image: np.ndarray) -> torch.nn.Module:
         pair = [tensor(image), tensor(image[:, ::-1].copy())]
         model.backbone(model.transform(pair)[0].tensors)
         model.eval()
-        heads = [m for m in model.head.classification_head.module_list.modules()
-                 if isinstance(m, torch.nn.Conv2d) and m.bias is not None]  # fmt: skip
+        heads = [
+            m
+            for m in model.head.classification_head.module_list.modules()
+            if isinstance(m, torch.nn.Conv2d) and m.bias is not None
+        ]
         low, high = -5.0, 20.0
         for step in range(12):
             bias = (low + high) / 2 if step < 11 else high
@@ -105,8 +108,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     image = np.random.RandomState(0).randint(0, 256, (480, 640, 3)).astype(np.uint8)
     image[100:300, 200:400] //= 2
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
-          f"{options.threads} threads, batch 1, 640x480 source")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"{options.threads} threads, batch 1, 640x480 source"
+    )
     short = []
     for name in options.model or TARGETS:
         reference = peer(name, image)
@@ -116,9 +121,11 @@ def main() -> None:
             [lambda r=reference: theirs(r, image), lambda m=model: ours(m, image)], options.repeats
         )
         ratio = statistics.median(x / y for x, y in zip(a, b, strict=True))
-        print(f"{name}: torchvision {1e3 * statistics.median(a):.1f} ms, "
-              f"boxatlas {1e3 * statistics.median(b):.1f} ms, x{ratio:.2f} "
-              f"(target x{TARGETS[name]})")  # fmt: skip
+        print(
+            f"{name}: torchvision {1e3 * statistics.median(a):.1f} ms, "
+            f"boxatlas {1e3 * statistics.median(b):.1f} ms, x{ratio:.2f} "
+            f"(target x{TARGETS[name]})"
+        )
         if ratio < TARGETS[name]:
             short.append(name)
     sys.exit(f"below target: {', '.join(short)}" if short else 0)

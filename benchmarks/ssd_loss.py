@@ -63,9 +63,16 @@ def ours(match: Callable[..., Any], overlap: float | None) -> Callable[..., Tens
     def loss(anchors: Tensor, targets: Targets, logits: Tensor, deltas: Tensor) -> Tensor:
         found = match(anchors, targets.boxes, targets.valid)
         parts = multibox_loss(
-            logits, deltas, found, anchors, targets.boxes, targets.labels, CODER,
-            ranking="label", neg_overlap=overlap,
-        )  # fmt: skip
+            logits,
+            deltas,
+            found,
+            anchors,
+            targets.boxes,
+            targets.labels,
+            CODER,
+            ranking="label",
+            neg_overlap=overlap,
+        )
         return parts.box + parts.classes
 
     return loss
@@ -137,14 +144,18 @@ def main() -> None:
             for name, one in run.items():
                 best[name] = min(best[name], timed(one, leaves) * 1e3)
         peer, same, greedy = best["torchvision"], best["same rule"], best["bipartite"]
-        print(f"{images:5d} {objects:7d} {classes:7d}  {peer:11.1f}  {same:9.1f}  "
-              f"{peer / same:5.2f}  {greedy:9.1f}  {peer / greedy:5.2f}")  # fmt: skip
+        print(
+            f"{images:5d} {objects:7d} {classes:7d}  {peer:11.1f}  {same:9.1f}  "
+            f"{peer / same:5.2f}  {greedy:9.1f}  {peer / greedy:5.2f}"
+        )
         if objects == 200 and peer < 0.95 * greedy:  # what two runs of the same code differ by
             short.append("the loss at 200 objects")
         if (images, objects) == (4, 7):
             whole = step(images, targets) * 1e3
-            print(f"      a training step of SSD300 takes {whole:.0f} ms: the loss is "
-                  f"{greedy / whole:.1%}")  # fmt: skip
+            print(
+                f"      a training step of SSD300 takes {whole:.0f} ms: the loss is "
+                f"{greedy / whole:.1%}"
+            )
             if greedy > 0.03 * whole:
                 short.append("the loss's share of a step")
     sys.exit(f"short of: {', '.join(short)}" if short else 0)

@@ -30,14 +30,30 @@ from boxatlas.weights import load
 
 def recipe_of(one: Light, given: argparse.Namespace) -> Recipe:
     return Recipe.of(
-        model=one.model, options=one.options, init=one.init, data=[str(given.data)],
-        iterations=given.steps, batch=given.batch, optimizer="adamw", lr=given.lr,
-        weight_decay=0.02, clip=10.0, schedule="cosine", final_lr=0.01, ema=0.99,
-        warmup=min(50, given.steps // 10), augment=given.augment, eval_every=given.steps,
-        seed=given.seed, train_split=given.train_split, val_split="none", precision="fp32",
-        freeze=one.first if given.keep_first else [], save_minutes=2.0,
+        model=one.model,
+        options=one.options,
+        init=one.init,
+        data=[str(given.data)],
+        iterations=given.steps,
+        batch=given.batch,
+        optimizer="adamw",
+        lr=given.lr,
+        weight_decay=0.02,
+        clip=10.0,
+        schedule="cosine",
+        final_lr=0.01,
+        ema=0.99,
+        warmup=min(50, given.steps // 10),
+        augment=given.augment,
+        eval_every=given.steps,
+        seed=given.seed,
+        train_split=given.train_split,
+        val_split="none",
+        precision="fp32",
+        freeze=one.first if given.keep_first else [],
+        save_minutes=2.0,
         lr_scale={name: float(factor) for name, factor in (p.split("=") for p in given.lr_scale)},
-    )  # fmt: skip
+    )
 
 
 def trained(one: Light, given: argparse.Namespace) -> dict[str, Any]:
@@ -55,12 +71,17 @@ def trained(one: Light, given: argparse.Namespace) -> dict[str, Any]:
     found = evaluation.predict(model, table, progress=False, proposals=proposals)
     result = evaluation.evaluate(found, table)
     row = {
-        "model": one.label, "mAP": result["mAP"], "coco": result["coco"]["AP"],
-        "per_class": result["per_class"], "steps": run.iterations,
+        "model": one.label,
+        "mAP": result["mAP"],
+        "coco": result["coco"]["AP"],
+        "per_class": result["per_class"],
+        "steps": run.iterations,
         "seconds_a_step": seconds_a_step(folder),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "input": list(model.preprocess.size), "data": Path(given.data).name, "split": given.split,
-    }  # fmt: skip
+        "input": list(model.preprocess.size),
+        "data": Path(given.data).name,
+        "split": given.split,
+    }
     answer.write_text(json.dumps(row, indent=1))
     return row
 
@@ -77,8 +98,13 @@ def show(rows: list[dict[str, Any]]) -> None:
     width = max(len(row["model"]) for row in rows)
     print(f"{'model':{width}}  mAP@0.5  of the first  COCO AP  s/step  M parameters")
     for row in rows:
-        numbers = (row["mAP"], row["mAP"] / max(first, 1e-9), row["coco"], row["seconds_a_step"],
-                   row["parameters"] / 1e6)  # fmt: skip
+        numbers = (
+            row["mAP"],
+            row["mAP"] / max(first, 1e-9),
+            row["coco"],
+            row["seconds_a_step"],
+            row["parameters"] / 1e6,
+        )
         print(
             f"{row['model']:{width}}  "
             + "{:7.3f}  {:12.2f}  {:7.3f}  {:6.2f}  {:12.1f}".format(*numbers)
@@ -98,8 +124,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--lr-scale", nargs="*", default=[], metavar="PATTERN=FACTOR",
-                        help="layers that learn at another rate")  # fmt: skip
+    parser.add_argument(
+        "--lr-scale",
+        nargs="*",
+        default=[],
+        metavar="PATTERN=FACTOR",
+        help="layers that learn at another rate",
+    )
     parser.add_argument("--augment", default="flip")
     parser.add_argument("--keep-first", action="store_true", help="of the backbone; see above")
     parser.add_argument("--seed", type=int, default=0)
@@ -111,8 +142,10 @@ def main() -> None:
         rows.append(trained(one, given))
         show(rows)
     (given.out / "alike.json").write_text(json.dumps(rows, indent=1))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; "
-          f"{given.steps} steps of {given.batch} images, {given.size} px")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; "
+        f"{given.steps} steps of {given.batch} images, {given.size} px"
+    )
 
 
 if __name__ == "__main__":

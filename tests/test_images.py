@@ -27,9 +27,17 @@ def two_halves(width: int = 20, height: int = 10) -> Image.Image:
 @pytest.mark.parametrize(
     ("orientation", "red_corner"),
     # Where the stored picture's left half is once the EXIF tag is obeyed (EXIF 2.3, table 6).
-    [(1, "left"), (2, "right"), (3, "right"), (4, "left"), (5, "top"), (6, "top"), (7, "bottom"),
-     (8, "bottom")],
-)  # fmt: skip
+    [
+        (1, "left"),
+        (2, "right"),
+        (3, "right"),
+        (4, "left"),
+        (5, "top"),
+        (6, "top"),
+        (7, "bottom"),
+        (8, "bottom"),
+    ],
+)
 def test_exif_turns_the_image(tmp_path: Path, orientation: int, red_corner: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -160,8 +168,12 @@ def test_a_damaged_image_names_its_file(tmp_path: Path) -> None:
 sides = st.integers(1, 900)
 
 
-@given(height=sides, width=sides, resize=st.sampled_from(["stretch", "letterbox", "shorter"]),
-       truncate=st.booleans())  # fmt: skip
+@given(
+    height=sides,
+    width=sides,
+    resize=st.sampled_from(["stretch", "letterbox", "shorter"]),
+    truncate=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_a_frame_undoes_itself(height: int, width: int, resize: str, truncate: bool) -> None:
     preprocess = Preprocess(size=(320, 416), resize=resize, truncate=truncate)  # type: ignore[arg-type]
@@ -182,8 +194,9 @@ def test_a_frame_undoes_itself(height: int, width: int, resize: str, truncate: b
 
 
 def test_normalised_values_are_those_of_the_formula() -> None:
-    preprocess = Preprocess(size=(2, 2), scale=1.0, mean=(123.0, 117.0, 104.0), std=(1.0, 2.0, 4.0),
-                            channels="bgr")  # fmt: skip
+    preprocess = Preprocess(
+        size=(2, 2), scale=1.0, mean=(123.0, 117.0, 104.0), std=(1.0, 2.0, 4.0), channels="bgr"
+    )
     image, frame = preprocess(np.full((2, 2, 3), (10, 20, 30), np.uint8))
     assert frame.scale == (1.0, 1.0)
     wanted = torch.tensor([30 - 123.0, (20 - 117.0) / 2, (10 - 104.0) / 4])
@@ -201,8 +214,13 @@ def test_a_stretch_is_torch_s_bilinear() -> None:
 
 
 def test_a_letterbox_is_centred_on_its_padding() -> None:
-    grey = Preprocess(size=(8, 8), resize="letterbox", pad_value=(0.5, 0.5, 0.5),
-                      mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # fmt: skip
+    grey = Preprocess(
+        size=(8, 8),
+        resize="letterbox",
+        pad_value=(0.5, 0.5, 0.5),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
     image, frame = grey(np.full((4, 8, 3), 255, np.uint8))
     assert frame.offset == (0.0, 2.0)
     assert image[0, :, 0].tolist() == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
@@ -210,8 +228,9 @@ def test_a_letterbox_is_centred_on_its_padding() -> None:
 
 def test_images_of_two_sizes_are_padded_to_a_multiple() -> None:
     preprocess = Preprocess(size=(40, 100), resize="shorter", multiple=32)
-    images, frames = preprocess.batch([np.zeros((40, 50, 3), np.uint8),
-                                       np.zeros((80, 40, 3), np.uint8)])  # fmt: skip
+    images, frames = preprocess.batch(
+        [np.zeros((40, 50, 3), np.uint8), np.zeros((80, 40, 3), np.uint8)]
+    )
     assert images.shape == (2, 3, 96, 64)
     assert [f.content for f in frames] == [(40, 50), (80, 40)]
     assert images[0, :, 40:].abs().max() == 0
@@ -220,7 +239,11 @@ def test_images_of_two_sizes_are_padded_to_a_multiple() -> None:
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'resize'"):
         Preprocess.of(size=(3, 3), resiz="stretch")
-    for wrong in ({"size": (0, 3)}, {"size": (3, 3), "std": (1, 0, 1)},
-                  {"size": (3, 3), "multiple": 0}, {"size": (3, 3), "scale": np.nan}):  # fmt: skip
+    for wrong in (
+        {"size": (0, 3)},
+        {"size": (3, 3), "std": (1, 0, 1)},
+        {"size": (3, 3), "multiple": 0},
+        {"size": (3, 3), "scale": np.nan},
+    ):
         with pytest.raises(InputError, match=list(wrong)[-1]):
             Preprocess.of(**wrong)

@@ -56,8 +56,11 @@ def test_classes_are_named_or_counted() -> None:
 
 @pytest.mark.parametrize("size", [0, -5, (64, 0)])
 def test_a_size_that_no_image_has_is_refused(size: object) -> None:
-    for name in ("ssdlite320_efficientnet_lite0", "retinanet320_efficientnet_lite0_fpn",
-                 "yolov2_efficientnet_lite0"):  # fmt: skip
+    for name in (
+        "ssdlite320_efficientnet_lite0",
+        "retinanet320_efficientnet_lite0_fpn",
+        "yolov2_efficientnet_lite0",
+    ):
         with pytest.raises(InputError, match=r"^size\b.*: .*\(got "):
             boxatlas.create_model(name, size=size)
 
@@ -70,8 +73,9 @@ def test_an_input_may_be_so_small_that_its_last_map_is_one_cell() -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="two models are called ssd300_vgg16"):
 
-        @registry.register_model(method="", title="", arxiv="", year=2015, family="one-stage",
-                                 backbone="", size="")  # fmt: skip
+        @registry.register_model(
+            method="", title="", arxiv="", year=2015, family="one-stage", backbone="", size=""
+        )
         def ssd300_vgg16(classes: object) -> None:
             """Taken."""
 

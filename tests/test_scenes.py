@@ -45,8 +45,9 @@ def test_scenes_hold_every_class_and_sometimes_nothing() -> None:
 def test_every_layout_holds_the_same_objects(tmp_path: Path) -> None:
     tables = {}
     for layout in ("voc", "coco", "yolo"):
-        folder = scenes.write(tmp_path / layout, {"train": 3, "val": 2}, seed=1, size=(96, 128),
-                              layout=layout)  # fmt: skip
+        folder = scenes.write(
+            tmp_path / layout, {"train": 3, "val": 2}, seed=1, size=(96, 128), layout=layout
+        )
         tables[layout] = read(folder, "train")
     for layout, table in tables.items():
         assert table.classes == scenes.CLASSES, layout

@@ -13,8 +13,11 @@ from boxatlas.structures import Batch, Detections, Frame, Targets
 def found() -> Detections:
     return Detections(
         torch.tensor([[10.0, 20.0, 30.0, 60.0], [0.0, 0.0, 100.0, 50.0], [5.0, 5.0, 6.0, 6.0]]),
-        torch.tensor([0.9, 0.5, 0.2]), torch.tensor([1, 0, 1]), ("cat", "dog"), (50, 100),
-    )  # fmt: skip
+        torch.tensor([0.9, 0.5, 0.2]),
+        torch.tensor([1, 0, 1]),
+        ("cat", "dog"),
+        (50, 100),
+    )
 
 
 def test_a_frame_clips_to_its_source() -> None:
@@ -65,8 +68,12 @@ def test_selection_keeps_rows_together() -> None:
 def test_exports_follow_each_layout() -> None:
     three = found()
     coco = three.to_coco(7, [11, 22])
-    assert coco[0] == {"image_id": 7, "category_id": 22, "bbox": [10.0, 20.0, 20.0, 40.0],
-                       "score": pytest.approx(0.9)}  # fmt: skip
+    assert coco[0] == {
+        "image_id": 7,
+        "category_id": 22,
+        "bbox": [10.0, 20.0, 20.0, 40.0],
+        "score": pytest.approx(0.9),
+    }
     assert three.to_coco()[1]["category_id"] == 1
     voc = three.to_voc()[1]  # the whole image: pixels 1 to 100 and 1 to 50
     assert (voc["xmin"], voc["ymin"], voc["xmax"], voc["ymax"]) == (1.0, 1.0, 100.0, 50.0)

@@ -61,10 +61,13 @@ def test_darknets_own_tree_is_written_byte_for_byte(shared_data: Path, tmp_path:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a -1\nb 2\nc 0\n", "line 2"), ("a -1\nb 0\nc -1\n", "line 3: siblings"),
-        ("a -1\nb x\n", "line 2"), ("", "needs a node"), ("a -1 3\n", "line 1"),
+        ("a -1\nb 2\nc 0\n", "line 2"),
+        ("a -1\nb 0\nc -1\n", "line 3: siblings"),
+        ("a -1\nb x\n", "line 2"),
+        ("", "needs a node"),
+        ("a -1 3\n", "line 1"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_tree_is_refused_by_its_line(text: str, problem: str, tmp_path: Path):
     (tmp_path / "a.tree").write_text(text)
     with pytest.raises(InputError, match=problem):
@@ -134,8 +137,11 @@ def test_of_two_paths_the_one_that_adds_fewest_edges():
     }
     tree = WordTree.from_paths(paths)
     assert [tree.names[n] for n in tree.path(tree.names.index("puppy"))] == [
-        "puppy", "dog", "animal", "object",
-    ]  # fmt: skip
+        "puppy",
+        "dog",
+        "animal",
+        "object",
+    ]
     assert "young" not in tree.names
 
 
@@ -157,9 +163,11 @@ def test_a_path_joins_at_its_last_word_that_is_there():
     """A word keeps the parent it has; what lies above it on another path is not added."""
     paths = {
         "bat": [["thing", "animal", "bat"]],
-        "vampire bat": [["thing", "myth", "bat", "vampire bat"], ["thing", "myth", "horror",
-                                                                "creature", "vampire bat"]],
-    }  # fmt: skip
+        "vampire bat": [
+            ["thing", "myth", "bat", "vampire bat"],
+            ["thing", "myth", "horror", "creature", "vampire bat"],
+        ],
+    }
     tree = WordTree.from_paths(paths)
     assert "myth" not in tree.names
     assert tree.names[tree.parents[tree.names.index("vampire bat")]] == "bat"

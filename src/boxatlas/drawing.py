@@ -71,9 +71,13 @@ def _with_masks(
 
 
 def _label(
-    pen: ImageDraw.ImageDraw, size: tuple[int, int], corner: tuple[float, float], text: str,
-    fill: tuple[int, int, int], font: Any,
-) -> None:  # fmt: skip
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    corner: tuple[float, float],
+    text: str,
+    fill: tuple[int, int, int],
+    font: Any,
+) -> None:
     """A line of text on a patch above the box, or inside where there is no room above."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left + 4, bottom - top + 4

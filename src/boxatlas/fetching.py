@@ -29,9 +29,12 @@ Size = tuple[float, float]  # the least and the most bytes that a file may have
 
 
 def fetch(
-    url: str, path: Path, checksum: str | None, advance: Advance | None = None,
+    url: str,
+    path: Path,
+    checksum: str | None,
+    advance: Advance | None = None,
     size: Size | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Fetch a file to `path`, going on where an earlier try stopped, until its checksum is right.
 
     checksum: "md5:HEX" or "sha256:HEX", where HEX may be the digest's beginning (some publishers
@@ -47,8 +50,9 @@ def fetch(
                 break
         except urllib.error.HTTPError as error:
             if error.code != 416:
-                raise InputError(f"the server answers {error.code} {error.reason}",
-                                 field=url) from None  # fmt: skip
+                raise InputError(
+                    f"the server answers {error.code} {error.reason}", field=url
+                ) from None
             if _is_all(path, error.headers.get("Content-Range"), checksum):
                 break
             _forget(path)
@@ -73,16 +77,18 @@ def _check_whole(url: str, path: Path, checksum: str | None, size: Size | None) 
             raise InputError("the file has another checksum than published", field=url)
     except InputError as error:
         _forget(path)
-        raise InputError(f"{error.problem}; it is removed", field=url,
-                         hint="run it again to fetch it anew") from None  # fmt: skip
+        raise InputError(
+            f"{error.problem}; it is removed", field=url, hint="run it again to fetch it anew"
+        ) from None
 
 
 def _check_size(url: str, have: int, size: Size | None) -> None:
     if size is not None and not size[0] <= have <= size[1]:
         raise InputError(
             f"the file has {have / 2**20:,.2f} MB, not the {size[0] / 2**20:,.2f} to "
-            f"{size[1] / 2**20:,.2f} MB of the published one", field=url,
-        )  # fmt: skip
+            f"{size[1] / 2**20:,.2f} MB of the published one",
+            field=url,
+        )
 
 
 def _is_all(path: Path, header: str | None, checksum: str | None) -> bool:
@@ -161,8 +167,9 @@ def room(folder: Path, needed: int) -> None:
     """Raises InputError where the disk has not so many bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise InputError(f"needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free",
-                         file=folder)  # fmt: skip
+        raise InputError(
+            f"needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free", file=folder
+        )
 
 
 def matches(path: Path, checksum: str) -> bool:

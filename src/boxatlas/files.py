@@ -38,9 +38,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(
-            f"could not be written: {error.strerror or error}", file=path,
+            f"could not be written: {error.strerror or error}",
+            file=path,
             hint="what was there before is unchanged",
-        ) from error  # fmt: skip
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -121,8 +121,9 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise InputError(
             "an image array is [H, W] or [H, W, 1|3|4], a tensor [1|3|4, H, W]",
-            field="shape", value=array.shape,
-        )  # fmt: skip
+            field="shape",
+            value=array.shape,
+        )
     if array.dtype.kind not in "biuf":
         raise InputError("an image array holds numbers", field="dtype", value=str(array.dtype))
     if array.dtype == bool:

@@ -156,9 +156,14 @@ def _fold(conv: nn.Conv2d, norm: _Norm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
         norm.bias,
-    )  # fmt: skip
+    )
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -180,8 +185,10 @@ _FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 # The activations that are a clamp; None: to the values that come with it.
 _RANGES: dict[str, tuple[float, float] | None] = {
-    "none": (-math.inf, math.inf), "relu": (0.0, math.inf), "hardtanh": None,
-}  # fmt: skip
+    "none": (-math.inf, math.inf),
+    "relu": (0.0, math.inf),
+    "hardtanh": None,
+}
 # Below, a direct convolution was measured to be as fast: few tiles, few channels.
 _TILES, _CHANNELS = 12, 64
 

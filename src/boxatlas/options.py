@@ -70,8 +70,9 @@ def _explained(cls: type[BaseModel], error: ValidationError, file: str | None) -
             field = owner.model_fields.get(str(part)) if hasattr(owner, "model_fields") else None
             owner = field.annotation if field else None
         known = list(owner.model_fields) if hasattr(owner, "model_fields") else []
-        return InputError("no such option", file=file, field=path,
-                          hint=nearest(str(first["loc"][-1]), known))  # fmt: skip
+        return InputError(
+            "no such option", file=file, field=path, hint=nearest(str(first["loc"][-1]), known)
+        )
     if first["type"] == "missing":  # what pydantic calls the input is all that is not missing
         return InputError("is missing", file=file, field=path)
     problem = first["msg"].removeprefix("Value error, ")

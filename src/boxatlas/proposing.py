@@ -50,8 +50,11 @@ def images_under(sources: Sequence[Path]) -> dict[str, Path]:
         else:
             raise InputError("no such file or folder", file=source)
         for name in named.keys() & found.keys():
-            raise InputError(f"two images are called {name}", file=source,
-                             hint="propose for each folder into an --out of its own")  # fmt: skip
+            raise InputError(
+                f"two images are called {name}",
+                file=source,
+                hint="propose for each folder into an --out of its own",
+            )
         found.update(named)
     if not found:
         raise InputError("holds no image", file=sources[0] if sources else None)
@@ -79,9 +82,12 @@ def by_search(
 
 
 def by_detector(
-    detector: Detector, paths: Iterable[Path], most: int = 1000, batch_size: int = 4,
+    detector: Detector,
+    paths: Iterable[Path],
+    most: int = 1000,
+    batch_size: int = 4,
     min_side: float = 0,
-) -> Iterator[Found | InputError]:  # fmt: skip
+) -> Iterator[Found | InputError]:
     """The proposals of a detector's RPN for each image in turn, with its logits as scores.
 
     At most so many of an image, the best of those that are min_side pixels wide and high. Raises
@@ -90,8 +96,11 @@ def by_detector(
     from boxatlas.detectors.region import RegionDetector
 
     if not isinstance(detector, RegionDetector) or detector.rpn is None:
-        raise InputError(f"{detector.name or 'this detector'} makes no proposals of its own",
-                         field="--model", hint="give a detector with an RPN")  # fmt: skip
+        raise InputError(
+            f"{detector.name or 'this detector'} makes no proposals of its own",
+            field="--model",
+            hint="give a detector with an RPN",
+        )
     detector = copy.deepcopy(detector)
     rule = detector.select_in_detect
     before = max(rule.before, most)
@@ -131,11 +140,12 @@ def _proposed(detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]]) -> 
     proposals = proposals._replace(boxes=fast.outward(proposals.boxes, frames))
     return [
         Found(
-            one, frame.undo(proposals.boxes[i][proposals.valid[i]]).float().cpu().numpy(),
+            one,
+            frame.undo(proposals.boxes[i][proposals.valid[i]]).float().cpu().numpy(),
             proposals.logits[i][proposals.valid[i]].float().cpu().numpy(),
         )
         for i, (one, frame) in enumerate(zip(pixels, frames, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 _BLOCK = 64  # images whose proposals lie in one file

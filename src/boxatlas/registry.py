@@ -77,9 +77,19 @@ def register_model(
             raise ValueError(f"two models are called {name}")
         summary = (build.__doc__ or "").strip().split("\n")[0]
         _MODELS[name] = ModelInfo(
-            name, method, title, arxiv, year, family, backbone, size, tuple(published), summary,
-            build, classes,
-        )  # fmt: skip
+            name,
+            method,
+            title,
+            arxiv,
+            year,
+            family,
+            backbone,
+            size,
+            tuple(published),
+            summary,
+            build,
+            classes,
+        )
         return build
 
     return decorate

@@ -98,8 +98,9 @@ def write(
 
     folder = Path(folder)
     if layout not in FORMATS:
-        raise InputError("no such layout", field="layout", value=layout,
-                         hint=nearest(layout, FORMATS))  # fmt: skip
+        raise InputError(
+            "no such layout", field="layout", value=layout, hint=nearest(layout, FORMATS)
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("holds something already", file=folder)
     jobs = [(split, i) for split, count in splits.items() for i in range(count)]
@@ -122,11 +123,17 @@ def write(
     labels = np.concatenate([np.zeros(0, np.int32), *(v.astype(np.int32) for _, v in parts)])
     areas = [mask_area(mask) for mask in masks] if layout == "coco" else None
     table = Table(
-        CLASSES, names, list(names), np.tile(np.array(size, np.int32), (len(names), 1)),
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), boxes, labels,
-        np.zeros(len(boxes), bool), masks if layout == "coco" else None,
+        CLASSES,
+        names,
+        list(names),
+        np.tile(np.array(size, np.int32), (len(names), 1)),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes,
+        labels,
+        np.zeros(len(boxes), bool),
+        masks if layout == "coco" else None,
         None if areas is None else np.array(areas, np.float32),
-    )  # fmt: skip
+    )
     FORMATS[layout].write(table, folder, names, members)
     return folder
 
@@ -222,8 +229,13 @@ def _placed(rng: Rng, kind: Shape, height: int, width: int, light: Colour) -> tu
     u0, v0 = (x - cx) / radius, (y - cy) / radius
     u = u0 * np.cos(turn) + v0 * np.sin(turn)
     v = v0 * np.cos(turn) - u0 * np.sin(turn)
-    own = np.array([light[0] * np.cos(turn) + light[1] * np.sin(turn),
-                    light[1] * np.cos(turn) - light[0] * np.sin(turn), light[2]])  # fmt: skip
+    own = np.array(
+        [
+            light[0] * np.cos(turn) + light[1] * np.sin(turn),
+            light[1] * np.cos(turn) - light[0] * np.sin(turn),
+            light[2],
+        ]
+    )
     distance, rgb = kind(u, v, _paint_of(rng), own, rng)
     alpha, colour = np.zeros((height, width), np.float32), np.zeros((height, width, 3), np.float32)
     alpha[y1:y2, x1:x2] = (0.5 - distance * radius).clip(0, 1)
@@ -293,8 +305,11 @@ def _cube(u: Grid, v: Grid, colour: Colour, light: Colour, rng: Rng) -> tuple[Gr
     corner = ((a[0] + b[0]) / 2, (a[1] + b[1] - up) / 2)  # the top's near corner
     distance, rgb = np.full_like(u, 9.0), np.zeros((*u.shape, 3), np.float32)
     down = (0.0, up)
-    faces = [((-a[0], -a[1]), (-b[0], -b[1]), 1.0), ((-a[0], -a[1]), down, 0.75),
-             ((-b[0], -b[1]), down, 0.5)]  # fmt: skip
+    faces = [
+        ((-a[0], -a[1]), (-b[0], -b[1]), 1.0),
+        ((-a[0], -a[1]), down, 0.75),
+        ((-b[0], -b[1]), down, 0.5),
+    ]
     toward = 0.8 + 0.2 * float(light[2])
     for first, second, bright in faces:
         area = first[0] * second[1] - first[1] * second[0]
@@ -376,7 +391,12 @@ def _half(u: Grid, v: Grid, colour: Colour, light: Colour, rng: Rng) -> tuple[Gr
 
 
 _KINDS: dict[str, Shape] = {
-    "ball": _ball, "cone": _cone, "cube": _cube, "cup": _cup, "ring": _ring, "star": _star,
-}  # fmt: skip
+    "ball": _ball,
+    "cone": _cone,
+    "cube": _cube,
+    "cup": _cup,
+    "ring": _ring,
+    "star": _star,
+}
 # What may lie any way up; the rest stands about upright.
 _ANY_WAY = (_ball, _ring, _star, _stick, _blade, _slab, _half)

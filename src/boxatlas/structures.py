@@ -196,9 +196,13 @@ class Detections:
         if image is None:
             raise ValueError("these detections carry no image; pass one: found.draw(image)")
         return draw(
-            image, self.boxes.numpy(), self.names, self.labels.tolist(), self.scores.tolist(),
+            image,
+            self.boxes.numpy(),
+            self.names,
+            self.labels.tolist(),
+            self.scores.tolist(),
             None if self.masks is None else self.masks.numpy(),
-        )  # fmt: skip
+        )
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict]:
         """COCO result rows: bbox is x, y, width, height; category_id is label + 1 unless given;

@@ -31,9 +31,13 @@ class WordTree:
     """
 
     def __init__(
-        self, parents: Sequence[int], ids: Sequence[str] | None = None,
-        names: Sequence[str] | None = None, *, file: str | Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        parents: Sequence[int],
+        ids: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        *,
+        file: str | Path | None = None,
+    ) -> None:
         self.parents = tuple(int(p) for p in parents)
         self.ids = tuple(ids) if ids is not None else tuple(map(str, range(len(self.parents))))
         if len(self.ids) != len(self.parents):
@@ -44,11 +48,16 @@ class WordTree:
         before = None
         for node, parent in enumerate(self.parents):
             if not -1 <= parent < node:
-                raise InputError("a parent must come before its children", file=file,
-                                 field=f"line {node + 1}", value=parent)  # fmt: skip
+                raise InputError(
+                    "a parent must come before its children",
+                    file=file,
+                    field=f"line {node + 1}",
+                    value=parent,
+                )
             if parent != before and parent in seen:
-                raise InputError("siblings must lie together", file=file,
-                                 field=f"line {node + 1}", value=parent)  # fmt: skip
+                raise InputError(
+                    "siblings must lie together", file=file, field=f"line {node + 1}", value=parent
+                )
             seen.add(parent)
             before = parent
         self.names = _distinct(names or self.ids, self.ids, file)
@@ -72,8 +81,12 @@ class WordTree:
                 ids.append(parts[0])
                 parents.append(int(parts[1]))
             except ValueError:
-                raise InputError("must be: id, number of the parent", file=path,
-                                 field=f"line {number}", value=line) from None  # fmt: skip
+                raise InputError(
+                    "must be: id, number of the parent",
+                    file=path,
+                    field=f"line {number}",
+                    value=line,
+                ) from None
         words = None
         if names is not None:
             words = read_lines(Path(names))
@@ -93,8 +106,12 @@ class WordTree:
         nodes = []
         for number, line in enumerate(read_lines(Path(path)), 1):
             if not line.strip().isdigit() or int(line) >= len(self):
-                raise InputError(f"is not a node of the tree (0 to {len(self) - 1})", file=path,
-                                 field=f"line {number}", value=line)  # fmt: skip
+                raise InputError(
+                    f"is not a node of the tree (0 to {len(self) - 1})",
+                    file=path,
+                    field=f"line {number}",
+                    value=line,
+                )
             nodes.append(int(line))
         return nodes
 

@@ -141,17 +141,23 @@ def test_candidates():
     scores = torch.tensor([[[0.9, 0.1], [0.3, 0.6]], [[0.2, 0.2], [0.8, 0.05]]])
     found = above(scores, 0.2)
     assert list(zip(*(f.tolist() for f in found[:3]), strict=True)) == [
-        (0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 0),
-    ]  # fmt: skip
+        (0, 0, 0),
+        (0, 1, 0),
+        (0, 1, 1),
+        (1, 1, 0),
+    ]
     assert len(above(scores, 0.2, or_equal=True).score) == 6
     best = best_above(scores, 0.2, top=2)
     assert list(zip(*(f.tolist() for f in best[:3]), strict=True)) == [
-        (0, 0, 0), (0, 1, 1), (1, 1, 0),
-    ]  # fmt: skip
+        (0, 0, 0),
+        (0, 1, 1),
+        (1, 1, 0),
+    ]
     per_level = best_above(scores, 0.0, top=1, splits=[1, 1])
     assert list(zip(per_level.row.tolist(), per_level.label.tolist(), strict=True))[:2] == [
-        (0, 0), (1, 1),
-    ]  # fmt: skip
+        (0, 0),
+        (1, 1),
+    ]
 
 
 def test_classes_do_not_compete_unless_asked():

@@ -25,16 +25,21 @@ def test_a_cell_with_numbers_by_hand():
 
 def test_the_way_of_the_region_proposal_network_by_hand():
     box = PriorCoder("prior").decode(
-        torch.tensor([[1.0, -0.5, 0.0, 0.0]]), torch.tensor([[0, 0]]), torch.tensor([[2.0, 4.0]]),
+        torch.tensor([[1.0, -0.5, 0.0, 0.0]]),
+        torch.tensor([[0, 0]]),
+        torch.tensor([[2.0, 4.0]]),
         (8, 8),
-    )  # fmt: skip
+    )
     assert box[0].tolist() == pytest.approx([(0.5 + 2) / 8, (0.5 - 2) / 8, 2 / 8, 4 / 8])
 
 
 @given(
-    x=st.floats(0.0, 0.9375), y=st.floats(0.0, 0.9375), w=st.floats(0.01, 1), h=st.floats(0.01, 1),
+    x=st.floats(0.0, 0.9375),
+    y=st.floats(0.0, 0.9375),
+    w=st.floats(0.01, 1),
+    h=st.floats(0.01, 1),
     location=st.sampled_from(["cell", "linear", "prior"]),
-)  # fmt: skip
+)
 def test_decoding_undoes_encoding(x: float, y: float, w: float, h: float, location: str):
     coder, grid = PriorCoder(location), (5, 9)  # pyright: ignore[reportArgumentType]
     boxes = torch.tensor([[x, y, w, h]])
@@ -59,8 +64,11 @@ def test_the_overlap_of_shapes_by_hand():
 def test_small_objects_and_those_outside_are_not_learned():
     boxes = torch.tensor([[[10.0, 10, 30, 30], [5, 5, 5.05, 9], [90, 90, 130, 130]]])
     truth = Truth.of_pixels(
-        boxes, torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool), (100, 100),
+        boxes,
+        torch.zeros(1, 3, dtype=torch.int64),
+        torch.ones(1, 3, dtype=torch.bool),
+        (100, 100),
         0.001,
-    )  # fmt: skip
+    )
     assert truth.valid.tolist() == [[True, False, False]]
     assert truth.boxes[0, 0].tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])

@@ -17,8 +17,13 @@ from boxatlas.weights import bundle, load
 from boxatlas.weights.bundle import DEFAULT, write_card, write_weights
 
 SETTINGS = [
-    "iterations=1", "warmup=0", "batch=2", "val_split=none", "train_split=test", "freeze=[]",
-]  # fmt: skip
+    "iterations=1",
+    "warmup=0",
+    "batch=2",
+    "val_split=none",
+    "train_split=test",
+    "freeze=[]",
+]
 
 
 @pytest.fixture
@@ -27,8 +32,9 @@ def box(checkpoint: Path, made_scenes: Path, tmp_path: Path, monkeypatch, say) -
     folder = tmp_path / "box"
     monkeypatch.setattr(bundle, "FOLDER", folder)
     file, about = write_weights(checkpoint, folder)
-    code, out, _ = say("eval", file, "--data", made_scenes, "--metric", "voc07", "--no-speed",
-                       "--json")  # fmt: skip
+    code, out, _ = say(
+        "eval", file, "--data", made_scenes, "--metric", "voc07", "--no-speed", "--json"
+    )
     assert code == 0
     write_card(file, about, json.loads(out), data="scenes", terms="made by boxatlas")
     return file
@@ -39,8 +45,9 @@ def test_verbs_take_it_by_name_and_detect_by_default(say, box: Path, made_scenes
     assert code == 0
     assert "terms      made by boxatlas" in out
     card = json.loads(say("explain", "bundled", "--json")[1])
-    code, out, _ = say("eval", "bundled", "--data", made_scenes, "--metric", "voc07", "--no-speed",
-                       "--json")  # fmt: skip
+    code, out, _ = say(
+        "eval", "bundled", "--data", made_scenes, "--metric", "voc07", "--no-speed", "--json"
+    )
     assert code == 0
     assert json.loads(out)["per_class"] == card["evaluation"]["per_class"]
     photo = next(made_scenes.rglob("*.jpg"))
@@ -55,8 +62,10 @@ def test_verbs_say_that_there_is_none(
     monkeypatch.setattr(bundle, "FOLDER", tmp_path / "empty")
     photo = next(made_scenes.rglob("*.jpg"))
     for arguments in (
-        ("explain", "bundled"), ("detect", photo), ("eval", "bundled", "--data", made_scenes),
-    ):  # fmt: skip
+        ("explain", "bundled"),
+        ("detect", photo),
+        ("eval", "bundled", "--data", made_scenes),
+    ):
         code, out, err = say(*arguments)
         assert code == 2
         assert out == ""

@@ -50,9 +50,18 @@ def test_measured_beside_published(
 ) -> None:
     out = tmp_path / "compared"
     code, printed, err = say(
-        "compare", checkpoint, "--data", made_scenes, "--seconds", 0, "--out", out, "--json",
-        "--device", "cpu",
-    )  # fmt: skip
+        "compare",
+        checkpoint,
+        "--data",
+        made_scenes,
+        "--seconds",
+        0,
+        "--out",
+        out,
+        "--json",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
     document = json.loads(printed)
     (mine,) = [row for row in document["rows"] if row["fps"] is not None]
@@ -110,8 +119,18 @@ def test_a_wrong_switch_is_said_before_anything_trains(
     say, made_scenes: Path, tmp_path: Path, switch: str, message: str
 ) -> None:
     out = tmp_path / "grid"
-    code, _, err = say("ablate", "ssdlite320_efficientnet_lite0", "--switch", switch, "--data",
-                       made_scenes, "--out", out, "--set", "train_split=val")  # fmt: skip
+    code, _, err = say(
+        "ablate",
+        "ssdlite320_efficientnet_lite0",
+        "--switch",
+        switch,
+        "--data",
+        made_scenes,
+        "--out",
+        out,
+        "--set",
+        "train_split=val",
+    )
     assert code == 2
     assert message in err
     assert not out.exists()
@@ -120,11 +139,28 @@ def test_a_wrong_switch_is_said_before_anything_trains(
 @pytest.mark.slow
 def test_a_grid_trains_and_is_gone_on_with(say, made_scenes: Path, tmp_path: Path) -> None:
     arguments = (
-        "ablate", "ssdlite320_efficientnet_lite0", "--switch", "negatives=1,3", "--data",
-        made_scenes, "--out", tmp_path / "grid", "--set", "init=none", "--set", "model.size=96",
-        "--set", "batch=2", "--set", "epochs=1", "--set", "train_split=test", "--device", "cpu",
+        "ablate",
+        "ssdlite320_efficientnet_lite0",
+        "--switch",
+        "negatives=1,3",
+        "--data",
+        made_scenes,
+        "--out",
+        tmp_path / "grid",
+        "--set",
+        "init=none",
+        "--set",
+        "model.size=96",
+        "--set",
+        "batch=2",
+        "--set",
+        "epochs=1",
+        "--set",
+        "train_split=test",
+        "--device",
+        "cpu",
         "--json",
-    )  # fmt: skip
+    )
     code, out, err = say(*arguments)
     assert code == 0, err
     rows = json.loads(out)["rows"]

@@ -35,7 +35,10 @@ def test_what_is_written(say, checkpoint: Path, photos: Path, tmp_path: Path) ->
     document = json.loads(printed)
     assert document == json.loads((out / "detections.json").read_text())
     assert [Path(i["file_name"]).name for i in document["images"]] == [
-        "same.jpg", "same.jpg", "c.png"] or len(document["images"]) == 3  # fmt: skip
+        "same.jpg",
+        "same.jpg",
+        "c.png",
+    ] or len(document["images"]) == 3
     assert len(list((out / "pictures").iterdir())) == 3  # equal names told apart
     alone = load(checkpoint).detect(photos / "c.png", score=0.15)
     place = next(i for i in document["images"] if i["file_name"].endswith("c.png"))
@@ -69,8 +72,17 @@ def test_ids_are_cocos(say, checkpoint: Path, photos: Path, tmp_path: Path) -> N
     """pycocotools opens the file as a data set of its own."""
     from pycocotools.coco import COCO
 
-    say("detect", photos, "--model", checkpoint, "--score", 0.1, "--out", tmp_path / "o",
-        "--no-pictures")  # fmt: skip
+    say(
+        "detect",
+        photos,
+        "--model",
+        checkpoint,
+        "--score",
+        0.1,
+        "--out",
+        tmp_path / "o",
+        "--no-pictures",
+    )
     assert not (tmp_path / "o" / "pictures").exists()
     opened = COCO(str(tmp_path / "o" / "detections.json"))
     assert len(opened.getImgIds()) == 3
@@ -78,8 +90,19 @@ def test_ids_are_cocos(say, checkpoint: Path, photos: Path, tmp_path: Path) -> N
 
 
 def test_only_some_classes(say, checkpoint: Path, photos: Path) -> None:
-    code, out, _ = say("detect", photos, "--model", checkpoint, "--score", 0.05, "--class", "cup",
-                       "--class", "star", "--json")  # fmt: skip
+    code, out, _ = say(
+        "detect",
+        photos,
+        "--model",
+        checkpoint,
+        "--score",
+        0.05,
+        "--class",
+        "cup",
+        "--class",
+        "star",
+        "--json",
+    )
     document = json.loads(out)
     kept = {a["category_id"] for a in document["annotations"]}
     names = {c["id"]: c["name"] for c in document["categories"]}

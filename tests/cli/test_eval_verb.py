@@ -15,8 +15,20 @@ from boxatlas.weights import load
 
 
 def test_json_is_what_the_library_computes(say, checkpoint: Path, made_scenes: Path) -> None:
-    code, out, err = say("eval", checkpoint, "--data", made_scenes, "--split", "val", "--metric",
-                         "voc07", "--no-speed", "--json", "--device", "cpu")  # fmt: skip
+    code, out, err = say(
+        "eval",
+        checkpoint,
+        "--data",
+        made_scenes,
+        "--split",
+        "val",
+        "--metric",
+        "voc07",
+        "--no-speed",
+        "--json",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
     document = json.loads(out)
     table = read(made_scenes, "val")
@@ -32,8 +44,9 @@ def test_json_is_what_the_library_computes(say, checkpoint: Path, made_scenes: P
 def test_test_is_the_usual_split_and_folders_are_joined(
     say, checkpoint: Path, made_scenes: Path
 ) -> None:
-    code, out, _ = say("eval", checkpoint, "--data", made_scenes, "--data", made_scenes,
-                       "--no-speed", "--json")  # fmt: skip
+    code, out, _ = say(
+        "eval", checkpoint, "--data", made_scenes, "--data", made_scenes, "--no-speed", "--json"
+    )
     assert code == 0
     document = json.loads(out)
     assert (document["split"], document["images"]) == ("test", 8)

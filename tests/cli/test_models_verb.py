@@ -85,8 +85,21 @@ def test_a_card_holds_the_switches_with_their_notes(say) -> None:
 
 
 def test_bench_of_a_model_and_a_checkpoint(say, checkpoint: Path, made_scenes: Path) -> None:
-    code, out, err = say("bench", checkpoint, "--data", made_scenes, "--split", "val", "--seconds",
-                         0, "--batch", 2, "--json", "--device", "cpu")  # fmt: skip
+    code, out, err = say(
+        "bench",
+        checkpoint,
+        "--data",
+        made_scenes,
+        "--split",
+        "val",
+        "--seconds",
+        0,
+        "--batch",
+        2,
+        "--json",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
     (one,) = json.loads(out)["benchmarks"]
     assert one["model"] == "ssdlite320_efficientnet_lite0"

@@ -38,11 +38,16 @@ def table_of(
     flat = np.array([b for image in boxes for b in image], np.float32).reshape(-1, 4)
     counts = [len(image) for image in boxes]
     return Table(
-        tuple(classes), [f"{i}.png" for i in range(len(boxes))], list(range(1, len(boxes) + 1)),
-        np.array(sizes, np.int32).reshape(-1, 2), np.concatenate([[0], np.cumsum(counts)]).astype(
-            np.int64), flat, np.array([x for image in labels for x in image], np.int32),
-        np.zeros(len(flat), bool) if ignore is None else np.array(ignore, bool), masks,
-    )  # fmt: skip
+        tuple(classes),
+        [f"{i}.png" for i in range(len(boxes))],
+        list(range(1, len(boxes) + 1)),
+        np.array(sizes, np.int32).reshape(-1, 2),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        flat,
+        np.array([x for image in labels for x in image], np.int32),
+        np.zeros(len(flat), bool) if ignore is None else np.array(ignore, bool),
+        masks,
+    )
 
 
 def write_set(
@@ -63,8 +68,12 @@ def write_set(
 def two_images() -> Table:
     """Five objects of three classes, one of them ignored, one image without any."""
     return table_of(
-        [[[10, 20, 60, 90], [0, 0, 100, 80.5], [30.25, 10.125, 31.5, 12]], [],
-         [[5, 5, 40, 60], [50, 5, 70, 20]]],
-        [[0, 1, 2], [], [1, 0]], [(100, 120), (64, 64), (70, 80)],
+        [
+            [[10, 20, 60, 90], [0, 0, 100, 80.5], [30.25, 10.125, 31.5, 12]],
+            [],
+            [[5, 5, 40, 60], [50, 5, 70, 20]],
+        ],
+        [[0, 1, 2], [], [1, 0]],
+        [(100, 120), (64, 64), (70, 80)],
         ignore=[False, True, False, False, False],
-    )  # fmt: skip
+    )

@@ -49,10 +49,12 @@ def whole(tmp_path_factory) -> dict[str, Path]:
     table = table_of(
         [table.boxes[table.objects(i)].tolist() for i in range(3)],
         [table.labels[table.objects(i)].tolist() for i in range(3)],
-        [tuple(s) for s in table.sizes.tolist()], masks=polygon,
-    )  # fmt: skip
-    return {layout: write_set(tmp_path_factory.mktemp(layout), table, layout)
-            for layout in WRITABLE}  # fmt: skip
+        [tuple(s) for s in table.sizes.tolist()],
+        masks=polygon,
+    )
+    return {
+        layout: write_set(tmp_path_factory.mktemp(layout), table, layout) for layout in WRITABLE
+    }
 
 
 @MANY
@@ -83,22 +85,40 @@ def test_damaged_annotations_never_end_in_a_traceback(whole, layout: str, seed: 
 
 
 junk = st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**30), 10**30), st.floats(), st.text(max_size=4),
-    st.lists(st.integers(), max_size=2), st.just({}),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.integers(), max_size=2),
+    st.just({}),
+)
 
 
 @MANY
 @given(
     values=st.lists(
         st.tuples(
-            st.sampled_from(["bbox", "category_id", "image_id", "segmentation", "area", "id",
-                             "iscrowd", "bbox.0", "bbox.2", "segmentation.0"]),
+            st.sampled_from(
+                [
+                    "bbox",
+                    "category_id",
+                    "image_id",
+                    "segmentation",
+                    "area",
+                    "id",
+                    "iscrowd",
+                    "bbox.0",
+                    "bbox.2",
+                    "segmentation.0",
+                ]
+            ),
             junk,
         ),
-        min_size=1, max_size=4,
+        min_size=1,
+        max_size=4,
     )
-)  # fmt: skip
+)
 def test_each_coco_annotation_is_kept_or_named(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("coco")
     picture(folder / "train" / "a.png", (20, 30))
@@ -113,8 +133,11 @@ def test_each_coco_annotation_is_kept_or_named(tmp_path_factory, values):
             thing[name] = value
         things.append(thing)
     (folder / "annotations").mkdir()
-    document = {"images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
-                "categories": [{"id": 1, "name": "cat"}], "annotations": things}  # fmt: skip
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": things,
+    }
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(document))
     builder = Builder(strict=False)
     table = FORMATS["coco"].read(folder, "train", builder)
@@ -154,37 +177,52 @@ def test_each_voc_object_is_kept_or_named(tmp_path_factory, values):
 
 
 WRONG = {
-    "entities": ("voc", "Annotations/0.xml",
-                 "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><annotation>&b;</annotation>",
-                 "entities"),
+    "entities": (
+        "voc",
+        "Annotations/0.xml",
+        "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><annotation>&b;</annotation>",
+        "entities",
+    ),
     "cut off": ("voc", "Annotations/0.xml", "<annotation><object>", "not valid XML"),
     "other root": ("voc", "Annotations/0.xml", "<html><body>no</body></html>", "no VOC annotation"),
     "leaves": ("voc", "ImageSets/Main/train.txt", "../../secret\n", "leaves the folder"),
     "class twice": ("voc", "classes.txt", "cat\n\ndog\ncat\ntea pot\n", "line 4: two classes"),
     "cut json": ("coco", "annotations/instances_train.json", '{"images": [{"id": 1', "valid JSON"),
     "json leaves": (
-        "coco", "annotations/instances_train.json",
+        "coco",
+        "annotations/instances_train.json",
         '{"images": [{"id": 1, "file_name": "../a.png"}], "annotations": [], "categories": []}',
         "leaves the folder",
     ),
-    "deep json": ("coco", "annotations/instances_train.json",
-                  '{"images": ' + "[" * 200000, "nested too deep|valid JSON"),
+    "deep json": (
+        "coco",
+        "annotations/instances_train.json",
+        '{"images": ' + "[" * 200000,
+        "nested too deep|valid JSON",
+    ),
     "long number": (
-        "coco", "annotations/instances_train.json",
+        "coco",
+        "annotations/instances_train.json",
         f'{{"images": [{{"id": 1, "file_name": "0.png", "width": {"9" * 5000}}}]}}',
         "too many digits",
     ),
     "long name": (
-        "coco", "annotations/instances_train.json",
-        '{"images": [{"id": 1, "file_name": "a/' + "b" * 5000 + '"}]}', "image is missing",
+        "coco",
+        "annotations/instances_train.json",
+        '{"images": [{"id": 1, "file_name": "a/' + "b" * 5000 + '"}]}',
+        "image is missing",
     ),
-    "long number, fiftyone": ("fiftyone", "train/labels.json", f'{{"a": {"9" * 5000}}}',
-                              "too many digits"),
+    "long number, fiftyone": (
+        "fiftyone",
+        "train/labels.json",
+        f'{{"a": {"9" * 5000}}}',
+        "too many digits",
+    ),
     "yaml": ("yolo", "data.yaml", "names: [a, b\n", "not valid YAML"),
     "yaml tag": ("yolo", "data.yaml", "names: !!python/object/apply:os.getcwd []\n", "YAML"),
     "list": ("labelstudio", "tasks.json", '[{"data": {"image": 5}}]', "data.image"),
     "fiftyone": ("fiftyone", "train/labels.json", '{"classes": [], "labels": 3}', "labels"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(WRONG))

@@ -22,14 +22,17 @@ _number = st.one_of(
 _polygon = st.lists(_number, min_size=2, max_size=12).map(lambda p: p[: len(p) // 2 * 2])
 _usual = st.fixed_dictionaries(
     {
-        "id": st.integers(0, 10**12), "image_id": st.integers(0, 10**9),
-        "category_id": st.integers(-5, 90), "bbox": st.lists(_number, min_size=4, max_size=4),
+        "id": st.integers(0, 10**12),
+        "image_id": st.integers(0, 10**9),
+        "category_id": st.integers(-5, 90),
+        "bbox": st.lists(_number, min_size=4, max_size=4),
     },
     optional={
-        "area": _number, "iscrowd": st.integers(0, 1),
+        "area": _number,
+        "iscrowd": st.integers(0, 1),
         "segmentation": st.lists(_polygon, max_size=4),
     },
-)  # fmt: skip
+)
 _UNUSUAL = (
     '{"id": 1, "image_id": 2, "category_id": 3}',
     '{"id": 1, "image_id": 2, "category_id": 3, "bbox": [1, 2, 3]}',
@@ -91,7 +94,10 @@ def test_the_usual_shape_is_read_as_json_reads_it(scan, things, indent):
     assert rows.mask_sizes.tolist() == np.diff(masks.offsets).tolist()
     for k, thing in enumerate(things):
         assert (rows.ids[k], rows.image_ids[k], rows.category_ids[k]) == (
-            thing["id"], thing["image_id"], thing["category_id"])  # fmt: skip
+            thing["id"],
+            thing["image_id"],
+            thing["category_id"],
+        )
         assert rows.boxes[k].tolist() == thing["bbox"]
         assert rows.areas[k] == thing["area"] if "area" in thing else np.isnan(rows.areas[k])
         assert rows.crowd[k] == bool(thing.get("iscrowd"))
@@ -135,8 +141,14 @@ def _folder(tmp_path: Path, annotations: list) -> Path:
 
 
 def _thing(id_: int, **more):
-    return {"id": id_, "image_id": id_ % 3, "category_id": 1 + 3 * (id_ % 2),
-            "bbox": [id_ % 7, 2.5, 3 + id_ % 5, 4], "iscrowd": 0, **more}  # fmt: skip
+    return {
+        "id": id_,
+        "image_id": id_ % 3,
+        "category_id": 1 + 3 * (id_ % 2),
+        "bbox": [id_ % 7, 2.5, 3 + id_ % 5, 4],
+        "iscrowd": 0,
+        **more,
+    }
 
 
 def test_a_set_reads_the_same_with_and_without_the_scan(tmp_path, monkeypatch):

@@ -88,8 +88,10 @@ def joint(voc: Path) -> Path:
     (root / "data" / "val.map").write_text("1\n0\n")
     (root / "VOC" / "labels" / "b.txt").write_text("1 0 0 0 0\n")
     (root / "VOC" / "labels" / "c.txt").write_text("1 0.5 0.5 0.5 0.25\n")
-    voc.write_text(voc.read_text().replace("voc.names", "9k.names").replace("= 2", "= 4")
-                   + "map = data/val.map\n")  # fmt: skip
+    voc.write_text(
+        voc.read_text().replace("voc.names", "9k.names").replace("= 2", "= 4")
+        + "map = data/val.map\n"
+    )
     return voc
 
 

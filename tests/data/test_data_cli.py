@@ -114,11 +114,21 @@ def test_view(folder: Path, tmp_path: Path, capsys):
     found = as_json(capsys, "view", folder, "--out", tmp_path / "v.png", "--count", 2)
     assert len(found["images"]) == 2
     assert Path(found["picture"]).is_file()
-    found = as_json(capsys, "view", folder, "--out", tmp_path / "a.png", "--augmented", "ssd",
-                    "--class", "tea pot")  # fmt: skip
+    found = as_json(
+        capsys,
+        "view",
+        folder,
+        "--out",
+        tmp_path / "a.png",
+        "--augmented",
+        "ssd",
+        "--class",
+        "tea pot",
+    )
     assert [Path(p).name for p in found["images"]] == ["0.png"]
-    code, _, err = run(capsys, "data", "view", folder, "--out", tmp_path / "b.png",
-                       "--augmented", "sdd")  # fmt: skip
+    code, _, err = run(
+        capsys, "data", "view", folder, "--out", tmp_path / "b.png", "--augmented", "sdd"
+    )
     assert (code, "did you mean 'ssd'" in err) == (2, True)
 
 
@@ -138,8 +148,19 @@ def test_split(folder: Path, tmp_path: Path, capsys):
 
 
 def test_anchors(folder: Path, tmp_path: Path, capsys):
-    found = as_json(capsys, "anchors", folder, "--k", 2, "--split", "test", "--size", 320,
-                    "--out", tmp_path / "a.png")  # fmt: skip
+    found = as_json(
+        capsys,
+        "anchors",
+        folder,
+        "--k",
+        2,
+        "--split",
+        "test",
+        "--size",
+        320,
+        "--out",
+        tmp_path / "a.png",
+    )
     assert found["k"] == 2
     # Two objects, two priors: each its own; 20 x 15 and 35 x 55 of 80 x 70, in pixels of 320.
     assert found["pixels"] == [[80.0, 68.57], [140.0, 251.43]]
@@ -151,9 +172,15 @@ def test_anchors(folder: Path, tmp_path: Path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "absent"), ("check", ".", "--format", "bad"), ("stats", "."),
-     ("convert", "absent", "out", "--to", "voc"), ("download", "voc2077"), ("anchors", "absent")],
-)  # fmt: skip
+    [
+        ("check", "absent"),
+        ("check", ".", "--format", "bad"),
+        ("stats", "."),
+        ("convert", "absent", "out", "--to", "voc"),
+        ("download", "voc2077"),
+        ("anchors", "absent"),
+    ],
+)
 def test_mistakes_are_one_line(arguments, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "data", *arguments)

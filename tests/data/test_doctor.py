@@ -30,10 +30,14 @@ def sound(folder: Path, layout: str) -> Path:
              [[30, 30, 50, 60]], [[2, 3, 50, 60]]]  # fmt: skip
     labels = [[0, 1], [2], [1], [0], [2]]
     table = table_of(boxes, labels, [(100, 120), (64, 80), (70, 80), (90, 90), (80, 70)])
-    table = table_of(boxes, labels, [tuple(s) for s in table.sizes.tolist()],
-                     masks=None if layout != "coco" else [
-                         [[b[0], b[1], b[2], b[1], b[2], b[3], b[0], b[3]]]
-                         for image in boxes for b in image])  # fmt: skip
+    table = table_of(
+        boxes,
+        labels,
+        [tuple(s) for s in table.sizes.tolist()],
+        masks=None
+        if layout != "coco"
+        else [[[b[0], b[1], b[2], b[1], b[2], b[3], b[0], b[3]]] for image in boxes for b in image],
+    )
     return write_set(folder, table, layout, {"train": [0, 1, 2], "val": [3], "test": [4]})
 
 
@@ -141,22 +145,34 @@ def coco_as_corners(content: dict[str, Any]) -> None:
 CASES: dict[str, tuple[str, Spoil, str, str]] = {
     "image gone": ("voc", removed("JPEGImages/0.png"), "image_missing", "0.xml"),
     "image gone, coco": ("coco", removed("train/0.png"), "image_missing", "images[0]"),
-    "label without image": ("yolo", written("labels/train/9.txt", "0 .5 .5 .1 .1\n"),
-                            "image_missing", "9.txt"),
+    "label without image": (
+        "yolo",
+        written("labels/train/9.txt", "0 .5 .5 .1 .1\n"),
+        "image_missing",
+        "9.txt",
+    ),
     "no image": ("voc", written("JPEGImages/0.png", "text"), "image_unreadable", "0.png"),
     "cut image": ("voc", cut("JPEGImages/0.png"), "image_truncated", "0.png"),
     "cut image, yolo": ("yolo", cut("images/train/0.png"), "image_truncated", "0.png"),
     "other size": ("voc", replaced(XML, "<width>120", "<width>130"), "image_size", "0.xml: size"),
     "no size": ("voc", replaced(XML, "<width>120", "<width>0"), "image_size", "0.xml: size"),
-    "negative size": ("coco", document(lambda d: d["images"][0].update(height=-3)), "image_size",
-                      "instances_train.json: size"),
+    "negative size": (
+        "coco",
+        document(lambda d: d["images"][0].update(height=-3)),
+        "image_size",
+        "instances_train.json: size",
+    ),
     "crowd as text": ("coco", first(iscrowd="0"), "annotation_invalid", "annotations[0].iscrowd"),
     "area below 0": ("coco", first(area=-5), "annotation_invalid", "annotations[0].area"),
     "html": ("voc", written(XML, "<html><body/></html>"), "annotation_invalid", "0.xml"),
     "rotated": ("voc", turned("JPEGImages/0.png"), "image_rotated", "0.xml: size"),
     "rotated, yolo": ("yolo", turned("images/train/0.png"), "image_turned", "0.png"),
-    "unannotated": ("voc", copied("JPEGImages/0.png", "JPEGImages/9.png"), "image_unannotated",
-                    "9.png"),
+    "unannotated": (
+        "voc",
+        copied("JPEGImages/0.png", "JPEGImages/9.png"),
+        "image_unannotated",
+        "9.png",
+    ),
     "no object": ("yolo", written(TXT, ""), "image_empty", ""),
     "no label file": ("yolo", removed(TXT), "label_missing", ""),
     "twice": ("voc", copied("JPEGImages/0.png", "JPEGImages/1.png"), "image_same", "train"),
@@ -164,75 +180,172 @@ CASES: dict[str, tuple[str, Spoil, str, str]] = {
     "near leak": ("voc", recompressed, "leak_near", "train, test"),
     "shared": ("voc", written("ImageSets/Main/val.txt", "3\n1\n"), "split_shared", "val"),
     "empty split": ("voc", written("ImageSets/Main/val.txt", "\n"), "split_empty", "val"),
-    "lost line": ("voc", written("ImageSets/Main/val.txt", "3\nnine\n"), "split_unknown",
-                  "val.txt: nine"),
+    "lost line": (
+        "voc",
+        written("ImageSets/Main/val.txt", "3\nnine\n"),
+        "split_unknown",
+        "val.txt: nine",
+    ),
     "line twice": ("voc", written("ImageSets/Main/val.txt", "3\n3\n"), "split_twice", "val.txt: 3"),
     "in no split": ("voc", written("ImageSets/Main/train.txt", "0\n1\n"), "split_none", ""),
-    "two suffixes": ("voc", copied("JPEGImages/0.png", "JPEGImages/0.jpg"), "image_ambiguous",
-                     "0.png"),
-    "two suffixes, yolo": ("yolo", copied("images/test/4.png", "images/train/0.jpg"),
-                           "image_ambiguous", "0.png"),
+    "two suffixes": (
+        "voc",
+        copied("JPEGImages/0.png", "JPEGImages/0.jpg"),
+        "image_ambiguous",
+        "0.png",
+    ),
+    "two suffixes, yolo": (
+        "yolo",
+        copied("images/test/4.png", "images/train/0.jpg"),
+        "image_ambiguous",
+        "0.png",
+    ),
     "entry twice": ("coco", again("images", id=99), "image_twice", "images: id 99"),
-    "size as text": ("coco", document(lambda d: d["images"][0].update(width="120")),
-                     "not_a_number", "images[0].width"),
-    "size as truth": ("coco", document(lambda d: d["images"][0].update(width=True)),
-                      "not_a_number", "images[0].width"),
+    "size as text": (
+        "coco",
+        document(lambda d: d["images"][0].update(width="120")),
+        "not_a_number",
+        "images[0].width",
+    ),
+    "size as truth": (
+        "coco",
+        document(lambda d: d["images"][0].update(width=True)),
+        "not_a_number",
+        "images[0].width",
+    ),
     "area as text": ("coco", first(area="big"), "not_a_number", "annotations[0].area"),
-    "shared ids": ("coco", document(lambda d: [d["images"][0].update(id=1),
-                                               d["annotations"][0].update(image_id=1)],
-                                    "annotations/instances_val.json"), "id_shared", "images"),
-    "name twice, yolo": ("yolo", replaced("data.yaml", "names:\n", "names:\n  3: cat\n"),
-                         "class_twice", "data.yaml: names[3]"),
-    "number without name": ("yolo", replaced("data.yaml", "2: tea pot", "4: tea pot"),
-                            "class_unnamed", "data.yaml: names"),
-    "leaves, yolo": ("yolo", replaced("data.yaml", "test: ", "test: ../../"), "path_leaves",
-                     "data.yaml: test"),
-    "lost split": ("yolo", replaced("data.yaml", "test: ", "test: no/"), "split_empty",
-                   "data.yaml: test"),
-    "line of a list": ("yolo", lambda f: [
-        written("train.txt", "images/train/0.png\n\nimages/train/nine.png\n")(f),
-        replaced("data.yaml", "train: images/train", "train: train.txt")(f),
-    ], "image_missing", "train.txt: line 3"),
-    "list twice": ("yolo", lambda f: [
-        written("train.txt", "images/train/0.png\n./images/train/0.png\n")(f),
-        replaced("data.yaml", "train: images/train", "train: train.txt")(f),
-    ], "split_twice", "train.txt: line 2"),
-    "one folder": ("yolo", replaced("data.yaml", "train: images/train",
-                                    "train: [images/train, images/val]"), "split_shared", "train"),
-    "odd category": ("coco", document(lambda d: d["categories"].append("x")), "annotation_invalid",
-                     "categories[3]"),
-    "latin json": ("coco", lambda f: (f / JSON).write_bytes(
-        (f / JSON).read_text().replace("tea pot", "th\xe9").encode("latin-1")), "file_invalid",
-        "instances_train.json"),
-    "wide json": ("coco", lambda f: (f / JSON).write_bytes(
-        (f / JSON).read_text().encode("utf-16")), "file_invalid", "instances_train.json"),
+    "shared ids": (
+        "coco",
+        document(
+            lambda d: [d["images"][0].update(id=1), d["annotations"][0].update(image_id=1)],
+            "annotations/instances_val.json",
+        ),
+        "id_shared",
+        "images",
+    ),
+    "name twice, yolo": (
+        "yolo",
+        replaced("data.yaml", "names:\n", "names:\n  3: cat\n"),
+        "class_twice",
+        "data.yaml: names[3]",
+    ),
+    "number without name": (
+        "yolo",
+        replaced("data.yaml", "2: tea pot", "4: tea pot"),
+        "class_unnamed",
+        "data.yaml: names",
+    ),
+    "leaves, yolo": (
+        "yolo",
+        replaced("data.yaml", "test: ", "test: ../../"),
+        "path_leaves",
+        "data.yaml: test",
+    ),
+    "lost split": (
+        "yolo",
+        replaced("data.yaml", "test: ", "test: no/"),
+        "split_empty",
+        "data.yaml: test",
+    ),
+    "line of a list": (
+        "yolo",
+        lambda f: [
+            written("train.txt", "images/train/0.png\n\nimages/train/nine.png\n")(f),
+            replaced("data.yaml", "train: images/train", "train: train.txt")(f),
+        ],
+        "image_missing",
+        "train.txt: line 3",
+    ),
+    "list twice": (
+        "yolo",
+        lambda f: [
+            written("train.txt", "images/train/0.png\n./images/train/0.png\n")(f),
+            replaced("data.yaml", "train: images/train", "train: train.txt")(f),
+        ],
+        "split_twice",
+        "train.txt: line 2",
+    ),
+    "one folder": (
+        "yolo",
+        replaced("data.yaml", "train: images/train", "train: [images/train, images/val]"),
+        "split_shared",
+        "train",
+    ),
+    "odd category": (
+        "coco",
+        document(lambda d: d["categories"].append("x")),
+        "annotation_invalid",
+        "categories[3]",
+    ),
+    "latin json": (
+        "coco",
+        lambda f: (f / JSON).write_bytes(
+            (f / JSON).read_text().replace("tea pot", "th\xe9").encode("latin-1")
+        ),
+        "file_invalid",
+        "instances_train.json",
+    ),
+    "wide json": (
+        "coco",
+        lambda f: (f / JSON).write_bytes((f / JSON).read_text().encode("utf-16")),
+        "file_invalid",
+        "instances_train.json",
+    ),
     "list as id": ("coco", first(id=[1]), "annotation_invalid", "annotations"),
     "underscore": ("yolo", written(TXT, "0 0.5 0.5 0.2 0_1\n"), "not_a_number", "line 1"),
     "xywh for xyxy": ("voc", voc_as_xywh, "box_format", "Annotations"),
     "xyxy for xywh": ("coco", document(coco_as_corners), "box_format", "instances_train.json"),
-    "pixels in yolo": ("yolo", lambda f: [written(f"labels/train/{i}.txt", "0 40 30 20 20\n")(f)
-                                          for i in range(3)], "box_format", "0.txt"),
+    "pixels in yolo": (
+        "yolo",
+        lambda f: [written(f"labels/train/{i}.txt", "0 40 30 20 20\n")(f) for i in range(3)],
+        "box_format",
+        "0.txt",
+    ),
     "inverted": ("voc", corner("xmin", "100"), "box_inverted", "object[0]"),
     "inverted, coco": ("coco", first(bbox=[60, 20, -50, 70]), "box_inverted", "annotations[0]"),
     "no area": ("coco", first(bbox=[10, 20, 0, 70]), "box_no_area", "annotations[0]"),
-    "equal corners": ("voc", lambda f: [corner("xmin", "60")(f), corner("ymin", "90")(f)],
-                      "box_no_area", "object[0]"),
-    "outside": ("voc", lambda f: [corner("xmin", "300")(f), corner("xmax", "340")(f)],
-                "box_outside", "object[0]"),
+    "equal corners": (
+        "voc",
+        lambda f: [corner("xmin", "60")(f), corner("ymin", "90")(f)],
+        "box_no_area",
+        "object[0]",
+    ),
+    "outside": (
+        "voc",
+        lambda f: [corner("xmin", "300")(f), corner("xmax", "340")(f)],
+        "box_outside",
+        "object[0]",
+    ),
     "beyond": ("voc", corner("xmax", "125"), "box_beyond", "object[0]"),
-    "beyond, yolo": ("yolo", written(TXT, "0 0.5 0.5 0.2 0.2\n1 0.9 0.5 0.4 0.2\n"), "box_beyond",
-                     "0.txt: line 2"),
+    "beyond, yolo": (
+        "yolo",
+        written(TXT, "0 0.5 0.5 0.2 0.2\n1 0.9 0.5 0.4 0.2\n"),
+        "box_beyond",
+        "0.txt: line 2",
+    ),
     "edge": ("voc", corner("xmax", "121"), "box_edge", "object[0]"),
     "zero based": ("voc", corner("xmin", "0"), "box_zero_based", "bndbox"),
     "tiny": ("coco", first(bbox=[10, 20, 1, 70], segmentation=None), "box_tiny", "annotations[0]"),
-    "whole": ("coco", first(bbox=[0, 0, 120, 100], segmentation=None), "box_whole",
-              "annotations[0]"),
+    "whole": (
+        "coco",
+        first(bbox=[0, 0, 120, 100], segmentation=None),
+        "box_whole",
+        "annotations[0]",
+    ),
     "object twice": ("coco", again("annotations", id=99), "box_twice", "annotations[4]"),
-    "two classes": ("coco", again("annotations", id=99, category_id=3), "box_two_classes",
-                    "annotations[4]"),
+    "two classes": (
+        "coco",
+        again("annotations", id=99, category_id=3),
+        "box_two_classes",
+        "annotations[4]",
+    ),
     "text": ("voc", corner("xmin", "left"), "not_a_number", "object[0].bndbox.xmin"),
-    "nan": ("coco", replaced(JSON, '"bbox": [10.0', '"bbox": [NaN'), "not_a_number",
-            "annotations[0].bbox[0]"),
+    "nan": (
+        "coco",
+        replaced(JSON, '"bbox": [10.0', '"bbox": [NaN'),
+        "not_a_number",
+        "annotations[0].bbox[0]",
+    ),
     "string": ("coco", first(bbox=["10", 20, 50, 70]), "not_a_number", "annotations[0].bbox[0]"),
     "nan, yolo": ("yolo", written(TXT, "0 nan 0.5 0.2 0.2\n"), "not_a_number", "line 1"),
     "three numbers": ("yolo", written(TXT, "0 0.5 0.5\n"), "annotation_invalid", "line 1"),
@@ -241,48 +354,115 @@ CASES: dict[str, tuple[str, Spoil, str, str]] = {
     "id 0": ("coco", first(id=0), "annotation_id_zero", "annotations[0].id"),
     "id twice": ("coco", first(id=2), "id_twice", "annotations[1].id"),
     "image id twice": ("coco", again("images", file_name="1.png"), "id_twice", "images[3].id"),
-    "gaps": ("coco", document(lambda d: [c.update(id=c["id"] * 2) for c in d["categories"]]
-                              + [a.update(category_id=a["category_id"] * 2)
-                                 for a in d["annotations"]]), "id_gaps", "categories"),
-    "unknown class": ("voc", replaced(XML, "<name>cat", "<name>owl"), "class_unknown",
-                      "object[0].name"),
+    "gaps": (
+        "coco",
+        document(
+            lambda d: (
+                [c.update(id=c["id"] * 2) for c in d["categories"]]
+                + [a.update(category_id=a["category_id"] * 2) for a in d["annotations"]]
+            )
+        ),
+        "id_gaps",
+        "categories",
+    ),
+    "unknown class": (
+        "voc",
+        replaced(XML, "<name>cat", "<name>owl"),
+        "class_unknown",
+        "object[0].name",
+    ),
     "unknown, yolo": ("yolo", written(TXT, "7 0.5 0.5 0.2 0.2\n"), "class_unknown", "line 1"),
     "category twice": ("coco", again("categories", id=9), "class_twice", "categories[3]"),
-    "name twice": ("voc", written("classes.txt", "cat\ndog\ncat\ntea pot\n"), "class_twice",
-                   "classes.txt: line 3"),
+    "name twice": (
+        "voc",
+        written("classes.txt", "cat\ndog\ncat\ntea pot\n"),
+        "class_twice",
+        "classes.txt: line 3",
+    ),
     "unused class": ("voc", written("classes.txt", "cat\ndog\ntea pot\nowl\n"), "class_unused", ""),
-    "imbalance": ("yolo", written(TXT, "".join(
-        f"0 {0.1 + k / 200:.4f} 0.5 0.1 0.1\n" for k in range(120))), "class_imbalance", ""),
+    "imbalance": (
+        "yolo",
+        written(TXT, "".join(f"0 {0.1 + k / 200:.4f} 0.5 0.1 0.1\n" for k in range(120))),
+        "class_imbalance",
+        "",
+    ),
     "two points": ("coco", first(segmentation=[[1, 2, 3, 4]]), "mask_points", "annotations[0]"),
     "odd polygon": ("coco", first(segmentation=[[1, 2, 3]]), "mask_invalid", "annotations[0]"),
-    "mask elsewhere": ("coco", first(segmentation=[[90, 1, 119, 1, 119, 9]]), "mask_box",
-                       "annotations[0]"),
-    "mask of other size": ("coco", first(segmentation={"size": [9, 9], "counts": [81]}),
-                           "mask_size", "annotations[0]"),
-    "runs too short": ("coco", first(segmentation={"size": [100, 120], "counts": [81]}),
-                       "mask_invalid", "annotations[0]"),
-    "leaves": ("coco", document(lambda d: d["images"][0].update(file_name="../0.png")),
-               "path_leaves", "images[0].file_name"),
-    "list leaves": ("voc", written("ImageSets/Main/val.txt", "3\n../../x\n/etc/passwd\n"),
-                    "path_leaves", "val.txt: ../../x"),
-    "long line": ("voc", written("ImageSets/Main/val.txt", "3\n" + "a" * 5000), "split_unknown",
-                  "val.txt"),
-    "foreign path": ("voc", replaced(XML, "<filename>", "<path>/home/pi/0.png</path><filename>"),
-                     "path_foreign", "path"),
+    "mask elsewhere": (
+        "coco",
+        first(segmentation=[[90, 1, 119, 1, 119, 9]]),
+        "mask_box",
+        "annotations[0]",
+    ),
+    "mask of other size": (
+        "coco",
+        first(segmentation={"size": [9, 9], "counts": [81]}),
+        "mask_size",
+        "annotations[0]",
+    ),
+    "runs too short": (
+        "coco",
+        first(segmentation={"size": [100, 120], "counts": [81]}),
+        "mask_invalid",
+        "annotations[0]",
+    ),
+    "leaves": (
+        "coco",
+        document(lambda d: d["images"][0].update(file_name="../0.png")),
+        "path_leaves",
+        "images[0].file_name",
+    ),
+    "list leaves": (
+        "voc",
+        written("ImageSets/Main/val.txt", "3\n../../x\n/etc/passwd\n"),
+        "path_leaves",
+        "val.txt: ../../x",
+    ),
+    "long line": (
+        "voc",
+        written("ImageSets/Main/val.txt", "3\n" + "a" * 5000),
+        "split_unknown",
+        "val.txt",
+    ),
+    "foreign path": (
+        "voc",
+        replaced(XML, "<filename>", "<path>/home/pi/0.png</path><filename>"),
+        "path_foreign",
+        "path",
+    ),
     "cut xml": ("voc", cut(XML), "file_invalid", "0.xml"),
-    "entities": ("voc", written(XML, "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>"),
-                 "file_invalid", "0.xml"),
+    "entities": (
+        "voc",
+        written(XML, "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>"),
+        "file_invalid",
+        "0.xml",
+    ),
     "cut json": ("coco", cut(JSON), "file_invalid", "instances_train.json"),
-    "latin": ("voc", written(XML, "<annotation><size><width>120</width><height>100</height></size>"
-                             "<note>é</note></annotation>".encode("latin-1")), "file_encoding",
-              "0.xml"),
+    "latin": (
+        "voc",
+        written(
+            XML,
+            "<annotation><size><width>120</width><height>100</height></size>"
+            "<note>é</note></annotation>".encode("latin-1"),
+        ),
+        "file_encoding",
+        "0.xml",
+    ),
     "mark": ("yolo", written(TXT, b"\xef\xbb\xbf0 0.5 0.5 0.2 0.2\n"), "file_encoding", "0.txt"),
     "windows": ("yolo", written(TXT, "0 0.5 0.5 0.2 0.2\r\n"), "file_line_ends", ""),
-    "old mac": ("voc", written("ImageSets/Main/train.txt", "0\r1\r2\r"), "file_line_ends",
-                "train.txt"),
-    "other name": ("voc", replaced(XML, "<filename>0.png", "<filename>7.png"), "file_name",
-                   "filename"),
-}  # fmt: skip
+    "old mac": (
+        "voc",
+        written("ImageSets/Main/train.txt", "0\r1\r2\r"),
+        "file_line_ends",
+        "train.txt",
+    ),
+    "other name": (
+        "voc",
+        replaced(XML, "<filename>0.png", "<filename>7.png"),
+        "file_name",
+        "filename",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -590,9 +770,13 @@ def test_frames_of_one_camera_are_one_group(tmp_path: Path):
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "errors"),
-    [("bccd", {"box_no_area": 2}), ("coco_mini", {}), ("coco_train_small", {}),
-     ("voc20/native_samples", {})],
-)  # fmt: skip
+    [
+        ("bccd", {"box_no_area": 2}),
+        ("coco_mini", {}),
+        ("coco_train_small", {}),
+        ("voc20/native_samples", {}),
+    ],
+)
 def test_real_sets_show_the_flaws_that_are_known_of_them(shared_data: Path, name, errors):
     report = check(shared_data / name)
     found = {kind: n for kind, n in report.counts.items() if KINDS[kind].level == "error"}

@@ -131,13 +131,22 @@ def archive_of(server: Server, name: str, data: bytes, **options: Any) -> Archiv
 def test_a_set_is_unpacked_into_one_layout(server: Server, tmp_path: Path):
     options = {"strip": "VOCdevkit/VOC2007/", "keep": SETS["voc2007"][0].keep}
     first = archive_of(server, "trainval.tar", tar(VOC_TAR), **options)
-    second = archive_of(server, "test.tar", tar({
-        "VOCdevkit/VOC2007/Annotations/2.xml": b"<annotation/>"}), **options)  # fmt: skip
+    second = archive_of(
+        server,
+        "test.tar",
+        tar({"VOCdevkit/VOC2007/Annotations/2.xml": b"<annotation/>"}),
+        **options,
+    )
     out = tmp_path / "voc"
     assert download((first, second), out, mirror=server.url) == ["trainval.tar", "test.tar"]
     found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    assert found == [".boxatlas-download.json", "Annotations/1.xml", "Annotations/2.xml",
-                     "ImageSets/Main/train.txt", "JPEGImages/1.jpg"]  # fmt: skip
+    assert found == [
+        ".boxatlas-download.json",
+        "Annotations/1.xml",
+        "Annotations/2.xml",
+        "ImageSets/Main/train.txt",
+        "JPEGImages/1.jpg",
+    ]
     asked = len(server.asked)
     assert download((first, second), out, mirror=server.url) == []
     assert len(server.asked) == asked

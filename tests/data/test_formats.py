@@ -103,8 +103,9 @@ def coco_document(**lists: object) -> dict[str, object]:
     return {
         "images": [{"id": 7, "file_name": "a.png", "height": 80, "width": 100}],
         "categories": [{"id": 90, "name": "brush"}, {"id": 1, "name": "person"}],
-        "annotations": [], **lists,
-    }  # fmt: skip
+        "annotations": [],
+        **lists,
+    }
 
 
 def write_coco(folder: Path, document: object, split: str = "train") -> Path:
@@ -140,11 +141,17 @@ def test_coco_boxes_are_corner_and_size_and_labels_follow_the_ids(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [({"iscrowd": "0"}, "iscrowd: must be 0 or 1"), ({"iscrowd": float("nan")}, "iscrowd: must"),
-     ({"iscrowd": 2}, "iscrowd: must"), ({"area": "big"}, "area: is not a number"),
-     ({"area": float("nan")}, "area: is not a number"), ({"area": True}, "area: is not a number"),
-     ({"area": -5}, "area: must be 0 or more"), ({"area": 10**400}, "area: is far too large")],
-)  # fmt: skip
+    [
+        ({"iscrowd": "0"}, "iscrowd: must be 0 or 1"),
+        ({"iscrowd": float("nan")}, "iscrowd: must"),
+        ({"iscrowd": 2}, "iscrowd: must"),
+        ({"area": "big"}, "area: is not a number"),
+        ({"area": float("nan")}, "area: is not a number"),
+        ({"area": True}, "area: is not a number"),
+        ({"area": -5}, "area: must be 0 or more"),
+        ({"area": 10**400}, "area: is far too large"),
+    ],
+)
 def test_coco_flags_and_areas_are_numbers(tmp_path: Path, values: dict[str, object], said: str):
     thing = {"id": 5, "image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 40]}
     write_coco(tmp_path, coco_document(annotations=[{**thing, "area": None, "iscrowd": True}]))
@@ -157,16 +164,23 @@ def test_coco_flags_and_areas_are_numbers(tmp_path: Path, values: dict[str, obje
 
 @pytest.mark.parametrize("side", ["100", True, float("nan")])
 def test_coco_sizes_are_numbers(tmp_path: Path, side: object):
-    write_coco(tmp_path, coco_document(images=[
-        {"id": 7, "file_name": "a.png", "height": 80, "width": side}]))  # fmt: skip
+    write_coco(
+        tmp_path,
+        coco_document(images=[{"id": 7, "file_name": "a.png", "height": 80, "width": side}]),
+    )
     with pytest.raises(InputError, match=r"images\[0\].width: is not a"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("counts", [[5, 7], [-5, 8005], "57", "5", "q7", "777`"])
 def test_runs_that_do_not_cover_their_mask_are_named(tmp_path: Path, counts: object):
-    row = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4],
-           "segmentation": {"size": [80, 100], "counts": counts}}  # fmt: skip
+    row = {
+        "id": 1,
+        "image_id": 7,
+        "category_id": 1,
+        "bbox": [1, 2, 3, 4],
+        "segmentation": {"size": [80, 100], "counts": counts},
+    }
     write_coco(tmp_path, coco_document(annotations=[row]))
     with pytest.raises(InputError, match=r"annotations\[0\]\.segmentation: is no mask: .*run"):
         read(tmp_path)
@@ -220,10 +234,15 @@ def test_coco_takes_no_other_image_of_the_same_name(tmp_path: Path):
 def test_a_json_list_of_many_objects_is_read_whole_and_in_order(tmp_path: Path):
     """Braces and commas within texts, a list after the long one, and no end of line between."""
     annotations = [
-        {"id": k + 1, "image_id": 7, "category_id": 1, "bbox": [k % 50, 0, 1 + k % 7, 2],
-         "note": "}, {" if k % 100 == 7 else "]},{"}
+        {
+            "id": k + 1,
+            "image_id": 7,
+            "category_id": 1,
+            "bbox": [k % 50, 0, 1 + k % 7, 2],
+            "note": "}, {" if k % 100 == 7 else "]},{",
+        }
         for k in range(3000)
-    ]  # fmt: skip
+    ]
     for separators in ((",", ":"), (", ", ": ")):
         text = json.dumps(
             {"annotations": annotations, **coco_document(annotations=annotations)},
@@ -312,9 +331,9 @@ def test_a_split_of_a_set_without_splits_is_refused(tmp_path: Path):
         read(tmp_path, "test")
 
 
-box = st.tuples(
-    st.floats(0, 150), st.floats(0, 90), st.floats(1, 50), st.floats(1, 10)
-).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])  # fmt: skip
+box = st.tuples(st.floats(0, 150), st.floats(0, 90), st.floats(1, 50), st.floats(1, 10)).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
 
 
 @settings(deadline=None, max_examples=15)
@@ -395,15 +414,23 @@ def test_fiftyones_samples_with_tags_and_masks(tmp_path: Path):
     np.save(stream, np.array([[True, False], [True, True]]))
     mask = base64.b64encode(zlib.compress(stream.getvalue())).decode()
     detections = [
-        {"_cls": "Detection", "label": "cat", "bounding_box": [0.1, 0.5, 0.2, 0.25],
-         "mask": {"$binary": {"base64": mask, "subType": "00"}}, "iscrowd": True},
+        {
+            "_cls": "Detection",
+            "label": "cat",
+            "bounding_box": [0.1, 0.5, 0.2, 0.25],
+            "mask": {"$binary": {"base64": mask, "subType": "00"}},
+            "iscrowd": True,
+        },
         {"_cls": "Detection", "label": "ant", "bounding_box": [0, 0, 1, 1]},
-    ]  # fmt: skip
+    ]
     samples = [
-        {"filepath": "data/a.jpg", "tags": ["validation"],
-         "ground_truth": {"_cls": "Detections", "detections": detections}},
+        {
+            "filepath": "data/a.jpg",
+            "tags": ["validation"],
+            "ground_truth": {"_cls": "Detections", "detections": detections},
+        },
         {"filepath": "data/b.jpg", "tags": ["train"], "ground_truth": None},
-    ]  # fmt: skip
+    ]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": samples}))
     assert splits(tmp_path) == ["train", "val"]
     table = read(tmp_path, "val")
@@ -424,18 +451,39 @@ def test_label_studios_export(tmp_path: Path):
     picture(tmp_path / "photos" / "a.jpg", (80, 100))
     region = {"original_width": 100, "original_height": 80, "from_name": "l", "to_name": "i"}
     results = [
-        {**region, "type": "rectanglelabels", "value": {
-            "x": 10, "y": 25, "width": 20, "height": 50, "rotation": 0,
-            "rectanglelabels": ["cat"]}},
-        {**region, "type": "rectanglelabels", "value": {
-            "x": 50, "y": 50, "width": 20, "height": 25, "rotation": 90,
-            "rectanglelabels": ["dog"]}},
+        {
+            **region,
+            "type": "rectanglelabels",
+            "value": {
+                "x": 10,
+                "y": 25,
+                "width": 20,
+                "height": 50,
+                "rotation": 0,
+                "rectanglelabels": ["cat"],
+            },
+        },
+        {
+            **region,
+            "type": "rectanglelabels",
+            "value": {
+                "x": 50,
+                "y": 50,
+                "width": 20,
+                "height": 25,
+                "rotation": 90,
+                "rectanglelabels": ["dog"],
+            },
+        },
         {**region, "type": "choices", "value": {"choices": ["sunny"]}},
-    ]  # fmt: skip
-    tasks = [{
-        "id": 12, "data": {"image": "/data/upload/3/0123abcd-a.jpg"},
-        "annotations": [{"was_cancelled": True, "result": []}, {"result": results}],
-    }]  # fmt: skip
+    ]
+    tasks = [
+        {
+            "id": 12,
+            "data": {"image": "/data/upload/3/0123abcd-a.jpg"},
+            "annotations": [{"was_cancelled": True, "result": []}, {"result": results}],
+        }
+    ]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     assert detect_format(tmp_path) == "labelstudio"
     table = read(tmp_path)

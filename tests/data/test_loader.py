@@ -38,11 +38,12 @@ def batches(table: Table, epoch: int = 0, start: int = 0, **options):
 
 def same(a, b) -> bool:
     return all(
-        x.names == y.names and torch.equal(x.images, y.images)
+        x.names == y.names
+        and torch.equal(x.images, y.images)
         and torch.equal(x.targets.boxes, y.targets.boxes)
         and torch.equal(x.targets.labels, y.targets.labels)
         for x, y in zip(a, b, strict=True)
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -86,8 +87,9 @@ def test_boxes_are_in_input_pixels(table: Table):
 
 
 def test_proposals_are_padded_and_what_is_cut_away_is_not_valid(table: Table):
-    proposals = {p: np.array([[0, 0, 64, 48], [1, 1, 9, 9]][: i % 3]) for i, p in
-                 enumerate(table.paths)}  # fmt: skip
+    proposals = {
+        p: np.array([[0, 0, 64, 48], [1, 1, 9, 9]][: i % 3]) for i, p in enumerate(table.paths)
+    }
     loader = make_loader(
         table, PREPROCESS, batch_size=7, shuffle=False, seed=0, proposals=proposals
     )

@@ -29,10 +29,13 @@ def some(names=("a.jpg", "sub/b.png", "c.jpg"), counts=(3, 0, 2), scored=True) -
     total = sum(counts)
     boxes = np.arange(total * 4, dtype=np.float32).reshape(-1, 4)
     return Proposals(
-        tuple(names), np.array([[10, 20]] * len(names), np.int32),
-        np.concatenate([[0], np.cumsum(counts)]), boxes,
-        np.arange(total, dtype=np.float32) if scored else None, {"maker": "test"},
-    )  # fmt: skip
+        tuple(names),
+        np.array([[10, 20]] * len(names), np.int32),
+        np.concatenate([[0], np.cumsum(counts)]),
+        boxes,
+        np.arange(total, dtype=np.float32) if scored else None,
+        {"maker": "test"},
+    )
 
 
 @pytest.mark.parametrize("scored", [True, False])
@@ -216,10 +219,15 @@ def table_of(folder: Path, sizes: list[tuple[int, int]]) -> Table:
         paths.append(str(folder / f"{i}.png"))
     count = len(sizes)
     return Table(
-        ("thing",), paths, list(range(count)), np.array(sizes, np.int32), np.arange(count + 1),
-        np.array([[4, 6, 20, 30]] * count, np.float32), np.zeros(count, np.int32),
+        ("thing",),
+        paths,
+        list(range(count)),
+        np.array(sizes, np.int32),
+        np.arange(count + 1),
+        np.array([[4, 6, 20, 30]] * count, np.float32),
+        np.zeros(count, np.int32),
         np.zeros(count, bool),
-    )  # fmt: skip
+    )
 
 
 def test_proposals_of_an_image_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -254,8 +262,15 @@ def test_proposals_move_as_objects_do(tmp_path: Path, kind: str) -> None:
         path: np.concatenate([table.boxes[i : i + 1], [[0, 0, 9, 9]]]).astype(np.float32)
         for i, path in enumerate(table.paths)
     }
-    loader = make_loader(table, Preprocess(size=(64, 64)), augment=augmentation(kind),
-                         batch_size=3, shuffle=False, seed=0, proposals=proposals)  # fmt: skip
+    loader = make_loader(
+        table,
+        Preprocess(size=(64, 64)),
+        augment=augmentation(kind),
+        batch_size=3,
+        shuffle=False,
+        seed=0,
+        proposals=proposals,
+    )
     compared = 0
     for epoch in range(8):
         for batch in loader.epoch(epoch):

@@ -77,10 +77,12 @@ def test_category_ids_follow_their_classes():
 
 
 polygons = st.lists(
-    st.lists(st.tuples(*[st.floats(0, 100, width=32)] * 2), min_size=3, max_size=6)
-    .map(lambda points: [v for point in points for v in point]),
-    min_size=1, max_size=3,
-)  # fmt: skip
+    st.lists(st.tuples(*[st.floats(0, 100, width=32)] * 2), min_size=3, max_size=6).map(
+        lambda points: [v for point in points for v in point]
+    ),
+    min_size=1,
+    max_size=3,
+)
 bitmaps = st.integers(0, 2**24 - 1).map(
     lambda bits: np.array([bits >> k & 1 for k in range(24)], bool).reshape(4, 6)
 )

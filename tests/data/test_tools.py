@@ -32,8 +32,9 @@ def on_disk(folder: Path, table: Table) -> Table:
 
 def test_statistics_by_hand():
     boxes = [[[0, 0, 20, 10], [0, 0, 50, 100], [0, 0, 200, 100]], [], [[0, 0, 10, 10]]]
-    table = table_of(boxes, [[0, 0, 1], [], [1]], [(200, 400)] * 3,
-                     ignore=[False, False, False, True])  # fmt: skip
+    table = table_of(
+        boxes, [[0, 0, 1], [], [1]], [(200, 400)] * 3, ignore=[False, False, False, True]
+    )
     stats = statistics({"train": table})["train"]
     assert (stats["images"], stats["images without objects"]) == (3, 1)
     assert (stats["objects"], stats["ignored"]) == (3, 1)
@@ -112,10 +113,19 @@ def test_every_layout_becomes_every_other(tmp_path: Path, source: str, to: str):
 
 
 def test_coco_to_coco_keeps_ids_areas_and_masks(tmp_path: Path):
-    polygons = [[[10.0, 20, 60, 20, 60, 90]], [[1.0, 1, 9, 1, 9, 9], [20.0, 20, 30, 20, 30, 30]],
-                encode(np.eye(100, 120, dtype=bool)), None, None]  # fmt: skip
-    table = replace(two_images(), category_ids=(5, 17, 90), ids=[300, 4, 77],
-                    areas=np.array([1.5, 2, 3, 4, 5], np.float32))  # fmt: skip
+    polygons = [
+        [[10.0, 20, 60, 20, 60, 90]],
+        [[1.0, 1, 9, 1, 9, 9], [20.0, 20, 30, 20, 30, 30]],
+        encode(np.eye(100, 120, dtype=bool)),
+        None,
+        None,
+    ]
+    table = replace(
+        two_images(),
+        category_ids=(5, 17, 90),
+        ids=[300, 4, 77],
+        areas=np.array([1.5, 2, 3, 4, 5], np.float32),
+    )
     table = replace(table, masks=polygons)
     before = write_set(tmp_path / "before", table, "coco")
     _, notes = convert(read_splits(before), tmp_path / "after", "coco")
@@ -158,8 +168,10 @@ def test_coco_to_coco_keeps_what_no_column_holds(tmp_path: Path):
     _, notes = convert(read_splits(before), tmp_path / "after", "coco")
     assert notes == []
     for split in ("train", "val"):
-        one, two = (json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
-                    for folder in (before, tmp_path / "after"))  # fmt: skip
+        one, two = (
+            json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+            for folder in (before, tmp_path / "after")
+        )
         assert {**one, "annotations": 0, "images": 0} == {**two, "annotations": 0, "images": 0}
         assert [{**i, "id": 0} for i in one["images"]] == [{**i, "id": 0} for i in two["images"]]
         assert [a.get("attributes") for a in two["annotations"]][:2] == [None, {"wet": True}]
@@ -224,8 +236,9 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path):
 def many(images: int, seed: int) -> Table:
     """Images of three classes, of which the last is rare; some images are empty."""
     rng = np.random.default_rng(seed)
-    labels = [[c for c, p in enumerate((0.7, 0.3, 0.04)) if rng.random() < p] for _ in
-              range(images)]  # fmt: skip
+    labels = [
+        [c for c, p in enumerate((0.7, 0.3, 0.04)) if rng.random() < p] for _ in range(images)
+    ]
     return table_of([[[0, 0, 9, 9]] * len(x) for x in labels], labels, [(20, 20)] * images)
 
 

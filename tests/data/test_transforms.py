@@ -38,9 +38,13 @@ def marked(masks: str | None = None, proposals: bool = False) -> Sample:
             columns[-1] += 150 * (200 - x2) - y1
             made.append({"size": [150, 200], "counts": columns})
     return Sample(
-        pixels, BOXES.copy(), np.arange(3, dtype=np.int32), np.array([False, True, False]), made,
+        pixels,
+        BOXES.copy(),
+        np.arange(3, dtype=np.int32),
+        np.array([False, True, False]),
+        made,
         BOXES.copy() if proposals else None,
-    )  # fmt: skip
+    )
 
 
 def extent(image: torch.Tensor, mark: int, channels: str = "rgb") -> list[float] | None:
@@ -50,8 +54,12 @@ def extent(image: torch.Tensor, mark: int, channels: str = "rgb") -> list[float]
     rows, columns = torch.nonzero(distance.amax(0) < 64, as_tuple=True)
     if len(rows) == 0:
         return None
-    return [float(columns.min()), float(rows.min()), float(columns.max()) + 1,
-            float(rows.max()) + 1]  # fmt: skip
+    return [
+        float(columns.min()),
+        float(rows.min()),
+        float(columns.max()) + 1,
+        float(rows.max()) + 1,
+    ]
 
 
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
@@ -192,8 +200,10 @@ def test_a_crop_overlaps_as_its_sampler_asks(constraint: str):
     boxes = np.array([[0, 0, 100, 90], [5, 5, 95, 95]], np.float32)
     rng = np.random.default_rng(3)
     views = np.array([augment.cropped((0, 0, 100, 100), boxes, rng) for _ in range(900)])
-    low, high = np.maximum(views[:, None, :2], boxes[:, :2]), np.minimum(
-        views[:, None, 2:], boxes[:, 2:])  # fmt: skip
+    low, high = (
+        np.maximum(views[:, None, :2], boxes[:, :2]),
+        np.minimum(views[:, None, 2:], boxes[:, 2:]),
+    )
     shared = (high - low).clip(0).prod(-1)
     area = (views[:, 2:] - views[:, :2]).prod(1)[:, None]
     iou = shared / (area + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared)
@@ -223,9 +233,11 @@ def test_colours_change_each_with_its_own_chance():
     contrast = np.array([d.gain * d.last for d in drawn])
     saturation = np.array([d.saturation for d in drawn])
     for values, still, low, high in (
-        (add, 0, -32, 32), (contrast, 1, 0.5, 1.5), (saturation, 1, 0.5, 1.5),
+        (add, 0, -32, 32),
+        (contrast, 1, 0.5, 1.5),
+        (saturation, 1, 0.5, 1.5),
         (hue, 0, -0.1, 0.1),
-    ):  # fmt: skip
+    ):
         changed = values[values != still]
         assert abs(len(changed) / DRAWS - 0.5) < 4 * np.sqrt(0.25 / DRAWS)
         uniform(changed, low, high)
@@ -251,9 +263,11 @@ def test_colours_change_as_in_hsv():
     pixels = rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)
     preprocess = Preprocess(size=(8, 9), **PLAIN)
     for d in (
-        Distortion(add=20.0, gain=1.3), Distortion(hue=0.09), Distortion(saturation=1.4),
+        Distortion(add=20.0, gain=1.3),
+        Distortion(hue=0.09),
+        Distortion(saturation=1.4),
         Distortion(-15.0, 1.0, 0.6, -0.07, 1.2),
-    ):  # fmt: skip
+    ):
         out = painted(pixels, (0, 0), (8, 9), (0, 0, 0), False, d, preprocess)
         for y in range(8):
             for x in range(9):
@@ -267,8 +281,9 @@ def test_colours_change_as_in_hsv():
 def test_what_zoom_out_adds_is_not_distorted():
     preprocess = Preprocess(size=(20, 20), **PLAIN)
     pixels = np.full((10, 10, 3), 100, np.uint8)
-    out = painted(pixels, (5, 5), (20, 20), (123, 117, 104), False, Distortion(add=50.0),
-                  preprocess)  # fmt: skip
+    out = painted(
+        pixels, (5, 5), (20, 20), (123, 117, 104), False, Distortion(add=50.0), preprocess
+    )
     assert out[:, 0, 0].tolist() == [123, 117, 104]
     assert out[:, 10, 10].tolist() == [150, 150, 150]
 
@@ -290,11 +305,19 @@ def test_misspelt_kinds_and_options_name_the_nearest():
 
 @pytest.mark.parametrize(
     ("kind", "option", "value"),
-    [("flip", "p", 1.5), ("ssd", "scale", (0, 0)), ("ssd", "scale", (0.5, 2)),
-     ("ssd", "ratio", (2, 0.5)), ("ssd", "trials", 0), ("ssd", "zoom_ratio", 0.5),
-     ("ssd", "overlaps", (0.5, 2)), ("yolo", "jitter", 1), ("yolo", "exposure", 0),
-     ("yolo", "hue", float("nan"))],
-)  # fmt: skip
+    [
+        ("flip", "p", 1.5),
+        ("ssd", "scale", (0, 0)),
+        ("ssd", "scale", (0.5, 2)),
+        ("ssd", "ratio", (2, 0.5)),
+        ("ssd", "trials", 0),
+        ("ssd", "zoom_ratio", 0.5),
+        ("ssd", "overlaps", (0.5, 2)),
+        ("yolo", "jitter", 1),
+        ("yolo", "exposure", 0),
+        ("yolo", "hue", float("nan")),
+    ],
+)
 def test_a_range_that_cannot_be_is_refused(kind: str, option: str, value: object) -> None:
     with pytest.raises(InputError, match=f"^{option}"):
         augmentation(kind, **{option: value})

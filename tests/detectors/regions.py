@@ -12,33 +12,46 @@ from boxatlas.registry import create_model
 from boxatlas.structures import Batch
 
 _RPN: dict[str, Any] = {
-    "size": (64, 96), "proposals_loss": (100, 60), "proposals_detect": (100, 40),
-    "roi_count": 32, "rpn_count": 64,
-}  # fmt: skip
+    "size": (64, 96),
+    "proposals_loss": (100, 60),
+    "proposals_detect": (100, 40),
+    "roi_count": 32,
+    "rpn_count": 64,
+}
 _ONE_MAP: dict[str, Any] = {**_RPN, "anchor_sizes": (16, 32, 64), "rpn_width": 16, "min_size": 4.0}
 _PYRAMID: dict[str, Any] = {
-    **_RPN, "backbone": "resnet18", "norm": "batch", "width": 16, "box_width": 16,
+    **_RPN,
+    "backbone": "resnet18",
+    "norm": "batch",
+    "width": 16,
+    "box_width": 16,
     "anchor_sizes": (8, 16, 32, 64, 128),
-}  # fmt: skip
+}
 _MASKS: dict[str, Any] = {"mask_convs": 1, "mask_width": 8}
 
 SMALL: dict[str, dict[str, Any]] = {
     "faster_rcnn_zf": {**_ONE_MAP, "box_width": 16, "dropout": 0.0},
     "faster_rcnn_vgg16": {**_ONE_MAP, "box_width": 8, "dropout": 0.0},
     "rfcn_r50": {
-        **{k: v for k, v in _ONE_MAP.items() if k != "min_size"}, "backbone": "resnet18",
-        "norm": "batch", "conv_width": 16,
+        **{k: v for k, v in _ONE_MAP.items() if k != "min_size"},
+        "backbone": "resnet18",
+        "norm": "batch",
+        "conv_width": 16,
     },
     "rfcn_r50_fpn": {k: v for k, v in {**_PYRAMID, "conv_width": 16}.items() if k != "box_width"},
     "fast_rcnn_alexnet": {"size": (64, 96), "box_width": 16, "dropout": 0.0, "roi_count": 32},
     "fast_rcnn_r50_fpn": {
-        "size": (64, 96), "backbone": "resnet18", "norm": "batch", "width": 16, "box_width": 16,
+        "size": (64, 96),
+        "backbone": "resnet18",
+        "norm": "batch",
+        "width": 16,
+        "box_width": 16,
         "roi_count": 32,
     },
     "mask_rcnn_r50_fpn": {**_PYRAMID, **_MASKS},
     "cascade_rcnn_r50_fpn": _PYRAMID,
     "cascade_mask_rcnn_r50_fpn": {**_PYRAMID, **_MASKS},
-}  # fmt: skip
+}
 
 
 def small(name: str, classes: int = 3, **options: Any) -> Detector:
@@ -55,8 +68,9 @@ def batch(model: Detector, images: int = 2, proposals: bool = False) -> Batch:
     box = torch.zeros(64, 96)
     box[4:40, 4:44] = 1
     flat = box.T.reshape(-1)
-    edges = torch.cat([torch.tensor([0]), (flat.diff() != 0).nonzero()[:, 0] + 1,
-                       torch.tensor([len(flat)])])  # fmt: skip
+    edges = torch.cat(
+        [torch.tensor([0]), (flat.diff() != 0).nonzero()[:, 0] + 1, torch.tensor([len(flat)])]
+    )
     rle = {"size": [64, 96], "counts": edges.diff().tolist()}
     triangle = [[x1, y2, x2, y2, (x1 + x2) / 2, y1]]
     made.targets.masks = [[rle, triangle, None], *[[] for _ in range(images - 1)]]

@@ -169,9 +169,11 @@ def test_roi_losses_have_the_gradient_of_finite_differences():
     corner = torch.rand(2, 5, 2).double() * 30
     boxes = torch.cat([corner, corner + 5 + torch.rand(2, 5, 2) * 20], -1)
     rois = SampledRoIs(
-        boxes, torch.tensor([[0, 1, 3, -1, 2], [2, 0, 0, 1, -1]]), boxes + 2.0,
+        boxes,
+        torch.tensor([[0, 1, 3, -1, 2], [2, 0, 0, 1, -1]]),
+        boxes + 2.0,
         torch.zeros(2, 5, dtype=torch.int64),
-    )  # fmt: skip
+    )
 
     def loss(logits, deltas):
         cls, box = roi_losses(logits, deltas, rois, DeltaCoder(), 0.3)

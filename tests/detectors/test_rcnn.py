@@ -19,8 +19,11 @@ from boxatlas.structures import Batch, Frame, Targets
 from boxatlas.training import find_recipe, train
 
 TINY: dict[str, Any] = {
-    "backbone": "timm/test_efficientnet", "crop_size": 32, "crop_padding": 2, "max_proposals": 20,
-}  # fmt: skip
+    "backbone": "timm/test_efficientnet",
+    "crop_size": 32,
+    "crop_padding": 2,
+    "max_proposals": 20,
+}
 
 
 def tiny(**options: Any) -> RCNN:
@@ -40,8 +43,13 @@ def batch(objects: int = 1, proposals: int = 10) -> Batch:
     if proposals:
         boxes[0, 0] = torch.tensor([22.0, 20, 60, 62])  # over half of the object
     frames = [Frame((80, 80), (80, 80))] * 2
-    return Batch(torch.randn(2, 3, 80, 80, generator=generator), frames, targets, boxes,
-                 torch.ones(2, proposals, dtype=torch.bool))  # fmt: skip
+    return Batch(
+        torch.randn(2, 3, 80, 80, generator=generator),
+        frames,
+        targets,
+        boxes,
+        torch.ones(2, proposals, dtype=torch.bool),
+    )
 
 
 # -- learning -------------------------------------------------------------------------------------
@@ -204,8 +212,10 @@ CROPS = [{"crop_mode": "square"}, {"crop_mode": "square_masked"}, {"crop_padding
 @pytest.mark.parametrize("options", CROPS)
 def test_switches_of_the_crop_change_what_is_seen(options: dict[str, Any]) -> None:
     given = batch()
-    plain, changed = (m(given.images, given.frames, given.proposals)["scores"]
-                      for m in (tiny().eval(), tiny(**options).eval()))  # fmt: skip
+    plain, changed = (
+        m(given.images, given.frames, given.proposals)["scores"]
+        for m in (tiny().eval(), tiny(**options).eval())
+    )
     assert not torch.allclose(plain, changed)
 
 
@@ -258,8 +268,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(made: Path) -> Any:
     settings = [f"model.{k}={v}" for k, v in TINY.items()]
-    settings += ["init=none", "iterations=3", "batch=2", "warmup=0", "eval_every=3", "save_every=1",
-                 "model.fold_norms=false", "val_split=none"]  # fmt: skip
+    settings += [
+        "init=none",
+        "iterations=3",
+        "batch=2",
+        "warmup=0",
+        "eval_every=3",
+        "save_every=1",
+        "model.fold_norms=false",
+        "val_split=none",
+    ]
     return find_recipe("rcnn_efficientnet_lite0", settings).changed({"data": [str(made)]})
 
 
@@ -288,8 +306,7 @@ def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(
     stopping(Store, "add", lambda self: "search")
     stopping(RCNN, "loss", lambda self: "fine_tune")
     stopping(FeatureCache, "commit", lambda self: None)
-    stopping(FeatureCache, "add",
-             lambda self: "svms" if "svms" in str(self.folder) else "boxes")  # fmt: skip
+    stopping(FeatureCache, "add", lambda self: "svms" if "svms" in str(self.folder) else "boxes")
     stopped = 0
     for _ in range(5):
         try:

@@ -51,8 +51,12 @@ def test_what_was_right_already_goes_no_further_and_objects_come_again() -> None
     """Stage 2 sees the boxes that stage 1 made of its own, but not of one at IoU 0.95 or more."""
     model = cascade()
     given = given_of(model, MOVED)
-    rois = SampledRoIs(MOVED, torch.tensor([[2, 2, 2, 2, 0]]), OBJECT.expand(1, 5, 4),
-                       torch.zeros(1, 5, dtype=torch.int64))  # fmt: skip
+    rois = SampledRoIs(
+        MOVED,
+        torch.tensor([[2, 2, 2, 2, 0]]),
+        OBJECT.expand(1, 5, 4),
+        torch.zeros(1, 5, dtype=torch.int64),
+    )
     logits = torch.zeros(1, 5, 4)
     deltas = torch.zeros(1, 5, 1, 4)
     deltas[..., 0] = 10 * 4 / 40  # weight 10, four pixels of forty
@@ -168,9 +172,14 @@ def test_the_truncated_layer_is_the_best_of_its_rank() -> None:
 # -- what a phase computes --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "more"), [
-    ("faster_rcnn_zf", {}), ("faster_rcnn_zf", {"shared_features": False}), ("rfcn_r50", {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("faster_rcnn_zf", {}),
+        ("faster_rcnn_zf", {"shared_features": False}),
+        ("rfcn_r50", {}),
+    ],
+)
 def test_the_rpn_learns_without_the_heads_work(name, more, monkeypatch) -> None:
     """Its losses are those of the whole, though no RoI is drawn, pooled or scored."""
     model = small(name, **more).train()

@@ -167,11 +167,15 @@ def seen(model: Any, given: Any) -> dict[str, Any]:
         proposals = None if given.proposals is None else given.proposals[:1]
         found = model.postprocess(model(images, frames, proposals), frames, score=0.0)[0]
     return {
-        "shapes": shapes, "phases": model.phases(),
+        "shapes": shapes,
+        "phases": model.phases(),
         "losses": {k: v.item() for k, v in value.items()},
-        "found": (found.boxes.tolist(), found.scores.tolist(),
-                  None if found.masks is None else int(found.masks.sum())),
-    }  # fmt: skip
+        "found": (
+            found.boxes.tolist(),
+            found.scores.tolist(),
+            None if found.masks is None else int(found.masks.sum()),
+        ),
+    }
 
 
 @pytest.mark.parametrize(("name", "option", "value", "more"), SWITCHES)
@@ -192,9 +196,16 @@ def test_no_switch_is_left_out() -> None:
         set(type(small("cascade_rcnn_r50_fpn").config).switches()) - tested["cascade_rcnn_r50_fpn"]
     )
     assert pyramid == {
-        "roi_op", "sampler", "rpn_cls", "rpn_border", "anchor_ratios", "top_down", "lateral",
-        "one_level", "p6",
-    }  # fmt: skip
+        "roi_op",
+        "sampler",
+        "rpn_cls",
+        "rpn_border",
+        "anchor_ratios",
+        "top_down",
+        "lateral",
+        "one_level",
+        "p6",
+    }
     shared = pyramid | tested["mask_rcnn_r50_fpn"] | tested["cascade_rcnn_r50_fpn"]
     for name, own in tested.items():
         known = own | (shared if "fpn" in name else set())

@@ -27,10 +27,21 @@ def data(tmp_path: Path) -> Path:
 
 def recipe(data: Path, model: str, **options: Any) -> Recipe:
     return Recipe.of(
-        model=model, options={**SMALL[model], **options}, data=[str(data)], iterations=4, batch=2,
-        lr=0.002, momentum=0.9, clip=5.0, schedule="constant", save_every=1, eval_every=4,
-        val_split="none", workers=0, log_every=1,
-    )  # fmt: skip
+        model=model,
+        options={**SMALL[model], **options},
+        data=[str(data)],
+        iterations=4,
+        batch=2,
+        lr=0.002,
+        momentum=0.9,
+        clip=5.0,
+        schedule="constant",
+        save_every=1,
+        eval_every=4,
+        val_split="none",
+        workers=0,
+        log_every=1,
+    )
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -41,9 +41,11 @@ def test_multiply_adds_equal_the_reference(second):
     with torch.device("meta"):
         theirs = build(weights=None, weights_backbone=None)
         ours = create_model(
-            "retinanet_r50_fpn_v2" if second else "retinanet_r50_fpn", num_classes=91,
-            p6_from="c5" if second else "p5", norm="batch",
-        )  # fmt: skip
+            "retinanet_r50_fpn_v2" if second else "retinanet_r50_fpn",
+            num_classes=91,
+            p6_from="c5" if second else "p5",
+            norm="batch",
+        )
         image = torch.empty(1, 3, 800, 1216)
         with FlopCounterMode(display=False) as peer:
             theirs.head(list(theirs.backbone(image).values()))
@@ -73,9 +75,11 @@ def three_anchors(logits: list[list[float]], deltas: list[list[float]], **option
     assert isinstance(model, RetinaNet)
     anchors = torch.tensor([[0.0, 0, 20, 20], [0.0, 0, 20, 9], [60.0, 40, 80, 60]])
     raw = {
-        "logits": torch.tensor([logits]), "deltas": torch.tensor([deltas]), "anchors": anchors,
+        "logits": torch.tensor([logits]),
+        "deltas": torch.tensor([deltas]),
+        "anchors": anchors,
         "levels": torch.tensor([3]),
-    }  # fmt: skip
+    }
     model.forward = lambda *a, **k: raw
     objects = Targets.collate([torch.tensor([[0.0, 0, 20, 20]])], [torch.tensor([1])])
     return model, Batch(torch.zeros(1, 3, 64, 96), [Frame((64, 96), (64, 96))], objects)
@@ -163,10 +167,14 @@ def test_each_image_is_divided_by_its_own_positives():
     given = batch(1)
     one = total(model.eval(), given)
     twice = Batch(
-        given.images.repeat(2, 1, 1, 1), given.frames * 2,
-        Targets.collate([given.targets.boxes[0]] * 2, [given.targets.labels[0]] * 2,
-                        [given.targets.ignore[0]] * 2),
-    )  # fmt: skip
+        given.images.repeat(2, 1, 1, 1),
+        given.frames * 2,
+        Targets.collate(
+            [given.targets.boxes[0]] * 2,
+            [given.targets.labels[0]] * 2,
+            [given.targets.ignore[0]] * 2,
+        ),
+    )
     torch.testing.assert_close(total(model, twice), one, rtol=1e-5, atol=1e-6)
 
 
@@ -189,8 +197,11 @@ SWITCHES = {
     "anchor_scales": [(1.0,)],
     "anchor_ratios": [(1.0,)],
 }
-BESIDE = {"star_beta": {"cls_loss": "focal_star"}, "ohem_batch": {"cls_loss": "ohem"},
-          "ohem_nms": {"cls_loss": "ohem"}}  # fmt: skip
+BESIDE = {
+    "star_beta": {"cls_loss": "focal_star"},
+    "ohem_batch": {"cls_loss": "ohem"},
+    "ohem_nms": {"cls_loss": "ohem"},
+}
 
 
 def test_no_switch_is_forgotten():
@@ -226,8 +237,12 @@ def test_candidates_keep_the_best_of_each_level():
     assert isinstance(model, RetinaNet)
     logits = torch.tensor([0.0, 3.0, 1.0, 2.0, -9.0, 4.0, 5.0]).view(1, 7, 1)
     anchors = torch.tensor([[10.0 * i, 0, 10 * i + 8, 8] for i in range(7)])
-    raw = {"logits": logits, "deltas": torch.zeros(1, 7, 4), "anchors": anchors,
-           "levels": torch.tensor([4, 3])}  # fmt: skip
+    raw = {
+        "logits": logits,
+        "deltas": torch.zeros(1, 7, 4),
+        "anchors": anchors,
+        "levels": torch.tensor([4, 3]),
+    }
     (found,) = model.postprocess(raw, [Frame((64, 96), (64, 96))])
     # Of the first level the logits 3 and 2, of the second 5 and 4; best first.
     want = torch.tensor([5.0, 4, 3, 2]).sigmoid()

@@ -27,40 +27,87 @@ from boxatlas.errors import InputError
 VGG = {"backbone": "vgg16"}
 # Used by the one loss that all share: tried on SSD, and on RefineDet, which has its own.
 COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
-    "negatives": (1.0, {}), "match_iou": (0.3, {}), "loc_weight": (2.0, {}),
-}  # fmt: skip
+    "negatives": (1.0, {}),
+    "match_iou": (0.3, {}),
+    "loc_weight": (2.0, {}),
+}
 FIRST: dict[str, tuple[Any, dict[str, Any]]] = {"boxes_on_first_map": (6, {})}
 # Per method: its config, and for each switch another value and the options that go with both.
 SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str, Any]]]]] = {
-    "ssd300_vgg16": (SSDConfig, {
-        **COMMON, **FIRST, "atrous": (False, VGG), "ratio_2": (False, {}), "ratio_3": (False, {}),
-        "l2norm": (False, VGG),
-    }),
-    "fssd300_vgg16": (FSSDConfig, {
-        **FIRST, "sources": (("conv3_3", "conv4_3", "fc7"), {}), "fuse": ("sum", {}),
-        "fuse_norm": (False, {}), "generator": ("bottleneck", {}),
-    }),
-    "rfbnet300_vgg16": (RFBNetConfig, {
-        "boxes_on_first_map": (4, {}), "rfb": (False, {}), "rfb_s": (False, {}),
-        "dilated": (False, {}), "version": ("e", {}),
-    }),
-    "refinedet320_vgg16": (RefineDetConfig, {
-        **COMMON, "negative_filter": (0.5, {}), "two_step": (False, {}), "tcb": ("none", {}),
-    }),
-    "dsod300": (DSODConfig, {
-        **FIRST, "stem_block": (False, {}), "stem": (4, {}), "bottleneck": (6, {}),
-        "growth": (3, {}), "compression": (0.5, {}), "transition_without_pooling": (False, {}),
-        "dense_supervision": (False, {}), "prediction": ("plain", {}),
-    }),
-    "dssd321_r101": (DSSDConfig, {
-        "prediction_module": ("b", {}), "decoder": (False, {}), "fusion": ("sum", {}),
-        "finetune": (True, {"staged": True}),
-    }),
-    "m2det320_vgg16": (M2DetConfig, {
-        "tums": (3, {}), "scales": (4, {}), "planes": (8, {}),
-        "base_feature": (False, {}), "sfam": (False, {}),
-    }),
-}  # fmt: skip
+    "ssd300_vgg16": (
+        SSDConfig,
+        {
+            **COMMON,
+            **FIRST,
+            "atrous": (False, VGG),
+            "ratio_2": (False, {}),
+            "ratio_3": (False, {}),
+            "l2norm": (False, VGG),
+        },
+    ),
+    "fssd300_vgg16": (
+        FSSDConfig,
+        {
+            **FIRST,
+            "sources": (("conv3_3", "conv4_3", "fc7"), {}),
+            "fuse": ("sum", {}),
+            "fuse_norm": (False, {}),
+            "generator": ("bottleneck", {}),
+        },
+    ),
+    "rfbnet300_vgg16": (
+        RFBNetConfig,
+        {
+            "boxes_on_first_map": (4, {}),
+            "rfb": (False, {}),
+            "rfb_s": (False, {}),
+            "dilated": (False, {}),
+            "version": ("e", {}),
+        },
+    ),
+    "refinedet320_vgg16": (
+        RefineDetConfig,
+        {
+            **COMMON,
+            "negative_filter": (0.5, {}),
+            "two_step": (False, {}),
+            "tcb": ("none", {}),
+        },
+    ),
+    "dsod300": (
+        DSODConfig,
+        {
+            **FIRST,
+            "stem_block": (False, {}),
+            "stem": (4, {}),
+            "bottleneck": (6, {}),
+            "growth": (3, {}),
+            "compression": (0.5, {}),
+            "transition_without_pooling": (False, {}),
+            "dense_supervision": (False, {}),
+            "prediction": ("plain", {}),
+        },
+    ),
+    "dssd321_r101": (
+        DSSDConfig,
+        {
+            "prediction_module": ("b", {}),
+            "decoder": (False, {}),
+            "fusion": ("sum", {}),
+            "finetune": (True, {"staged": True}),
+        },
+    ),
+    "m2det320_vgg16": (
+        M2DetConfig,
+        {
+            "tums": (3, {}),
+            "scales": (4, {}),
+            "planes": (8, {}),
+            "base_feature": (False, {}),
+            "sfam": (False, {}),
+        },
+    ),
+}
 CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in rows]
 
 
@@ -183,8 +230,10 @@ def test_dssd_learns_in_stages():
     assert (ssd.init_from, decoder.init_from, whole.init_from) == (None, "ssd", "decoder")
     losses = model.loss(batch())
     assert set(losses) == {*(ssd.losses or ()), *(decoder.losses or ())}
-    for phase, learned in ((ssd, ("backbone", "neck", "ssd_before", "ssd_head")),
-                           (decoder, ("decoder", "before", "head"))):  # fmt: skip
+    for phase, learned in (
+        (ssd, ("backbone", "neck", "ssd_before", "ssd_head")),
+        (decoder, ("decoder", "before", "head")),
+    ):
         model.zero_grad()
         losses = model.loss(batch())
         sum(losses[term] for term in phase.losses or ()).backward()  # pyright: ignore
@@ -206,8 +255,11 @@ def test_dsods_class_rows_reach_its_norms():
     model = tiny("dsod300")
     rows, state = model.class_rows(), model.state_dict()
     assert {name.rsplit(".", 1)[1] for name in rows if ".1." in name} == {
-        "weight", "bias", "running_mean", "running_var"
-    }  # fmt: skip
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+    }
     for name, row in rows.items():
         assert state[name].shape[0] == row.groups * (row.offset + 3 * row.width)
 
@@ -218,9 +270,10 @@ def test_dsods_class_rows_reach_its_norms():
 def raw_of(scores: list[list[float]], anchors: list[list[float]]) -> dict[str, torch.Tensor]:
     """Outputs of one image: class probabilities (background first), boxes that are the anchors."""
     return {
-        "logits": torch.tensor([scores]).log(), "deltas": torch.zeros(1, len(scores), 4),
+        "logits": torch.tensor([scores]).log(),
+        "deltas": torch.zeros(1, len(scores), 4),
         "anchors": torch.tensor(anchors),
-    }  # fmt: skip
+    }
 
 
 BOXES = [[0.0, 0, 40, 40], [0.0, 0, 40, 30], [50.0, 50, 90, 90], [0.0, 0, 40, 10]]

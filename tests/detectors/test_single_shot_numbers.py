@@ -15,8 +15,11 @@ from boxatlas.weights import m2det, rfbnet
 
 DSSD = {"head_kernels": (5, 5, 3, 3, 3, 3)}
 RELEASED = {
-    "form": "released", "sfam": False, "shared_leach": True, "norm_largest": True,
-}  # fmt: skip
+    "form": "released",
+    "sfam": False,
+    "shared_leach": True,
+    "norm_largest": True,
+}
 SIX, FOUR = [6] * 6, [4, 6, 6, 6, 4, 4]
 
 # name, classes, options; boxes in a cell and map sides; parameters; multiply-adds in G (0.005 off).

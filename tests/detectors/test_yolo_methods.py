@@ -47,9 +47,10 @@ def batch(model: Any, labelled: bool = False) -> Batch:
     scale = torch.tensor([width, height, width, height]) / 96
     boxes = torch.tensor([[8.0, 8, 40, 44], [10.0, 8, 44, 44], [50.0, 40, 90, 90]]) * scale
     targets = Targets.collate(
-        [boxes, boxes[:0]], [torch.arange(3), torch.arange(0)],
+        [boxes, boxes[:0]],
+        [torch.arange(3), torch.arange(0)],
         image_label=[-1, 2 if labelled else -1],
-    )  # fmt: skip
+    )
     images = torch.randn(2, 3, height, width, generator=generator)
     return Batch(images, [Frame((height, width), (height, width))] * 2, targets)
 
@@ -59,30 +60,55 @@ def batch(model: Any, labelled: bool = False) -> Batch:
 DARKNET = {"backbone": "darknet_tiny"}
 FINE = {"prior_loss_images": 0}
 PATH = {  # table 2's rows
-    "batch_norm": (False, {"backbone": "darknet_tiny"}), "anchor_boxes": (False, {"size": 128}),
-    "new_network": (False, {"backbone": "auto", "width": 0.02}), "dimension_priors": (False, {}),
-    "location_prediction": (False, {}), "passthrough": (False, {}), "multi_scale": (False, {}),
-    "hires_detector": (False, {"size": None}), "objectness_target": ("one", {}),
-}  # fmt: skip
+    "batch_norm": (False, {"backbone": "darknet_tiny"}),
+    "anchor_boxes": (False, {"size": 128}),
+    "new_network": (False, {"backbone": "auto", "width": 0.02}),
+    "dimension_priors": (False, {}),
+    "location_prediction": (False, {}),
+    "passthrough": (False, {}),
+    "multi_scale": (False, {}),
+    "hires_detector": (False, {"size": None}),
+    "objectness_target": ("one", {}),
+}
 SWITCHES: dict[str, tuple[Any, dict[str, tuple[Any, dict[str, Any]]]]] = {
-    "yolov1": (YOLOv1Config, {
-        "batch_norm": (True, {"backbone": "extraction"}), "nms_iou": (0.1, {}),
-        "confidence_target": ("one", {}), "coord_scale": (2.0, {}), "noobject_scale": (0.1, {}),
-        "square_root": (False, {}),
-    }),
+    "yolov1": (
+        YOLOv1Config,
+        {
+            "batch_norm": (True, {"backbone": "extraction"}),
+            "nms_iou": (0.1, {}),
+            "confidence_target": ("one", {}),
+            "coord_scale": (2.0, {}),
+            "noobject_scale": (0.1, {}),
+            "square_root": (False, {}),
+        },
+    ),
     "yolov2": (YOLOv2Config, PATH),
-    "yolo9000": (YOLO9000Config, {
-        **{k: v for k, v in PATH.items() if k not in ("anchor_boxes", "dimension_priors")},
-        "passthrough": (True, {}), "class_loss": ("flat", {}), "tree_threshold": (0.9, {}),
-        "oversampling": (0.0, {}),
-    }),
-    "yolov3": (YOLOv3Config, {
-        "ignore_rule": ("none", {"ignore_iou": 0.0}), "anchor_match": ("best_of_map", {}),
-        "box_loss": ("giou", {}), "objectness_target": ("iou", {}), "class_loss": ("softmax", {}),
-        "multi_scale": (False, {}), "location": ("linear", {}), "focal": (2.0, {}),
-        "truth_iou": (0.05, {}), "ignore_iou": (0.05, {}),
-    }),
-}  # fmt: skip
+    "yolo9000": (
+        YOLO9000Config,
+        {
+            **{k: v for k, v in PATH.items() if k not in ("anchor_boxes", "dimension_priors")},
+            "passthrough": (True, {}),
+            "class_loss": ("flat", {}),
+            "tree_threshold": (0.9, {}),
+            "oversampling": (0.0, {}),
+        },
+    ),
+    "yolov3": (
+        YOLOv3Config,
+        {
+            "ignore_rule": ("none", {"ignore_iou": 0.0}),
+            "anchor_match": ("best_of_map", {}),
+            "box_loss": ("giou", {}),
+            "objectness_target": ("iou", {}),
+            "class_loss": ("softmax", {}),
+            "multi_scale": (False, {}),
+            "location": ("linear", {}),
+            "focal": (2.0, {}),
+            "truth_iou": (0.05, {}),
+            "ignore_iou": (0.05, {}),
+        },
+    ),
+}
 ELSEWHERE = {"hires_classifier"}  # which file of weights is fetched: tested below
 NOT_OF_9000 = {"anchor_boxes", "dimension_priors"}  # its priors are given, its head is a tree's
 CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in rows]
@@ -125,8 +151,9 @@ def test_a_switch_changes_something(name: str, switch: str):
 def test_the_classifier_may_have_been_tuned_at_448(on: bool, file: str | None, monkeypatch):
     asked: list[Any] = []
     monkeypatch.setattr(Darknet, "load_pretrained", lambda self, name=None: asked.append(name))
-    boxatlas.create_model("yolov2", num_classes=2, pretrained=True, size=64, width=0.02,
-                          hires_classifier=on)  # fmt: skip
+    boxatlas.create_model(
+        "yolov2", num_classes=2, pretrained=True, size=64, width=0.02, hires_classifier=on
+    )
     assert asked == [file]
 
 
@@ -188,8 +215,10 @@ def test_yolov3_gives_a_box_several_labels():
     (found,) = model.postprocess(raw, [Frame((64, 64), (64, 64))], score=0.5)
     assert sorted(found.labels.tolist()) == [0, 2]
     # Anchor 5 is 344 x 319, a tenth of it about the middle of cell (row 1, column 0) of 32.
-    assert found.boxes[0].tolist() == pytest.approx([16 - 17.2, 48 - 15.95, 33.2, 63.95], abs=0.01
-                                                    ) or found.boxes[0, 0] == 0  # fmt: skip
+    assert (
+        found.boxes[0].tolist() == pytest.approx([16 - 17.2, 48 - 15.95, 33.2, 63.95], abs=0.01)
+        or found.boxes[0, 0] == 0
+    )
 
 
 @pytest.mark.parametrize("prior", [0.01, 0.5])
@@ -320,10 +349,16 @@ def test_an_image_of_labels_alone_and_one_of_boxes_alone_train():
     model = of_words()
     both = batch(model, labelled=True)
     for keep in (slice(0, 1), slice(1, 2)):
-        part = Batch(both.images[keep], both.frames[keep], Targets(
-            both.targets.boxes[keep], both.targets.labels[keep], both.targets.ignore[keep],
-            both.targets.image_label[keep],
-        ))  # fmt: skip
+        part = Batch(
+            both.images[keep],
+            both.frames[keep],
+            Targets(
+                both.targets.boxes[keep],
+                both.targets.labels[keep],
+                both.targets.ignore[keep],
+                both.targets.image_label[keep],
+            ),
+        )
         assert torch.stack(list(model.loss(part).values())).sum().isfinite()
 
 
@@ -352,9 +387,7 @@ def test_asked_for_classes_each_box_scores_them_all():
     odds = 1 / (1 + math.exp(-1))
     assert found.names == ["dog"]
     assert found.scores.tolist() == pytest.approx([0.75 * odds], rel=1e-3)
-    both = model.stay(
-        {"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000
-    )[0]  # fmt: skip
+    both = model.stay({"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000)[0]
     assert set(both.labels.tolist()) == {0, 1, 2}
 
 
@@ -363,8 +396,11 @@ def test_classes_of_the_data_are_found_in_the_tree(tmp_path: Path):
     (tmp_path / "a.names").write_text("thing\nanimal\nvessel\ndog\nairplane\n")
     (tmp_path / "coco.names").write_text("boat\naeroplane\n")
     (tmp_path / "coco.map").write_text("2\n4\n")
-    files = {"tree": str(tmp_path / "a.tree"), "tree_names": str(tmp_path / "a.names"),
-             "class_map": (str(tmp_path / "coco.names"), str(tmp_path / "coco.map"))}  # fmt: skip
+    files = {
+        "tree": str(tmp_path / "a.tree"),
+        "tree_names": str(tmp_path / "a.names"),
+        "class_map": (str(tmp_path / "coco.names"), str(tmp_path / "coco.map")),
+    }
     model = tiny("yolo9000", ("dog",), **{**files, "parents": None})
     assert model.classes == ("thing", "animal", "vessel", "dog", "airplane")
     assert model.nodes_of(["boat", "n4", "animal", "aeroplane", "airplane"]) == [2, 3, 1, 4, 4]
@@ -427,10 +463,15 @@ def test_joint_training_through_the_command_s_own_path(tmp_path: Path):
         "".join(f"{w} {p}\n" for w, p in zip(WORDS, PARENTS, strict=True))
     )
     recipe = Recipe.of(
-        model="yolo9000", data=[str(boxes), str(labels)], iterations=2, batch=5, lr=1e-3,
+        model="yolo9000",
+        data=[str(boxes), str(labels)],
+        iterations=2,
+        batch=5,
+        lr=1e-3,
         options={**TIMM, "size": 96, "tree": str(tmp_path / "w.tree"), "multi_scale": False},
-        eval_every=2, augment="yolo",
-    )  # fmt: skip
+        eval_every=2,
+        augment="yolo",
+    )
     done = train(recipe, tmp_path / "run")
     model = boxatlas.load(done.last)
     assert model.classes == WORDS

@@ -82,8 +82,9 @@ def test_invalid_xml(boxatlas: Callable, data: Path) -> None:
 def test_invalid_json(boxatlas: Callable, data: Path) -> None:
     path = data / "coco" / "annotations" / "instances_train.json"
     path.write_text(path.read_text()[:-40])
-    refused(boxatlas("train", MODEL, *DRY, "--data", data / "coco"), "instances_train.json: ",
-            "JSON")  # fmt: skip
+    refused(
+        boxatlas("train", MODEL, *DRY, "--data", data / "coco"), "instances_train.json: ", "JSON"
+    )
 
 
 def test_invalid_yaml(boxatlas: Callable, data: Path, tmp_path: Path) -> None:
@@ -114,8 +115,12 @@ def test_a_path_outside_the_folder(boxatlas: Callable, data: Path, name: str) ->
     document = json.loads(path.read_text())
     document["images"][0]["file_name"] = f"{name}.jpg"
     path.write_text(json.dumps(document))
-    refused(boxatlas("train", MODEL, *DRY, "--data", data / "coco"),
-            "instances_train.json: images[0].file_name", "leaves", name)  # fmt: skip
+    refused(
+        boxatlas("train", MODEL, *DRY, "--data", data / "coco"),
+        "instances_train.json: images[0].file_name",
+        "leaves",
+        name,
+    )
 
 
 def test_a_coordinate_that_is_not_a_number(boxatlas: Callable, data: Path) -> None:
@@ -128,10 +133,14 @@ def test_a_coordinate_that_is_not_a_number(boxatlas: Callable, data: Path) -> No
     document = json.loads(path.read_text())
     document["annotations"][0]["bbox"][2] = float("nan")
     path.write_text(json.dumps(document))
-    refused(boxatlas("train", MODEL, *DRY, "--data", data / "coco"),
-            "instances_train.json: annotations[0].bbox[2]", "nan")  # fmt: skip
-    labels = next(p for p in sorted((data / "yolo" / "labels" / "train").iterdir())
-                  if p.stat().st_size)  # fmt: skip
+    refused(
+        boxatlas("train", MODEL, *DRY, "--data", data / "coco"),
+        "instances_train.json: annotations[0].bbox[2]",
+        "nan",
+    )
+    labels = next(
+        p for p in sorted((data / "yolo" / "labels" / "train").iterdir()) if p.stat().st_size
+    )
     labels.write_text("0 0.5 nan 0.1 0.1\n")
     refused(boxatlas("train", MODEL, *DRY, "--data", data / "yolo"), labels.name, "line 1", "nan")
 
@@ -141,10 +150,14 @@ def test_an_unknown_class(boxatlas: Callable, data: Path) -> None:
     document = json.loads(path.read_text())
     document["annotations"][0]["category_id"] = 77
     path.write_text(json.dumps(document))
-    refused(boxatlas("train", MODEL, *DRY, "--data", data / "coco"),
-            "annotations[0].category_id: no such category", "77")  # fmt: skip
-    labels = next(p for p in sorted((data / "yolo" / "labels" / "train").iterdir())
-                  if p.stat().st_size)  # fmt: skip
+    refused(
+        boxatlas("train", MODEL, *DRY, "--data", data / "coco"),
+        "annotations[0].category_id: no such category",
+        "77",
+    )
+    labels = next(
+        p for p in sorted((data / "yolo" / "labels" / "train").iterdir()) if p.stat().st_size
+    )
     labels.write_text("9 0.5 0.5 0.1 0.1\n")
     refused(boxatlas("train", MODEL, *DRY, "--data", data / "yolo"), labels.name, "line 1", "'9'")
     picture = data / "voc" / "JPEGImages" / "test_00000.jpg"
@@ -158,17 +171,23 @@ def test_a_misspelt_model_or_key(boxatlas: Callable, data: Path, tmp_path: Path)
     refused(boxatlas("bench", "ssd300_vgg61"), "did you mean 'ssd300_vgg16'")
     refused(boxatlas("eval", "ssd300_vgg61", "--data", voc), "did you mean 'ssd300_vgg16'")
     refused(boxatlas("eval", "bundledd", "--data", voc), "did you mean 'bundled'")
-    refused(boxatlas("train", MODEL, "--data", voc, *DRY, "--set", "batchh=2"),
-            "did you mean 'batch'")  # fmt: skip
+    refused(
+        boxatlas("train", MODEL, "--data", voc, *DRY, "--set", "batchh=2"), "did you mean 'batch'"
+    )
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"model: {MODEL}\nepochs: 1\nlearning_rates: 2\nmomentun: 0.9\n")
     refused(boxatlas("train", recipe, "--data", voc, *DRY), "mine.yaml: ", "no such option")
     recipe.write_text(f"model: {MODEL}\nepochs: 1\nmomentun: 0.9\n")
     refused(boxatlas("train", recipe, "--data", voc, *DRY), "did you mean 'momentum'")
-    refused(boxatlas("eval", data / "model.safetensors", "--data", voc, "--split", "tests"),
-            "no such split", "did you mean 'test'")  # fmt: skip
-    refused(boxatlas("eval", data / "model.safetensors", "--data", voc, "--metric", "voc1"),
-            "did you mean 'voc12'")  # fmt: skip
+    refused(
+        boxatlas("eval", data / "model.safetensors", "--data", voc, "--split", "tests"),
+        "no such split",
+        "did you mean 'test'",
+    )
+    refused(
+        boxatlas("eval", data / "model.safetensors", "--data", voc, "--metric", "voc1"),
+        "did you mean 'voc12'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,8 +218,18 @@ def test_a_misuse_of_the_command_line(
 def test_a_checkpoint_of_another_model(boxatlas: Callable, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copyfile(data / "model.safetensors", run.with_suffix(".safetensors"))
-    said = boxatlas("train", "ssd300_vgg16", "--data", data / "voc", "--out", run, "--device",
-                    "cpu", "--set", f"init={run.with_suffix('.safetensors')}")  # fmt: skip
+    said = boxatlas(
+        "train",
+        "ssd300_vgg16",
+        "--data",
+        data / "voc",
+        "--out",
+        run,
+        "--device",
+        "cpu",
+        "--set",
+        f"init={run.with_suffix('.safetensors')}",
+    )
     refused(said, "run.safetensors: ")
     assert not (run / "best.safetensors").exists()
     stranger = tmp_path / "stranger.safetensors"
@@ -209,8 +238,10 @@ def test_a_checkpoint_of_another_model(boxatlas: Callable, data: Path, tmp_path:
     save_file({"w": torch.zeros(3)}, stranger)
     refused(boxatlas("eval", stranger, "--data", data / "voc"), "stranger.safetensors: ")
     (tmp_path / "text.safetensors").write_text("no tensors")
-    refused(boxatlas("detect", data / "voc", "--model", tmp_path / "text.safetensors"),
-            "text.safetensors: ")  # fmt: skip
+    refused(
+        boxatlas("detect", data / "voc", "--model", tmp_path / "text.safetensors"),
+        "text.safetensors: ",
+    )
 
 
 class Trap:
@@ -263,8 +294,9 @@ main(["train", {MODEL!r}, "--data", {str(whole / "voc")!r}, "--out", str(run), "
       "--set", "val_split=none", "--set", "epochs=3", "--set", "save_every=2"])
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          env=environment)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("boxatlas: error: ")

@@ -47,8 +47,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_image_gives_picture_json_and_npz(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = said(capsys, "propose", photos / "b.png", "--out", tmp_path / "o", "--json",
-                          "--max-boxes", 40, "--seed", 3)  # fmt: skip
+    code, out, err = said(
+        capsys,
+        "propose",
+        photos / "b.png",
+        "--out",
+        tmp_path / "o",
+        "--json",
+        "--max-boxes",
+        40,
+        "--seed",
+        3,
+    )
     assert code == 0, err
     document = json.loads(out)
     expected = selective_search(photos / "b.png", seed=3, max_boxes=40)
@@ -103,9 +113,12 @@ def test_a_folder_goes_on_and_names_every_image(
     ],
 )
 def test_what_is_wrong_is_one_line(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path / "in")
     if arguments[0] == "x.jpg":
@@ -271,9 +284,18 @@ def test_proposals_of_files_and_rpns_are_measured_side_by_side(
     assert said(capsys, "propose", images, "--out", made, "--write", "npz")[0] == 0
     file = made / "proposals.npz"
     code, out, err = said(
-        capsys, "eval", "--proposals", file, "--proposals", rpn, "--data", labelled,
-        "--out", tmp_path / "report", "--json",
-    )  # fmt: skip
+        capsys,
+        "eval",
+        "--proposals",
+        file,
+        "--proposals",
+        rpn,
+        "--data",
+        labelled,
+        "--out",
+        tmp_path / "report",
+        "--json",
+    )
     assert code == 0, err
     document = json.loads(out)
     search, network = (document["proposals"][str(name)] for name in (file, rpn))
@@ -291,8 +313,20 @@ def test_proposals_of_files_and_rpns_are_measured_side_by_side(
 def test_an_rpn_writes_the_same_files(
     labelled: Path, rpn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = said(capsys, "propose", labelled / "JPEGImages", "--out", tmp_path, "--model",
-                          rpn, "--max-boxes", 30, "--write", "npz,json", "--json")  # fmt: skip
+    code, out, err = said(
+        capsys,
+        "propose",
+        labelled / "JPEGImages",
+        "--out",
+        tmp_path,
+        "--model",
+        rpn,
+        "--max-boxes",
+        30,
+        "--write",
+        "npz,json",
+        "--json",
+    )
     assert code == 0, err
     held = read_proposals(json.loads(out)["file"])
     assert len(held) == 4
@@ -350,8 +384,18 @@ def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
     photos.mkdir()
     for i in range(90):
         Image.fromarray(scenes.make(i, (240, 320)).image).save(photos / f"{i:02d}.jpg")
-    command = [sys.executable, "-m", "boxatlas", "propose", str(photos), "--out", str(out),
-               "--write", "npz,json", "--json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "boxatlas",
+        "propose",
+        str(photos),
+        "--out",
+        str(out),
+        "--write",
+        "npz,json",
+        "--json",
+    ]
     # What runs in the background may ignore the signal, and its children with it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

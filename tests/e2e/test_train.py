@@ -47,9 +47,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_leaves_a_detector(made: Path, tmp_path: Path, boxatlas: Callable[..., Said]) -> None:
     run = tmp_path / "run"
-    said = boxatlas("train", MODEL, "--data", str(made), "--out", str(run),
-                    "--set", "train.epochs=2", "--set", "eval_every=1", *SMALL,
-                    "--json")  # fmt: skip
+    said = boxatlas(
+        "train",
+        MODEL,
+        "--data",
+        str(made),
+        "--out",
+        str(run),
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "eval_every=1",
+        *SMALL,
+        "--json",
+    )
     assert said.code == 0, said.err
     document = json.loads(said.out)
     assert document["iterations"] == 4  # 8 images in batches of 4, twice
@@ -91,9 +102,12 @@ def test_dry_run_writes_nothing(
     ],
 )
 def test_a_mistake_is_one_line(
-    made: Path, tmp_path: Path, boxatlas: Callable[..., Said], arguments: list[str],
+    made: Path,
+    tmp_path: Path,
+    boxatlas: Callable[..., Said],
+    arguments: list[str],
     message: str,
-) -> None:  # fmt: skip
+) -> None:
     run = tmp_path / "run"
     said = boxatlas("train", *arguments, "--data", str(made), "--out", str(run))
     last = said.err.strip().splitlines()[-1]
@@ -114,8 +128,19 @@ def test_an_image_that_cannot_be_read_ends_a_run_and_keeps_what_it_learned(
     image = data / "JPEGImages" / f"{name}.jpg"
     whole = image.read_bytes()
     image.write_bytes(whole[:300])
-    said = boxatlas("train", MODEL, "--data", str(data), "--out", str(run), *SMALL,
-                    "--set", "batch=2", "--set", "iterations=4")  # fmt: skip
+    said = boxatlas(
+        "train",
+        MODEL,
+        "--data",
+        str(data),
+        "--out",
+        str(run),
+        *SMALL,
+        "--set",
+        "batch=2",
+        "--set",
+        "iterations=4",
+    )
     assert (said.code, image.name in said.err) == (2, True)
     assert read_header(run)["position"].step == 3  # pyright: ignore[reportOptionalSubscript]
     image.write_bytes(whole)
@@ -141,10 +166,29 @@ def test_an_empty_folder_is_one_line(tmp_path: Path, boxatlas: Callable[..., Sai
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_together(made: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--master-addr", "127.0.0.1", "--master-port", str(20000 + os.getpid() % 20000),
-               "-m", "boxatlas", "train", MODEL, "--data", str(made), "--out", str(run),
-               "--set", "epochs=1", *SMALL, "--json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(20000 + os.getpid() % 20000),
+        "-m",
+        "boxatlas",
+        "train",
+        MODEL,
+        "--data",
+        str(made),
+        "--out",
+        str(run),
+        "--set",
+        "epochs=1",
+        *SMALL,
+        "--json",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -156,12 +200,30 @@ def test_two_processes_train_and_evaluate_together(made: Path, tmp_path: Path) -
 def test_killed_and_resumed_it_ends_with_the_same_weights(made: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of a real detector's training from files, augmentation and all."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "boxatlas", "train", MODEL, "--data", str(made),
-             "--set", "epochs=5", "--set", "save_every=1", *SMALL, "--seed", "3"]  # fmt: skip
+    start = [
+        sys.executable,
+        "-m",
+        "boxatlas",
+        "train",
+        MODEL,
+        "--data",
+        str(made),
+        "--set",
+        "epochs=5",
+        "--set",
+        "save_every=1",
+        *SMALL,
+        "--seed",
+        "3",
+    ]
 
     def train(run: Path, *more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*start, "--out", str(run), *more], env=environment,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        return subprocess.Popen(
+            [*start, "--out", str(run), *more],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert train(whole).wait() == 0

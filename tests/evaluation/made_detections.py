@@ -22,25 +22,33 @@ def table(
     counts = [len(one) for one in labels]
     flat = [box for one in boxes for box in one]
     return Table(
-        classes, [f"{i}.jpg" for i in range(len(labels))], list(range(len(labels))),
+        classes,
+        [f"{i}.jpg" for i in range(len(labels))],
+        list(range(len(labels))),
         np.array([size] * len(labels), np.int32).reshape(-1, 2),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.array(flat, np.float32).reshape(-1, 4),
         np.array([k for one in labels for k in one], np.int32),
-        np.array([v for one in ignore for v in one], bool) if ignore
+        np.array([v for one in ignore for v in one], bool)
+        if ignore
         else np.zeros(sum(counts), bool),
-    )  # fmt: skip
+    )
 
 
 def found(
-    boxes: list[list[float]], scores: list[float], labels: list[int],
-    classes: tuple[str, ...] = CLASSES, size: tuple[int, int] = (200, 200),
-) -> Detections:  # fmt: skip
+    boxes: list[list[float]],
+    scores: list[float],
+    labels: list[int],
+    classes: tuple[str, ...] = CLASSES,
+    size: tuple[int, int] = (200, 200),
+) -> Detections:
     return Detections(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64),
-        classes, size,
-    )  # fmt: skip
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(labels, dtype=torch.int64),
+        classes,
+        size,
+    )
 
 
 def nothing(classes: tuple[str, ...] = CLASSES) -> Detections:

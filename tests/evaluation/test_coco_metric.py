@@ -62,10 +62,14 @@ def with_masks(data, detections):
     areas = np.array([m.sum() for m in masks], np.float32)
     labelled = replace(data, masks=[encode(m) for m in masks], areas=areas)
     made = [
-        replace(one, masks=torch.from_numpy(
-            np.array([disc(b) for b in one.boxes.tolist()]).reshape(-1, 200, 200)))
+        replace(
+            one,
+            masks=torch.from_numpy(
+                np.array([disc(b) for b in one.boxes.tolist()]).reshape(-1, 200, 200)
+            ),
+        )
         for one in detections
-    ]  # fmt: skip
+    ]
     return labelled, made
 
 
@@ -130,9 +134,11 @@ def test_by_hand_one_box_of_iou_072() -> None:
 def test_other_rules_agree_with_the_referee() -> None:
     data, detections = random_case(11)
     rules = coco.Rules(
-        ious=(0.4, 0.6), recalls=tuple(np.linspace(0, 1, 11).tolist()), budgets=(2, 5, 50),
+        ious=(0.4, 0.6),
+        recalls=tuple(np.linspace(0, 1, 11).tolist()),
+        budgets=(2, 5, 50),
         areas={"all": (0, 1e10), "tiny": (0, 300.0)},
-    )  # fmt: skip
+    )
     ours, theirs = (all_of(data, detections, b, rules) for b in ("hotcoco", "pycocotools"))
     np.testing.assert_allclose(ours.precision, theirs.precision, atol=1e-12)
     assert ours.precision.shape == (2, 11, 3, 2, 3)
@@ -171,18 +177,23 @@ def test_real_annotations_through_the_table_as_from_the_file(shared_data: Path) 
         boxes = data.boxes[data.objects(i)] + rng.normal(0, 5, (int(data.counts[i]), 4))
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
         labels = data.labels[data.objects(i)].tolist()
-        detections.append(Detections(
-            torch.from_numpy(boxes.astype(np.float32)), torch.from_numpy(rng.random(len(labels))),
-            torch.tensor(labels, dtype=torch.int64), data.classes,
-        ))  # fmt: skip
+        detections.append(
+            Detections(
+                torch.from_numpy(boxes.astype(np.float32)),
+                torch.from_numpy(rng.random(len(labels))),
+                torch.tensor(labels, dtype=torch.int64),
+                data.classes,
+            )
+        )
     ours = evaluate(detections, data)["coco"]
     (file,) = (folder / "annotations").glob("*val2017.json")
     truth = json.loads(file.read_text())
     number = {c["name"]: c["id"] for c in truth["categories"]}
     rows = [
-        row for i, one in enumerate(detections)
+        row
+        for i, one in enumerate(detections)
         for row in one.to_coco(int(data.ids[i]), [number[name] for name in data.classes])
-    ]  # fmt: skip
+    ]
     theirs = coco.accumulate(truth, rows, backend="pycocotools").numbers()
     # The table holds corners in float32: overlaps differ in the seventh digit.
     assert ours == pytest.approx(theirs, abs=2e-3)

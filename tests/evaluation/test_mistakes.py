@@ -32,8 +32,14 @@ def test_each_kind_by_hand() -> None:
     judged = mistakes([found(boxes, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], labels)], data)
     assert judged.kind.tolist() == [RIGHT, DUPLICATE, PLACE, CLASS, BOTH, BACKGROUND, PASSED]
     assert judged.object.tolist()[:4] == [0, 0, 0, 1]
-    assert judged.counts() == {"classification": 1, "localisation": 1, "both": 1, "duplicate": 1,
-                               "background": 1, "missed": 0}  # fmt: skip
+    assert judged.counts() == {
+        "classification": 1,
+        "localisation": 1,
+        "both": 1,
+        "duplicate": 1,
+        "background": 1,
+        "missed": 0,
+    }
 
 
 def test_what_would_be_found_if_put_right_is_not_missed() -> None:
@@ -65,8 +71,14 @@ def test_confusion_by_hand() -> None:
     assert judged.confusion.tolist() == expected.tolist()
 
 
-NAMES = {"Cls": "classification", "Loc": "localisation", "Both": "both", "Dupe": "duplicate",
-         "Bkg": "background", "Miss": "missed"}  # fmt: skip
+NAMES = {
+    "Cls": "classification",
+    "Loc": "localisation",
+    "Both": "both",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
 
 
 @settings(max_examples=25, deadline=None)

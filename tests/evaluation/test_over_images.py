@@ -38,11 +38,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Table:
 def perfect(data: Table) -> list[Detections]:
     return [
         Detections(
-            torch.from_numpy(data.boxes[data.objects(i)]), torch.full((int(data.counts[i]),), 0.9),
-            torch.from_numpy(data.labels[data.objects(i)].astype(np.int64)), data.classes,
+            torch.from_numpy(data.boxes[data.objects(i)]),
+            torch.full((int(data.counts[i]),), 0.9),
+            torch.from_numpy(data.labels[data.objects(i)].astype(np.int64)),
+            data.classes,
         )
         for i in range(len(data))
-    ]  # fmt: skip
+    ]
 
 
 def test_predict_is_detect_without_a_looker_threshold(detector: Detector, data: Table) -> None:
@@ -67,10 +69,16 @@ def test_batches_and_workers_change_nothing(detector: Detector, data: Table) -> 
 def test_masks_are_kept_small(detector: Detector, data: Table, monkeypatch) -> None:
     def with_masks(images, frames, **_) -> list[Detections]:
         return [
-            Detections(torch.zeros(2, 4), torch.ones(2), torch.zeros(2, dtype=torch.int64),
-                       detector.classes, f.source, torch.ones(2, *f.source, dtype=torch.bool))
+            Detections(
+                torch.zeros(2, 4),
+                torch.ones(2),
+                torch.zeros(2, dtype=torch.int64),
+                detector.classes,
+                f.source,
+                torch.ones(2, *f.source, dtype=torch.bool),
+            )
             for f in frames
-        ]  # fmt: skip
+        ]
 
     monkeypatch.setattr(detector, "infer", with_masks)
     first = predict(detector, data, progress=False)[0]
@@ -125,13 +133,19 @@ def test_the_report_is_one_page_with_nothing_fetched(
 ) -> None:
     found = perfect(data)
     found[0] = replace(found[0], labels=(found[0].labels + 1) % 6)  # something to be wrong about
-    document = {"model": "mine", "data": ["<b>folder</b>"], "split": "test",
-                **evaluate(found, data)}  # fmt: skip
+    document = {
+        "model": "mine",
+        "data": ["<b>folder</b>"],
+        "split": "test",
+        **evaluate(found, data),
+    }
     speed = measure(detector, data.paths, seconds=0.0)
     document |= {"fps": speed.fps, "speed": speed.document()}
     history = tmp_path / "metrics.csv"
-    history.write_text("phase,iteration,lr,loss,box,mAP,coco/AP\ntrain,1,0.1,3.5,1.5,,\n"
-                       "train,2,0.1,2.5,1.0,,\ntrain,2,,,,0.5,0.25\n")  # fmt: skip
+    history.write_text(
+        "phase,iteration,lr,loss,box,mAP,coco/AP\ntrain,1,0.1,3.5,1.5,,\n"
+        "train,2,0.1,2.5,1.0,,\ntrain,2,,,,0.5,0.25\n"
+    )
     path = tmp_path / "report.html"
     write_report(path, document, found, data, detector, lead=["made for a test"], history=history)
     text = path.read_text()
@@ -148,9 +162,10 @@ def test_the_report_is_one_page_with_nothing_fetched(
 def test_a_report_of_images_without_objects(tmp_path: Path, data: Table) -> None:
     empty = data.where(np.zeros(len(data.labels), bool))
     none = [
-        Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64),
-                   data.classes)
-    ] * len(data)  # fmt: skip
+        Detections(
+            torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), data.classes
+        )
+    ] * len(data)
     write_report(tmp_path / "r.html", evaluate(none, empty), none, empty)
     assert "nothing was detected" in (tmp_path / "r.html").read_text()
 

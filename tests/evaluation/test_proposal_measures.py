@@ -19,11 +19,15 @@ def table(boxes, labels, images, ignore=None, classes=("a", "b", "c")) -> Table:
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     counts = np.bincount(images, minlength=max(images, default=0) + 1)
     return Table(
-        classes, [f"{i}.jpg" for i in range(len(counts))], list(range(len(counts))),
-        np.full((len(counts), 2), 100, np.int32), np.concatenate([[0], np.cumsum(counts)]), boxes,
+        classes,
+        [f"{i}.jpg" for i in range(len(counts))],
+        list(range(len(counts))),
+        np.full((len(counts), 2), 100, np.int32),
+        np.concatenate([[0], np.cumsum(counts)]),
+        boxes,
         np.array(labels, np.int32),
         np.zeros(len(boxes), bool) if ignore is None else np.array(ignore),
-    )  # fmt: skip
+    )
 
 
 # Two objects of class a and one of b; overlaps with the proposals 1, 1/2 and 1/4 by hand.
@@ -39,8 +43,9 @@ GIVEN = [
 def test_by_hand() -> None:
     found = measure(GIVEN, TRUTH, counts=(1, 2, 100), thresholds=(0.25, 0.5, 0.9))
     assert found.best.tolist() == [[0, 0.5, 0.25], [1, 0.5, 0.25], [1, 0.5, 0.25]]
-    np.testing.assert_allclose(found.recall, [[2 / 3, 1 / 3, 0], [1, 2 / 3, 1 / 3],
-                                              [1, 2 / 3, 1 / 3]])  # fmt: skip
+    np.testing.assert_allclose(
+        found.recall, [[2 / 3, 1 / 3, 0], [1, 2 / 3, 1 / 3], [1, 2 / 3, 1 / 3]]
+    )
     # Twice the mean of what is above 0.5: only the one met exactly has any.
     np.testing.assert_allclose(found.average_recall, [0, 1 / 3, 1 / 3])
     np.testing.assert_allclose(found.abo[1, :2], [0.75, 0.25])

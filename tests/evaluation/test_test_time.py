@@ -19,9 +19,12 @@ from boxatlas.structures import Detections
 
 def found(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Detections:
     return Detections(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(scores),
-        torch.tensor(labels, dtype=torch.int64), ("a", "b"), (100, 200),
-    )  # fmt: skip
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores),
+        torch.tensor(labels, dtype=torch.int64),
+        ("a", "b"),
+        (100, 200),
+    )
 
 
 ONE = found([[0, 0, 40, 40], [100, 0, 140, 40]], [0.6, 0.9], [0, 1])
@@ -57,9 +60,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(classes: tuple[str, ...]) -> boxatlas.Detector:
     torch.manual_seed(0)
     return boxatlas.create_model(
-        "refinedet320_vgg16", classes=classes, backbone="timm/test_efficientnet", size=96,
-        score=0.15, max_detections=5000,
-    ).eval()  # fmt: skip
+        "refinedet320_vgg16",
+        classes=classes,
+        backbone="timm/test_efficientnet",
+        size=96,
+        score=0.15,
+        max_detections=5000,
+    ).eval()
 
 
 def test_a_mirrored_image_gives_mirrored_boxes(made: Path, tmp_path: Path):

@@ -131,11 +131,13 @@ def by_loop(data, detections, k: int, iou: float) -> float | None:
         (i, box, bool(skip))
         for i in range(len(data))
         for box, label, skip in zip(
-            data.boxes[data.objects(i)], data.labels[data.objects(i)], data.ignore[data.objects(i)],
+            data.boxes[data.objects(i)],
+            data.labels[data.objects(i)],
+            data.ignore[data.objects(i)],
             strict=True,
         )
         if label == k
-    ]  # fmt: skip
+    ]
     rows = [
         (float(s), i, b)
         for i, one in enumerate(detections)

@@ -109,9 +109,12 @@ def test_both_terms_are_divided_by_the_positives_of_the_batch():
         torch.cat([found.index, found.index, empty.index]), torch.cat([found.iou] * 2 + [empty.iou])
     )
     loss = run(
-        logits.expand(3, -1, -1), deltas.expand(3, -1, -1), both, boxes.expand(3, -1, -1),
+        logits.expand(3, -1, -1),
+        deltas.expand(3, -1, -1),
+        both,
+        boxes.expand(3, -1, -1),
         labels.expand(3, -1),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(loss.box, one.box)
     torch.testing.assert_close(loss.classes, one.classes)
 

@@ -122,8 +122,9 @@ def test_gradients_are_the_finite_differences():
 def test_gradients_of_ssds_loss_are_the_finite_differences():
     def loss(logits: Tensor, deltas: Tensor) -> Tensor:
         anchors, boxes = ANCHORS.double(), BOXES.double()
-        found = multibox_loss(logits, deltas, match(anchors, boxes, VALID), anchors, boxes, LABELS,
-                              CODER)  # fmt: skip
+        found = multibox_loss(
+            logits, deltas, match(anchors, boxes, VALID), anchors, boxes, LABELS, CODER
+        )
         return found.box + found.classes
 
     _, _, logits, deltas = numbers(1)

@@ -73,10 +73,12 @@ def test_many_images_answer_as_one_by_one(monkeypatch):
     [
         # 5/2 (0.3 - 0.2)^2 at the place, 1/2 o^2 elsewhere
         ("push_to_0.3", True, 2.5 * 0.01 + 0.5 * (0.04 + 0.01)),
-        ("push_to_0.3", False, 2.5 * 0.01), ("zero", True, 0.5 * (0.04 + 0.01)),
-        ("none", True, 0.5 * (0.04 + 0.01 + 0.04)), ("none", False, 0.0),
+        ("push_to_0.3", False, 2.5 * 0.01),
+        ("zero", True, 0.5 * (0.04 + 0.01)),
+        ("none", True, 0.5 * (0.04 + 0.01 + 0.04)),
+        ("none", False, 0.0),
     ],
-)  # fmt: skip
+)
 def test_what_objectness_an_image_without_boxes_teaches(rule, suppress: bool, wanted: float):
     losses = image_loss(
         image([0.2, 0.1, 0.2]), torch.tensor([3]), TREE, objectness=rule, suppress_others=suppress

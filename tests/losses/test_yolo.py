@@ -32,9 +32,15 @@ def logit(p: float) -> float:
 
 @pytest.mark.parametrize(
     "name",
-    ["darknet_loss_detection", "darknet_loss_region_voc", "darknet_loss_yolo",
-     "darknet_loss_yolo9000", "darknet_train_toy", "darknet_train_toy_bn"],
-)  # fmt: skip
+    [
+        "darknet_loss_detection",
+        "darknet_loss_region_voc",
+        "darknet_loss_yolo",
+        "darknet_loss_yolo9000",
+        "darknet_train_toy",
+        "darknet_train_toy_bn",
+    ],
+)
 def test_agrees_with_darknet(name: str, parity_dir):
     case = Case(parity_dir / f"{name}.json")
     result = run_case(case, handlers()[case.case])
@@ -193,14 +199,16 @@ _TRUTH = truth((0.31, 0.42, 0.25, 0.35, 1), (0.8, 0.8, 0.3, 0.2, 0), (0.5, 0.1, 
 @pytest.mark.parametrize(
     ("rule", "options"),
     [
-        ("grid", {}), ("grid", {"confidence_target": "one", "square_root": False}),
+        ("grid", {}),
+        ("grid", {"confidence_target": "one", "square_root": False}),
         ("region", {"objectness_target": "one", "early": 0.01}),
         ("region", {"objectness_target": "one", "small_boxes": True}),
-        ("logistic", {}), ("logistic", {"box_loss": "squared", "focal": 2.0}),
+        ("logistic", {}),
+        ("logistic", {"box_loss": "squared", "focal": 2.0}),
         ("logistic", {"box_loss": "giou", "class_loss": "softmax"}),
         ("logistic", {"box_loss": "diou", "anchor_match": "best_of_map"}),
     ],
-)  # fmt: skip
+)
 def test_gradients_by_finite_differences(rule: str, options: dict[str, Any]):
     """In float64; where the IoU is a target, it is one that carries no gradient."""
     torch.manual_seed(3)
@@ -229,8 +237,11 @@ def test_gradients_by_finite_differences(rule: str, options: dict[str, Any]):
 
 @pytest.mark.parametrize("rule", ["grid", "region", "logistic"])
 def test_an_image_without_objects_teaches_that_nothing_is_there(rule: str):
-    none = Truth(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64),
-                 torch.zeros(2, 0, dtype=torch.bool))  # fmt: skip
+    none = Truth(
+        torch.zeros(2, 0, 4),
+        torch.zeros(2, 0, dtype=torch.int64),
+        torch.zeros(2, 0, dtype=torch.bool),
+    )
     if rule == "grid":
         output = torch.rand(2, 4 * 3 + 4 + 16).requires_grad_()
         losses = grid_loss(output, Cells.of(none, 2), 1)

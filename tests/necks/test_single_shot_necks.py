@@ -104,8 +104,10 @@ def test_deconvolution_is_a_product_or_a_sum():
     torch.testing.assert_close(parts["sum"](x, deeper), (own + up).relu())
 
 
-@pytest.mark.parametrize(("side", "chain"), [(20, [10, 5, 3, 1]), (32, [16, 8, 4, 2, 1]),
-                                             (19, [9, 4, 2, 1]), (7, [3, 1])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("side", "chain"),
+    [(20, [10, 5, 3, 1]), (32, [16, 8, 4, 2, 1]), (19, [9, 4, 2, 1]), (7, [3, 1])],
+)
 def test_extra_blocks_come_down_to_one_cell(side, chain):
     blocks = ExtraBlocks([2], (side, side), width=2, eps=1e-5).eval()
     maps = blocks([torch.zeros(1, 2, side, side)])
@@ -139,9 +141,13 @@ def test_half_is_reused_from_before():
 
 @pytest.mark.parametrize(
     ("side", "sides"),
-    [(40, [40, 20, 10, 5, 3, 1]), (64, [64, 32, 16, 8, 4, 2]), (100, [100, 50, 25, 13, 7, 5]),
-     (12, [12, 6, 3, 2, 1, 1])],
-)  # fmt: skip
+    [
+        (40, [40, 20, 10, 5, 3, 1]),
+        (64, [64, 32, 16, 8, 4, 2]),
+        (100, [100, 50, 25, 13, 7, 5]),
+        (12, [12, 6, 3, 2, 1, 1]),
+    ],
+)
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_scales_of_a_u_shape(side, sides, form):
     tum = ThinUShape(8, 8, 6, side, form).eval()

@@ -82,8 +82,11 @@ def test_what_lies_beyond_the_image_is_0_and_the_mean_goes_off_within() -> None:
     assert 22 <= width <= 25
 
 
-@given(seed=st.integers(0, 300), mode=st.sampled_from(["warp", "square"]),
-       padding=st.sampled_from([0, 5]))  # fmt: skip
+@given(
+    seed=st.integers(0, 300),
+    mode=st.sampled_from(["warp", "square"]),
+    padding=st.sampled_from([0, 5]),
+)
 @settings(max_examples=30, deadline=None)
 def test_a_batch_equals_its_boxes_one_by_one(seed: int, mode: str, padding: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -102,8 +105,9 @@ def test_a_batch_equals_its_boxes_one_by_one(seed: int, mode: str, padding: int)
     assert together.isfinite().all()
     for i in range(9):
         height, width = sizes[which[i]].tolist()
-        alone = crop(images[which[i], None, :, :height, :width], boxes[i : i + 1],
-                     torch.tensor([0]))  # fmt: skip
+        alone = crop(
+            images[which[i], None, :, :height, :width], boxes[i : i + 1], torch.tensor([0])
+        )
         torch.testing.assert_close(together[i], alone[0], atol=1e-6, rtol=0)
     parts = list(crop.batches(images, boxes, which, sizes, 4))
     assert torch.equal(torch.cat(parts), together)

@@ -146,8 +146,10 @@ def test_real_outlines_come_back(shared_data: Path) -> None:
     """
     table = read(shared_data / "coco_mini", "val").select(list(range(12)))
     assert table.masks is not None
-    ways = {"ours": (MaskTargetRule("bitmap", True, None), "continuous"),
-            "release": (MaskTargetRule("polygon"), "whole")}  # fmt: skip
+    ways = {
+        "ours": (MaskTargetRule("bitmap", True, None), "continuous"),
+        "release": (MaskTargetRule("polygon"), "whole"),
+    }
     overlaps: dict[str, list[float]] = {way: [] for way in ways}
     shifts = []
     for i in range(len(table)):

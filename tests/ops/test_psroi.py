@@ -28,10 +28,12 @@ def by_definition(maps, rois, k, scale):
         for d in range(outputs):
             for i in range(k):
                 for j in range(k):
-                    rows = range(max(math.floor(i * h + top), 0),
-                                 min(math.ceil((i + 1) * h + top), height))  # fmt: skip
-                    columns = range(max(math.floor(j * w + left), 0),
-                                    min(math.ceil((j + 1) * w + left), width))  # fmt: skip
+                    rows = range(
+                        max(math.floor(i * h + top), 0), min(math.ceil((i + 1) * h + top), height)
+                    )
+                    columns = range(
+                        max(math.floor(j * w + left), 0), min(math.ceil((j + 1) * w + left), width)
+                    )
                     own = maps[int(image), (d * k + i) * k + j]
                     cells = [float(own[y, x]) for y in rows for x in columns]
                     out[r, d, i, j] = np.mean(cells) if cells else 0.0

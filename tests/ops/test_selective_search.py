@@ -323,12 +323,19 @@ def test_ranks():
 @pytest.mark.parametrize(
     "options",
     [
-        {"colour_spaces": ("RGB",)}, {"colour_spaces": tuple(COLOUR_SPACES)}, {"k": (30.0,)},
-        {"similarities": (("colour",),)}, {"similarities": (("texture", "fill"),)},
-        {"sigma": 0.0}, {"min_size": 200}, {"min_box_side": 20}, {"resize_width": 40},
-        {"mode": "quality"}, {"rank": "none"},
+        {"colour_spaces": ("RGB",)},
+        {"colour_spaces": tuple(COLOUR_SPACES)},
+        {"k": (30.0,)},
+        {"similarities": (("colour",),)},
+        {"similarities": (("texture", "fill"),)},
+        {"sigma": 0.0},
+        {"min_size": 200},
+        {"min_box_side": 20},
+        {"resize_width": 40},
+        {"mode": "quality"},
+        {"rank": "none"},
     ],
-)  # fmt: skip
+)
 def test_every_switch_changes_the_boxes(options):
     image = blobs(seed=5)
     usual = selective_search(image)
@@ -389,9 +396,16 @@ def test_names_that_do_not_exist_are_said():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("k", (float("inf"),)), ("k", (float("nan"),)), ("sigma", float("inf")),
-     ("min_box_side", float("nan")), ("threads", -1), ("threads", 0), ("seed", -1)],
-)  # fmt: skip
+    [
+        ("k", (float("inf"),)),
+        ("k", (float("nan"),)),
+        ("sigma", float("inf")),
+        ("min_box_side", float("nan")),
+        ("threads", -1),
+        ("threads", 0),
+        ("seed", -1),
+    ],
+)
 def test_values_that_cannot_be_are_said(field, value):
     with pytest.raises(InputError, match=field):
         selective_search(blobs(), mode="single", **{field: value})

@@ -36,8 +36,9 @@ def test_a_filter_of_one_weight_shifts_the_map() -> None:
 @settings(deadline=None, max_examples=40)
 @given(
     shape=st.tuples(*(st.integers(1, high) for high in (3, 5, 14, 14))),
-    filters=st.integers(1, 5), seed=st.integers(0, 1000),
-)  # fmt: skip
+    filters=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
 def test_equals_the_convolution(shape: tuple[int, ...], filters: int, seed: int) -> None:
     noise = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=noise)

@@ -37,8 +37,12 @@ def recipe(data: Path, **values: object) -> Recipe:
 
 def written(file: Path, names: list[str]) -> Path:
     count = len(names)
-    Proposals(tuple(names), np.array([[60, 80]] * count, np.int32), np.arange(count + 1) * 2,
-              np.ones((2 * count, 4), np.float32)).write(file)  # fmt: skip
+    Proposals(
+        tuple(names),
+        np.array([[60, 80]] * count, np.int32),
+        np.arange(count + 1) * 2,
+        np.ones((2 * count, 4), np.float32),
+    ).write(file)
     return file
 
 
@@ -60,8 +64,15 @@ def test_without_a_file_every_image_is_searched_once(data: Path, tmp_path: Path)
     assert again is not None
     assert np.array_equal(again[path], held[path])
     for try_out in (False, True):
-        large, _ = given(recipe(data), 30, tables(data), tmp_path / f"large{try_out}", World(),
-                         min_side=20, try_out=try_out)  # fmt: skip
+        large, _ = given(
+            recipe(data),
+            30,
+            tables(data),
+            tmp_path / f"large{try_out}",
+            World(),
+            min_side=20,
+            try_out=try_out,
+        )
         assert large is not None
         assert (large[path][:, 2:] - large[path][:, :2]).min() >= 20
         assert (held[path][:, 2:] - held[path][:, :2]).min() < 20

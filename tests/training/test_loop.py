@@ -26,10 +26,18 @@ TINY = Path(__file__).with_name("tiny.py")
 
 
 def test_one_iteration_is_the_formula_of_sgd(tmp_path: Path) -> None:
-    recipe = RECIPE.changed({
-        "iterations": 1, "schedule": "constant", "warmup": 0, "momentum": 0.0, "clip": None,
-        "weight_decay": 0.0, "ema": None, "lr": 0.5,
-    })  # fmt: skip
+    recipe = RECIPE.changed(
+        {
+            "iterations": 1,
+            "schedule": "constant",
+            "warmup": 0,
+            "momentum": 0.0,
+            "clip": None,
+            "weight_decay": 0.0,
+            "ema": None,
+            "lr": 0.5,
+        }
+    )
     one = job(tmp_path, recipe)
     model = one.model
     assert isinstance(model, Tiny)
@@ -108,8 +116,10 @@ def test_without_evaluation_the_last_is_the_best(tmp_path: Path) -> None:
     one = job(tmp_path, RECIPE.changed({"iterations": 2}))
     one.evaluate = None
     run(one)
-    assert torch.equal(load_file(tmp_path / "best.safetensors")["box.weight"],
-                       load_file(tmp_path / "last.safetensors")["box.weight"])  # fmt: skip
+    assert torch.equal(
+        load_file(tmp_path / "best.safetensors")["box.weight"],
+        load_file(tmp_path / "last.safetensors")["box.weight"],
+    )
 
 
 def test_bf16_learns_and_fp16_needs_a_gpu(tmp_path: Path) -> None:
@@ -167,9 +177,20 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 @pytest.mark.slow
 def test_two_processes_one_of_them_without_any_object(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--master-addr", "127.0.0.1", "--master-port", str(20000 + os.getpid() % 20000),
-               str(TINY), str(tmp_path / "run"), "12"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(20000 + os.getpid() % 20000),
+        str(TINY),
+        str(tmp_path / "run"),
+        "12",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr[-2000:]

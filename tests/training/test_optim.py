@@ -63,8 +63,9 @@ def test_biases_and_norms_have_rules_of_their_own() -> None:
     set_rate(optimizer, 0.01)
     found = {
         name: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups for name in group["names"]
-    }  # fmt: skip
+        for group in optimizer.param_groups
+        for name in group["names"]
+    }
     expected = {
         "stem.0.weight": (0.001, 5e-4), "stem.0.bias": (0.002, 0.0),
         "stem.1.weight": (0.001, 0.0), "stem.1.bias": (0.002, 0.0),
@@ -89,8 +90,11 @@ def test_frozen_layers_do_not_learn_and_their_norms_stay_as_they_are() -> None:
     kept = learn_only(model, Phase(), recipe(freeze=["stem"]))
     assert kept == [model.stem[1]]
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == {
-        "stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias",
-    }  # fmt: skip
+        "stem.0.weight",
+        "stem.0.bias",
+        "stem.1.weight",
+        "stem.1.bias",
+    }
     kept = learn_only(model, Phase(), recipe(freeze_norms=["*"]))
     assert kept == [model.stem[1]]
     assert model.stem[0].weight.requires_grad
@@ -110,10 +114,13 @@ def test_a_pattern_that_matches_nothing_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "pattern", "expected"),
     [
-        ("a.b.weight", "a", True), ("a.b.weight", "a.b", True), ("a.b.weight", "*.weight", True),
-        ("ab.weight", "a", False), ("a.b.weight", "b", False),
+        ("a.b.weight", "a", True),
+        ("a.b.weight", "a.b", True),
+        ("a.b.weight", "*.weight", True),
+        ("ab.weight", "a", False),
+        ("a.b.weight", "b", False),
     ],
-)  # fmt: skip
+)
 def test_matches(name: str, pattern: str, expected: bool) -> None:
     assert matches(name, [pattern]) is expected
 
@@ -141,9 +148,15 @@ def test_the_average_follows_its_formula() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "micro", "processes", "expected"),
-    [(32, None, 1, (32, 1)), (32, 8, 1, (8, 4)), (32, 8, 2, (8, 2)), (32, 10, 1, (8, 4)),
-     (16, 100, 4, (4, 1)), (1, None, 1, (1, 1))],
-)  # fmt: skip
+    [
+        (32, None, 1, (32, 1)),
+        (32, 8, 1, (8, 4)),
+        (32, 8, 2, (8, 2)),
+        (32, 10, 1, (8, 4)),
+        (16, 100, 4, (4, 1)),
+        (1, None, 1, (1, 1)),
+    ],
+)
 def test_a_batch_is_divided(
     batch: int, micro: int | None, processes: int, expected: tuple[int, int]
 ) -> None:

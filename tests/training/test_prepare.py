@@ -28,9 +28,15 @@ from boxatlas.training.recipe import Recipe
 from boxatlas.weights import load
 
 LITE = {
-    "model": "ssdlite320_efficientnet_lite0", "options": {"size": 64}, "augment": "flip",
-    "iterations": 3, "batch": 2, "val_split": "none", "save_every": 1, "log_every": 1,
-}  # fmt: skip
+    "model": "ssdlite320_efficientnet_lite0",
+    "options": {"size": 64},
+    "augment": "flip",
+    "iterations": 3,
+    "batch": 2,
+    "val_split": "none",
+    "save_every": 1,
+    "log_every": 1,
+}
 
 
 def yolo(folder: Path, splits: Mapping[str, int], names: Sequence[str] = ("cat", "dog")) -> str:

@@ -27,8 +27,10 @@ def test_settings_with_and_without_a_group(tmp_path: Path, setting: str) -> None
 
 
 def test_settings_of_the_method_of_the_augmentation_and_of_a_phase(tmp_path: Path) -> None:
-    recipe = read_recipe(written(tmp_path), ["model.negatives=5", "augment_options.flip=0.1",
-                                             "phases.rpn.lr=0.2", "ema=null"])  # fmt: skip
+    recipe = read_recipe(
+        written(tmp_path),
+        ["model.negatives=5", "augment_options.flip=0.1", "phases.rpn.lr=0.2", "ema=null"],
+    )
     assert recipe.options == {"negatives": 5}
     assert recipe.augment_options == {"flip": 0.1}
     assert recipe.for_phase("rpn").lr == 0.2

@@ -27,8 +27,9 @@ TINY = Path(__file__).with_name("tiny.py")
 def start(folder: Path, iterations: int, pause: float = 0.0) -> subprocess.Popen[str]:
     command = [sys.executable, str(TINY), str(folder), str(iterations), str(pause)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def here(folder: Path, iterations: int) -> None:
@@ -114,8 +115,15 @@ def _ctrl_c(tmp_path: Path) -> None:
 def test_a_stop_at_any_iteration_changes_nothing(
     tmp_path: Path, optimizer: str, parts: int | None
 ) -> None:
-    recipe = RECIPE.changed({"optimizer": optimizer, "micro_batch": parts, "save_every": 1,
-                             "iterations": 10, "eval_every": 4})  # fmt: skip
+    recipe = RECIPE.changed(
+        {
+            "optimizer": optimizer,
+            "micro_batch": parts,
+            "save_every": 1,
+            "iterations": 10,
+            "eval_every": 4,
+        }
+    )
     run(job(tmp_path / "whole", recipe))
     for at in (1, 6, 8):
         folder = tmp_path / f"at{at}"

@@ -122,9 +122,19 @@ class Made:
 
 
 RECIPE = Recipe.of(
-    model="tiny", iterations=24, batch=4, lr=0.1, weight_decay=1e-3, warmup=4, ema=0.9, clip=1.0,
-    eval_every=8, save_every=5, log_every=3, schedule="cosine",
-)  # fmt: skip
+    model="tiny",
+    iterations=24,
+    batch=4,
+    lr=0.1,
+    weight_decay=1e-3,
+    warmup=4,
+    ema=0.9,
+    clip=1.0,
+    eval_every=8,
+    save_every=5,
+    log_every=3,
+    schedule="cosine",
+)
 
 
 def job(folder: Path, recipe: Recipe = RECIPE, model: Tiny | None = None, **kinds: Any) -> Job:
@@ -153,8 +163,7 @@ def main(folder: str, iterations: str = "24", pause: str = "0") -> None:
     torch.set_num_threads(1)
     recipe = RECIPE.changed({"iterations": int(iterations)})
     with world(torch.device("cpu")) as (here, _):
-        one = job(Path(folder), recipe, pause=float(pause), rank=here.rank,
-                  empty=here.rank == 1)  # fmt: skip
+        one = job(Path(folder), recipe, pause=float(pause), rank=here.rank, empty=here.rank == 1)
         one.world = here
         run(one)
         if here.first:

@@ -125,8 +125,15 @@ def test_samples_and_sparse_arrays(tmp_path):
 
 def test_sets_match_one_to_one(tmp_path):
     rows = np.array([[1, 0.5], [1, 0.6], [2, 0.9]])
-    entry = {"name": "x", "key": "x", "shape": [3, 2], "stored": "all", "compare": "set",
-             "column_atol": [0, 0.15], "rtol": 0.0}  # fmt: skip
+    entry = {
+        "name": "x",
+        "key": "x",
+        "shape": [3, 2],
+        "stored": "all",
+        "compare": "set",
+        "column_atol": [0, 0.15],
+        "rtol": 0.0,
+    }
     case = make(tmp_path, [entry], {"x": rows})
     # The first row is near both: only one pairing serves all.
     assert holds(case, [[2, 0.9], [1, 0.55], [1, 0.4]]).ok
@@ -232,5 +239,8 @@ def test_json(parity_dir):
     (case,) = document["cases"]
     assert (case["name"], case["status"]) == ("op_smooth_l1", "pass")
     assert [o["name"] for o in case["outputs"]] == [
-        "sigma1", "grad_sigma1", "sigma3", "grad_sigma3",
-    ]  # fmt: skip
+        "sigma1",
+        "grad_sigma1",
+        "sigma3",
+        "grad_sigma3",
+    ]

@@ -7,9 +7,14 @@ import pytest
 from boxatlas.verify import Case, handlers, run_case
 
 NETWORKS = [
-    "fssd300_vgg16_pytorchssd", "rfbnet300e_vgg16", "refinedet320_vgg16_caffe", "dsod300_caffe",
-    "dsod300_uoip", "dssd321_resnet101_caffe", "m2det320_vgg16_sfam_qijiezhao",
-]  # fmt: skip
+    "fssd300_vgg16_pytorchssd",
+    "rfbnet300e_vgg16",
+    "refinedet320_vgg16_caffe",
+    "dsod300_caffe",
+    "dsod300_uoip",
+    "dssd321_resnet101_caffe",
+    "m2det320_vgg16_sfam_qijiezhao",
+]
 LOSSES = ["op_refinedet_multibox_caffe", "op_refinedet_loss_luuuyi"]
 
 

@@ -39,9 +39,12 @@ def test_every_row_has_checkpoints_or_says_why_it_has_none() -> None:
         assert all(c.model == a.row.model for _, c in a.found)
     without = {(a.row.method, a.row.backbone) for a in rows if a.none}
     never = {  # their authors released other sizes only
-        ("DSSD321", "ResNet-101"), ("M2Det320", "VGG-16"), ("M2Det320", "ResNet-101"),
-        ("M2Det512", "ResNet-101"), ("M2Det800", "VGG-16"),
-    }  # fmt: skip
+        ("DSSD321", "ResNet-101"),
+        ("M2Det320", "VGG-16"),
+        ("M2Det320", "ResNet-101"),
+        ("M2Det512", "ResNet-101"),
+        ("M2Det800", "VGG-16"),
+    }
     assert never <= without
     assert all("no public" not in str(a.none) for a in rows)  # each reason is a known one
     with_one = {a.row.method for a in rows if a.found}
@@ -85,8 +88,14 @@ def test_torchvisions_files_are_those_that_it_names() -> None:
 
 
 def test_fetched_whole_resumed_and_checked(server: Server, tmp_path: Path) -> None:
-    one = Published("net-0123.pth", "ssd300_vgg16", "VOC", "someone", f"{server.url}/net-0123.pth",
-                    checksum=f"sha256:{SHA[:8]}")  # fmt: skip
+    one = Published(
+        "net-0123.pth",
+        "ssd300_vgg16",
+        "VOC",
+        "someone",
+        f"{server.url}/net-0123.pth",
+        checksum=f"sha256:{SHA[:8]}",
+    )
     out = tmp_path / "new" / "net.pth"
     server.cut = 100_000
     assert fetch_checkpoint(one, out) == out
@@ -96,16 +105,23 @@ def test_fetched_whole_resumed_and_checked(server: Server, tmp_path: Path) -> No
 
 
 def test_another_files_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    one = Published("net-0123.pth", "ssd300_vgg16", "VOC", "someone", f"{server.url}/net-0123.pth",
-                    checksum="sha256:" + "0" * 64)  # fmt: skip
+    one = Published(
+        "net-0123.pth",
+        "ssd300_vgg16",
+        "VOC",
+        "someone",
+        f"{server.url}/net-0123.pth",
+        checksum="sha256:" + "0" * 64,
+    )
     with pytest.raises(InputError, match="another checksum"):
         fetch_checkpoint(one, tmp_path / "net.pth")
     assert list(tmp_path.iterdir()) == []
 
 
 def unchecked(server: Server, megabytes: float | None = None) -> Published:
-    return Published("net-0123.pth", "ssd300_vgg16", "VOC", "someone",
-                     f"{server.url}/net-0123.pth", megabytes)  # fmt: skip
+    return Published(
+        "net-0123.pth", "ssd300_vgg16", "VOC", "someone", f"{server.url}/net-0123.pth", megabytes
+    )
 
 
 @pytest.mark.parametrize("says_all", [True, False])
@@ -156,9 +172,11 @@ def test_found_by_name_or_by_its_end() -> None:
 
 
 def test_the_verbs(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     main_quiet(["weights", "list", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert len(document["rows"]) == 22
@@ -174,9 +192,15 @@ def test_the_verbs(
         "sha256 523e4e69e1d0...",
         "licence: public domain",
     ]
-    made = Published("net-0123.pth", "ssd300_vgg16", "VOC", "someone",
-                     f"{server.url}/net-0123.pth", checksum=f"md5:{hashlib.md5(DATA).hexdigest()}",
-                     licence="MIT")  # fmt: skip
+    made = Published(
+        "net-0123.pth",
+        "ssd300_vgg16",
+        "VOC",
+        "someone",
+        f"{server.url}/net-0123.pth",
+        checksum=f"md5:{hashlib.md5(DATA).hexdigest()}",
+        licence="MIT",
+    )
     monkeypatch.setattr(available, "checkpoints", lambda: [("someone", made)])
     monkeypatch.chdir(tmp_path)
     main_quiet(["weights", "fetch", "net-0123.pth", "--json"])

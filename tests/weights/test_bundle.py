@@ -83,8 +83,10 @@ def test_the_package_s_own_detector_finds_who_is_in_a_photo(title: str, name: st
 
 def test_half_precision_in_the_file_single_in_the_detector(box: Path, checkpoint: Path) -> None:
     with safe_open(box, "pt") as file:
-        kinds = {(file.get_slice(k).get_dtype(), len(file.get_slice(k).get_shape()) > 1)
-                 for k in file.keys()}  # noqa: SIM118  # fmt: skip
+        kinds = {
+            (file.get_slice(k).get_dtype(), len(file.get_slice(k).get_shape()) > 1)
+            for k in file.keys()  # noqa: SIM118
+        }
     assert kinds == {("F16", True), ("F32", False), ("I64", False)}
     assert box.stat().st_size < 0.55 * checkpoint.stat().st_size
     ours, theirs = load("bundled").state_dict(), load(checkpoint).state_dict()
@@ -214,9 +216,10 @@ def test_the_pair_of_the_package_stays_until_the_new_one_is_whole(
     broken = tmp_path.parent / "broken.json"
     broken.write_text("[]")
     for arguments in (
-        ("--data", tmp_path / "absent", "--force"), ("--metrics", broken, "--force"),
+        ("--data", tmp_path / "absent", "--force"),
+        ("--metrics", broken, "--force"),
         ("--metrics", metrics),
-    ):  # fmt: skip
+    ):
         assert made_by_script(checkpoint, *arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1
         assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -233,8 +236,17 @@ def test_the_card_says_what_it_is_and_not_where_it_was_made(box: Path) -> None:
     assert b"/home/someone" not in box.read_bytes()
     assert "/home/someone" not in json.dumps(card)
     text = card_text(card)
-    for part in ("pets test, 9 images", "mAP@0.5 (voc07) 0.500", "COCO AP 0.250", "cat", "0.900",
-                 card["sha256"], "40.0 images a second", "2 threads", "night"):  # fmt: skip
+    for part in (
+        "pets test, 9 images",
+        "mAP@0.5 (voc07) 0.500",
+        "COCO AP 0.250",
+        "cat",
+        "0.900",
+        card["sha256"],
+        "40.0 images a second",
+        "2 threads",
+        "night",
+    ):
         assert part in text
 
 

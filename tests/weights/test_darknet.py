@@ -78,8 +78,9 @@ def test_published_files_have_the_size_of_our_networks(
     assert size_in_bytes(name, header, **options) == published
 
 
-@pytest.mark.parametrize("name", ["darknet_yolov3_tiny_416", "darknet_yolov2_tiny_voc_416",
-                                  "darknet_batchnorm_eps"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["darknet_yolov3_tiny_416", "darknet_yolov2_tiny_voc_416", "darknet_batchnorm_eps"]
+)
 def test_agrees_with_darknet(name: str, parity_dir: Path):
     case = Case(parity_dir / f"{name}.json")
     result = run_case(case, handlers()[case.case])
@@ -106,9 +107,14 @@ def _profile(model: Detector) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "header",
-    [Header(0, 1, 0, 5), Header(0, 2, 0, 2**40), Header(1, 0, 3, 7), Header(0, 2000, 0, 6),
-     Header(1001, 0, 0, 4)],
-)  # fmt: skip
+    [
+        Header(0, 1, 0, 5),
+        Header(0, 2, 0, 2**40),
+        Header(1, 0, 3, 7),
+        Header(0, 2000, 0, 6),
+        Header(1001, 0, 0, 4),
+    ],
+)
 def test_headers_of_all_versions(header: Header, tmp_path: Path):
     """seen takes 8 bytes from version 0.2 on; 1000 and more: matrices lie transposed, 4 bytes."""
     model = small("yolov1")
@@ -175,8 +181,10 @@ def test_a_prefix_fills_the_backbone_and_says_what(tmp_path: Path):
         assert torch.equal(model.state_dict()[name], source.state_dict()[name])
     alone = Darknet("darknet_tiny", (32,))
     fill_prefix(alone, read_numbers(tmp_path / "tiny.conv.13"))
-    assert torch.equal(alone.state_dict()["stages.0.0.conv.weight"],
-                       source.state_dict()["backbone.stages.0.0.conv.weight"])  # fmt: skip
+    assert torch.equal(
+        alone.state_dict()["stages.0.0.conv.weight"],
+        source.state_dict()["backbone.stages.0.0.conv.weight"],
+    )
 
 
 def test_a_backbone_without_norms_takes_those_of_the_file_in(tmp_path: Path):
@@ -200,14 +208,21 @@ def test_a_backbone_without_norms_takes_those_of_the_file_in(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("yolov1", {"variant": "released"}), ("yolov1", {}), ("yolov1_tiny", {}),
+        ("yolov1", {"variant": "released"}),
+        ("yolov1", {}),
+        ("yolov1_tiny", {}),
         ("yolov2", {"release": "later", "anchors": ((1.0, 2.0), (3.0, 1.5))}),
-        ("yolov2", {"size": (320, 416)}), ("yolov2_tiny", {}), ("yolov2_tiny", {"num_classes": 80}),
-        ("yolov3", {"ignore_iou": 0.7}), ("yolov3_spp", {"size": 608}), ("yolov3_tiny", {}),
-        ("yolov3", {"width": 0.25, "backbone": "darknet19"}), ("yolov2", {"width": 0.5}),
+        ("yolov2", {"size": (320, 416)}),
+        ("yolov2_tiny", {}),
+        ("yolov2_tiny", {"num_classes": 80}),
+        ("yolov3", {"ignore_iou": 0.7}),
+        ("yolov3_spp", {"size": 608}),
+        ("yolov3_tiny", {}),
+        ("yolov3", {"width": 0.25, "backbone": "darknet19"}),
+        ("yolov2", {"width": 0.5}),
         ("yolov2", {"backbone": "darknet53", "release": "later", "width": 0.25}),
     ],
-)  # fmt: skip
+)
 def test_a_written_cfg_is_recognised_as_the_network_it_is_of(name: str, options: dict[str, Any]):
     options = {"num_classes": 5, **options}
     with torch.device("meta"):
@@ -226,39 +241,71 @@ def test_a_written_cfg_is_recognised_as_the_network_it_is_of(name: str, options:
 
 
 SWITCHES: list[tuple[str, dict[str, Any]]] = [
-    *(("yolov1", {"size": 64, "width": 0.05, **more}) for more in (
-        {"hidden": 16}, {"hidden": 24, "head": "fc", "batch_norm": True, "dropout": 0.25},
-        {"variant": "released"}, {"head": "direct", "input_range": "0..1"},
-        {"variant": "released", "backbone": "darknet_tiny", "boxes_per_cell": 4},
-        {"head": "local", "backbone": "darknet19", "square_root": False, "noobject_scale": 1.0},
-        {"head": "direct", "backbone": "darknet53", "batch_norm": True, "width": 0.17},
-    )),
-    *(("yolov1_tiny", {"size": 64, **more}) for more in (
-        {}, {"input_range": "-1..1"}, {"head": "fc", "hidden": 16}, {"batch_norm": False},
-        {"head": "local", "confidence_target": "one", "coord_scale": 1.0, "width": 0.1},
-    )),
-    *(("yolov2", {"size": 64, "width": 0.1, **more}) for more in (
-        {}, {"passthrough": False}, {"batch_norm": False}, {"new_network": False},
-        {"dimension_priors": False}, {"release": "later", "width": 0.2},
-        {"release": "later", "width": 0.37}, {"tower": 1, "joined": 0}, {"tower": 0, "joined": 512},
-        {"passthrough": False, "tower": 0, "joined": 0, "backbone": "darknet53"},
-        {"objectness_target": "one", "match": "prediction", "multi_scale": False},
-        {"anchor_boxes": False, "backbone": "darknet_tiny"},
-        {"backbone": "yolov1_tiny"},
-    )),
-    *(("yolov2_tiny", {"size": 64, "width": 0.1, **more}) for more in (
-        {}, {"batch_norm": False}, {"passthrough": True}, {"joined": 512},
-        {"anchor_boxes": False},
-    )),
-    *(("yolo9000", {"size": 64, "backbone": "darknet_tiny", "parents": [-1, 0, 0], **more})
-      for more in ({}, {"passthrough": True, "tower": 1}, {"anchors": ((1.0, 1.0), (2.0, 3.0))})),
-    *((name, {"size": 64, "width": 0.1, "backbone": "darknet_tiny", **more})
-      for name in ("yolov3", "yolov3_spp", "yolov3_tiny") for more in (
-        {}, {"truth_iou": 0.7, "ignore_iou": 0.3, "multi_scale": False},
-    )),
+    *(
+        ("yolov1", {"size": 64, "width": 0.05, **more})
+        for more in (
+            {"hidden": 16},
+            {"hidden": 24, "head": "fc", "batch_norm": True, "dropout": 0.25},
+            {"variant": "released"},
+            {"head": "direct", "input_range": "0..1"},
+            {"variant": "released", "backbone": "darknet_tiny", "boxes_per_cell": 4},
+            {"head": "local", "backbone": "darknet19", "square_root": False, "noobject_scale": 1.0},
+            {"head": "direct", "backbone": "darknet53", "batch_norm": True, "width": 0.17},
+        )
+    ),
+    *(
+        ("yolov1_tiny", {"size": 64, **more})
+        for more in (
+            {},
+            {"input_range": "-1..1"},
+            {"head": "fc", "hidden": 16},
+            {"batch_norm": False},
+            {"head": "local", "confidence_target": "one", "coord_scale": 1.0, "width": 0.1},
+        )
+    ),
+    *(
+        ("yolov2", {"size": 64, "width": 0.1, **more})
+        for more in (
+            {},
+            {"passthrough": False},
+            {"batch_norm": False},
+            {"new_network": False},
+            {"dimension_priors": False},
+            {"release": "later", "width": 0.2},
+            {"release": "later", "width": 0.37},
+            {"tower": 1, "joined": 0},
+            {"tower": 0, "joined": 512},
+            {"passthrough": False, "tower": 0, "joined": 0, "backbone": "darknet53"},
+            {"objectness_target": "one", "match": "prediction", "multi_scale": False},
+            {"anchor_boxes": False, "backbone": "darknet_tiny"},
+            {"backbone": "yolov1_tiny"},
+        )
+    ),
+    *(
+        ("yolov2_tiny", {"size": 64, "width": 0.1, **more})
+        for more in (
+            {},
+            {"batch_norm": False},
+            {"passthrough": True},
+            {"joined": 512},
+            {"anchor_boxes": False},
+        )
+    ),
+    *(
+        ("yolo9000", {"size": 64, "backbone": "darknet_tiny", "parents": [-1, 0, 0], **more})
+        for more in ({}, {"passthrough": True, "tower": 1}, {"anchors": ((1.0, 1.0), (2.0, 3.0))})
+    ),
+    *(
+        (name, {"size": 64, "width": 0.1, "backbone": "darknet_tiny", **more})
+        for name in ("yolov3", "yolov3_spp", "yolov3_tiny")
+        for more in (
+            {},
+            {"truth_iou": 0.7, "ignore_iou": 0.3, "multi_scale": False},
+        )
+    ),
     ("yolov3", {"size": 64, "width": 0.33, "backbone": "extraction"}),
     ("yolov3_tiny", {"size": 64, "width": 0.58, "masks": ((3, 4, 5), (1, 2, 3))}),
-]  # fmt: skip
+]
 NOT_OF_A_CFG = {  # what a model's function does not depend on, or Darknet decides itself
     "variant", "release", "resize", "small_boxes", "hires_classifier", "new_network", "anchors",
     "dimension_priors", "tower", "joined", "width", "hires_detector", "anchor_set", "masks",
@@ -298,18 +345,28 @@ def with_(name: str, kind: str, **options: str) -> list[tuple[str, dict[str, str
 @pytest.mark.parametrize(
     ("name", "kind", "key", "value"),
     [
-        ("yolov2", "region", "softmax", "0"), ("yolov2", "region", "coords", "5"),
-        ("yolov2", "region", "background", "1"), ("yolov2", "reorg", "reverse", "1"),
-        ("yolov2", "convolutional", "flipped", "1"), ("yolov1", "connected", "dontload", "1"),
-        ("yolov3_tiny", "net", "channels", "1"), ("yolov3_tiny", "upsample", "scale", ".5"),
-        ("yolov3_tiny", "yolo", "scale_x_y", "1.05"), ("yolov3_tiny", "yolo", "num", "5"),
-        ("yolov3_tiny", "yolo", "ignore_thresh", "nan"), ("yolov3_tiny", "route", "groups", "2"),
-        ("yolov3_tiny", "yolo", "ignore_thresh", ".3"), ("yolov3_tiny", "yolo", "anchors", "1,2"),
-        ("yolov3_tiny", "yolo", "anchors", "1,nan"), ("yolov3_tiny", "yolo", "classes", "1e9"),
-        ("yolov1", "detection", "side", "9"), ("yolov1", "detection", "softmax", "1"),
-        ("yolov1", "crop", "noadjust", "1"), ("yolov1", "detection", "coord_scale", "inf"),
+        ("yolov2", "region", "softmax", "0"),
+        ("yolov2", "region", "coords", "5"),
+        ("yolov2", "region", "background", "1"),
+        ("yolov2", "reorg", "reverse", "1"),
+        ("yolov2", "convolutional", "flipped", "1"),
+        ("yolov1", "connected", "dontload", "1"),
+        ("yolov3_tiny", "net", "channels", "1"),
+        ("yolov3_tiny", "upsample", "scale", ".5"),
+        ("yolov3_tiny", "yolo", "scale_x_y", "1.05"),
+        ("yolov3_tiny", "yolo", "num", "5"),
+        ("yolov3_tiny", "yolo", "ignore_thresh", "nan"),
+        ("yolov3_tiny", "route", "groups", "2"),
+        ("yolov3_tiny", "yolo", "ignore_thresh", ".3"),
+        ("yolov3_tiny", "yolo", "anchors", "1,2"),
+        ("yolov3_tiny", "yolo", "anchors", "1,nan"),
+        ("yolov3_tiny", "yolo", "classes", "1e9"),
+        ("yolov1", "detection", "side", "9"),
+        ("yolov1", "detection", "softmax", "1"),
+        ("yolov1", "crop", "noadjust", "1"),
+        ("yolov1", "detection", "coord_scale", "inf"),
     ],
-)  # fmt: skip
+)
 def test_a_cfg_that_computes_something_else_is_refused_by_its_key(name, kind, key, value):
     recognised(with_(name, kind))
     with pytest.raises(InputError, match=key):
@@ -334,7 +391,7 @@ def test_an_activation_after_a_shortcut_is_not_darknet53s():
         ("[net]\nheight=64\nwidth=64\n[convolutional]\n[region]\nanchors=1,2,3\n", "anchors"),
         ("[net]\nheight=64\nwidth=64\n[yolo]\nclasses=x\nanchors=1,2\n", "classes"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_cfg_is_refused_by_line_or_field(text: str, problem: str, tmp_path: Path):
     (tmp_path / "a.cfg").write_text(text)
     with pytest.raises(InputError, match=problem):

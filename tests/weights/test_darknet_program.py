@@ -33,15 +33,22 @@ class _Box(ctypes.Structure):
 
 class _Detection(ctypes.Structure):
     _fields_ = [
-        ("box", _Box), ("classes", ctypes.c_int), ("prob", ctypes.POINTER(ctypes.c_float)),
-        ("mask", ctypes.POINTER(ctypes.c_float)), ("objectness", ctypes.c_float),
+        ("box", _Box),
+        ("classes", ctypes.c_int),
+        ("prob", ctypes.POINTER(ctypes.c_float)),
+        ("mask", ctypes.POINTER(ctypes.c_float)),
+        ("objectness", ctypes.c_float),
         ("sort_class", ctypes.c_int),
-    ]  # fmt: skip
+    ]
 
 
 class _Image(ctypes.Structure):
-    _fields_ = [("w", ctypes.c_int), ("h", ctypes.c_int), ("c", ctypes.c_int),
-                ("data", ctypes.POINTER(ctypes.c_float))]  # fmt: skip
+    _fields_ = [
+        ("w", ctypes.c_int),
+        ("h", ctypes.c_int),
+        ("c", ctypes.c_int),
+        ("data", ctypes.POINTER(ctypes.c_float)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +65,21 @@ def darknet() -> Any:
     library.set_batch_network.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.get_network_boxes.restype = ctypes.POINTER(_Detection)
     library.get_network_boxes.argtypes = [
-        ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_float, ctypes.c_float,
-        ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int),
-    ]  # fmt: skip
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_float,
+        ctypes.c_float,
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.POINTER(ctypes.c_int),
+    ]
     library.do_nms_sort.argtypes = [
-        ctypes.POINTER(_Detection), ctypes.c_int, ctypes.c_int, ctypes.c_float,
-    ]  # fmt: skip
+        ctypes.POINTER(_Detection),
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_float,
+    ]
     return library
 
 
@@ -82,8 +98,9 @@ def _found(library: Any, weights: Path, image: Path, model: Detector, score: flo
     """[N, 6] class, score, x1, y1, x2, y2 in pixels, cut to the image, after Darknet's own NMS."""
     config: Any = model.config
     with _in(weights.parent):
-        net = library.load_network(str(weights.with_suffix(".cfg")).encode(),
-                                   str(weights).encode(), 0)  # fmt: skip
+        net = library.load_network(
+            str(weights.with_suffix(".cfg")).encode(), str(weights).encode(), 0
+        )
     library.set_batch_network(net, 1)
     pixels = library.load_image_color(str(image).encode(), 0, 0)
     if config.resize == "letterbox":

@@ -35,8 +35,13 @@ class CaffeNet(nn.Module):
         self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
         # A module each, so that they can be read and have their place in a printed network.
         self.norm1, self.norm2 = LRN(), LRN()
-        for name, bias in (("conv1", 0.0), ("conv2", 1.0), ("conv3", 0.0), ("conv4", 1.0),
-                           ("conv5", 1.0)):  # fmt: skip
+        for name, bias in (
+            ("conv1", 0.0),
+            ("conv2", 1.0),
+            ("conv3", 0.0),
+            ("conv4", 1.0),
+            ("conv5", 1.0),
+        ):
             layer = getattr(self, name)
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.bias, bias)

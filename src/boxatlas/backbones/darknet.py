@@ -68,9 +68,16 @@ class Conv(nn.Sequential):
     """Convolution, batch norm (or a bias where `norm` is None), leaky ReLU: conv, norm, act."""
 
     def __init__(
-        self, channels: int, width: int, kernel: int, stride: int = 1, *,
-        norm: Norm | None, leaky: bool = True, padding: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        width: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        norm: Norm | None,
+        leaky: bool = True,
+        padding: int | None = None,
+    ) -> None:
         pad = kernel // 2 if padding is None else padding
         conv = nn.Conv2d(channels, width, kernel, stride, pad, bias=norm is None)
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
@@ -213,8 +220,9 @@ class Darknet(nn.Module):
     ) -> None:
         super().__init__()
         if name not in STAGES:
-            raise InputError("no such Darknet network", field="backbone", value=name,
-                             hint=nearest(name, STAGES))  # fmt: skip
+            raise InputError(
+                "no such Darknet network", field="backbone", value=name, hint=nearest(name, STAGES)
+            )
         self.name = name
         channels, stride = 3, 1
         at: dict[int, tuple[int, int]] = {}
@@ -226,8 +234,11 @@ class Darknet(nn.Module):
             at[stride] = (index, channels)
         missing = [s for s in strides if s not in at]
         if missing:
-            raise InputError(f"{name} has maps at strides {sorted(at)} only, not {missing}",
-                             field="backbone", value=name)  # fmt: skip
+            raise InputError(
+                f"{name} has maps at strides {sorted(at)} only, not {missing}",
+                field="backbone",
+                value=name,
+            )
         self.strides = list(strides)
         self.channels = [at[s][1] for s in strides]
         self._wanted = [at[s][0] for s in strides]
@@ -281,8 +292,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = Darknet(name, (32,), norm=norm)
         self.pool_first = name == "darknet53"
-        self.head = Conv(self.backbone.channels[0], classes, 1, norm=None,
-                         leaky=name == "extraction")  # fmt: skip
+        self.head = Conv(
+            self.backbone.channels[0], classes, 1, norm=None, leaky=name == "extraction"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         (x,) = self.backbone(images)

@@ -71,14 +71,18 @@ class Numbers:
         if count > self.left:
             raise InputError(
                 f"ends at byte {self.header.size + 4 * len(self.values)}, within {name}, which "
-                f"begins at byte {self.offset} and takes {4 * count} bytes", file=self.path,
+                f"begins at byte {self.offset} and takes {4 * count} bytes",
+                file=self.path,
                 hint="truncated, or the weights of another network",
-            )  # fmt: skip
+            )
         part = np.array(self.values[self.taken : self.taken + count], np.float32)
         if not np.isfinite(part).all():
             place = self.offset + 4 * int(np.flatnonzero(~np.isfinite(part))[0])
-            raise InputError(f"holds a number that is not finite at byte {place}, in {name}",
-                             file=self.path, hint="damaged, or of another network")  # fmt: skip
+            raise InputError(
+                f"holds a number that is not finite at byte {place}, in {name}",
+                file=self.path,
+                hint="damaged, or of another network",
+            )
         if self.header.transposed and name.endswith("matrix"):
             rows, columns = target.shape
             target.copy_(torch.from_numpy(part.reshape(columns, rows)).t())
@@ -91,9 +95,10 @@ class Numbers:
         if self.left:
             raise InputError(
                 f"goes on after the network's last number, from byte {self.offset} to "
-                f"{self.header.size + 4 * len(self.values)}", file=self.path,
+                f"{self.header.size + 4 * len(self.values)}",
+                file=self.path,
                 hint="the weights of another network",
-            )  # fmt: skip
+            )
 
 
 def read_numbers(path: str | Path) -> Numbers:
@@ -106,16 +111,25 @@ def read_numbers(path: str | Path) -> Numbers:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     if size < 16:
-        raise InputError(f"ends at byte {size}, within the header", file=path,
-                         hint="not a Darknet file of weights")  # fmt: skip
+        raise InputError(
+            f"ends at byte {size}, within the header",
+            file=path,
+            hint="not a Darknet file of weights",
+        )
     major, minor, revision = (int(v) for v in np.frombuffer(head[:12], "<i4"))
     header = Header(major, minor, revision)
     if not 0 <= major < 100_000 or not 0 <= minor < 100_000 or not 0 <= revision < 100_000:
-        raise InputError(f"its version at byte 0 is {major}.{minor}.{revision}", file=path,
-                         hint="not a Darknet file of weights")  # fmt: skip
+        raise InputError(
+            f"its version at byte 0 is {major}.{minor}.{revision}",
+            file=path,
+            hint="not a Darknet file of weights",
+        )
     if size < header.size or (size - header.size) % 4:
-        raise InputError(f"ends at byte {size}, within a number", file=path,
-                         hint="truncated, or not a Darknet file of weights")  # fmt: skip
+        raise InputError(
+            f"ends at byte {size}, within a number",
+            file=path,
+            hint="truncated, or not a Darknet file of weights",
+        )
     kind = "<u8" if header.wide else "<i4"
     seen = int(np.frombuffer(head[12 : header.size], kind)[0])
     values = np.memmap(path, "<f4", "r", header.size) if size > header.size else np.zeros(0, "<f4")
@@ -139,8 +153,12 @@ def conv_parts(conv: nn.Conv2d, norm: nn.Module | None, where: str) -> list[Part
         assert conv.bias is not None
         parts.append((f"{where}.bias", conv.bias))
     else:
-        names = {"bias": "bias", "scales": "weight", "running_mean": "running_mean",
-                 "running_var": "running_var"}  # fmt: skip
+        names = {
+            "bias": "bias",
+            "scales": "weight",
+            "running_mean": "running_mean",
+            "running_var": "running_var",
+        }
         parts += [(f"{where}.{theirs}", getattr(norm, ours)) for theirs, ours in names.items()]
     return [*parts, (f"{where}.weight", conv.weight)]
 
@@ -181,8 +199,9 @@ def load_published(network: nn.Module, published: Pretrained | None, name: str) 
     Raises InputError where there are none or they cannot be fetched.
     """
     if published is None:
-        raise InputError(f"there are no published weights of {name}", field="pretrained",
-                         value=True)  # fmt: skip
+        raise InputError(
+            f"there are no published weights of {name}", field="pretrained", value=True
+        )
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / published.file
     if not path.is_file():
@@ -193,9 +212,10 @@ def load_published(network: nn.Module, published: Pretrained | None, name: str) 
             os.replace(part, path)
         except OSError as error:
             raise InputError(
-                f"{published.file} cannot be downloaded: {error}", field="pretrained",
+                f"{published.file} cannot be downloaded: {error}",
+                field="pretrained",
                 hint=f"connect, put the file at {path}, or use pretrained=false",
-            ) from None  # fmt: skip
+            ) from None
         finally:
             part.unlink(missing_ok=True)
     fill_prefix(network, read_numbers(path))

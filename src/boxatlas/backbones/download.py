@@ -16,13 +16,16 @@ def imagenet_state(architecture: str) -> dict[str, Tensor]:
         url = get_model_weights(architecture)["IMAGENET1K_V1"].url
     except (ValueError, KeyError):
         raise InputError(
-            "no ImageNet weights are published for this backbone", field="pretrained", value=True,
+            "no ImageNet weights are published for this backbone",
+            field="pretrained",
+            value=True,
             hint="use pretrained=false, or a timm backbone",
-        ) from None  # fmt: skip
+        ) from None
     try:
         return torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
     except OSError as error:
         raise InputError(
-            f"the ImageNet weights cannot be downloaded: {error}", field="pretrained",
+            f"the ImageNet weights cannot be downloaded: {error}",
+            field="pretrained",
             hint="connect, or use pretrained=false",
-        ) from None  # fmt: skip
+        ) from None

@@ -74,9 +74,10 @@ class DSODNet(nn.Module):
         super().__init__()
         if stem_block:
             self.stem = nn.Sequential(
-                ConvNorm(3, stem, 3, 2, momentum=0.1), ConvNorm(stem, stem, momentum=0.1),
+                ConvNorm(3, stem, 3, 2, momentum=0.1),
+                ConvNorm(stem, stem, momentum=0.1),
                 ConvNorm(stem, 2 * stem, momentum=0.1),
-            )  # fmt: skip
+            )
         else:
             self.stem = nn.Sequential(ConvNorm(3, 2 * stem, 7, 2, momentum=0.1))
         for unit in self.stem:

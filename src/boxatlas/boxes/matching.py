@@ -198,8 +198,12 @@ class _Wishes:
         rows = max(1, budget(self.boxes.device) // max(1, len(self.anchors)))
         lists: list[list[tuple[float, int]]] = []
         for start in range(0, len(objects), rows):
-            iou = pairwise_iou(self.boxes[objects[start : start + rows]], self.anchors,
-                               self.inclusive).float() * self.free  # fmt: skip
+            iou = (
+                pairwise_iou(
+                    self.boxes[objects[start : start + rows]], self.anchors, self.inclusive
+                ).float()
+                * self.free
+            )
             # The bits of a positive float32 sort as the number does; below them, the lower anchor.
             order = torch.arange(iou.shape[1] - 1, -1, -1, device=iou.device)
             keys = (iou.view(torch.int32).to(torch.int64) << 32) | order
@@ -299,8 +303,9 @@ def match_thresholds(
         index = torch.where(best.iou >= high, best.index, IGNORED)
         index = torch.where(best.iou < low, BACKGROUND, index)
         if low_quality != "off" and valid.shape[1] and anchors.shape[-2]:
-            nearest = _nearest(anchors, boxes, valid, best, low_quality, low_quality_min_iou,
-                               inclusive, usable)  # fmt: skip
+            nearest = _nearest(
+                anchors, boxes, valid, best, low_quality, low_quality_min_iou, inclusive, usable
+            )
             if negative_wins:
                 nearest = torch.where(best.iou < low, BACKGROUND, nearest)
             index = torch.where(nearest >= 0, nearest, index)

@@ -274,9 +274,15 @@ def class_nms(
     if not class_agnostic and len(label):
         groups = image * (int(label.max()) + 1) + label
     kept = batched_nms(
-        boxes, score, groups, threshold, inclusive=inclusive, suppress=suppress,
-        group_candidates=per_class, limit=total,
-    )  # fmt: skip
+        boxes,
+        score,
+        groups,
+        threshold,
+        inclusive=inclusive,
+        suppress=suppress,
+        group_candidates=per_class,
+        limit=total,
+    )
     kept = kept[image[kept].sort(stable=True).indices]
     sizes = torch.bincount(image[kept], minlength=images).tolist()
     return [
@@ -325,9 +331,14 @@ def proposal_nms(
     image, row = usable.nonzero(as_tuple=True)
     group = image if level is None else image * (int(level.max()) + 1) + level[row]
     kept = batched_nms(
-        boxes[image, row], scores[image, row], group, threshold,
-        inclusive=inclusive, suppress=suppress, limit=keep,
-    )  # fmt: skip
+        boxes[image, row],
+        scores[image, row],
+        group,
+        threshold,
+        inclusive=inclusive,
+        suppress=suppress,
+        limit=keep,
+    )
     kept = kept[image[kept].sort(stable=True).indices]
     sizes = torch.bincount(image[kept], minlength=images)
     place = torch.arange(len(kept), device=kept.device)

@@ -107,8 +107,9 @@ class PriorCoder:
         rows, columns = t.shape[-2:]
         y, x = torch.meshgrid(
             torch.arange(rows, device=t.device, dtype=t.dtype),
-            torch.arange(columns, device=t.device, dtype=t.dtype), indexing="ij",
-        )  # fmt: skip
+            torch.arange(columns, device=t.device, dtype=t.dtype),
+            indexing="ij",
+        )
         cell = torch.stack([x, y], -1)
         own = priors.to(t)[:, None, None, :]
         return self.decode(t[:, :, :4].movedim(2, -1), cell, own, (rows, columns))

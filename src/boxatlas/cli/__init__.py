@@ -27,8 +27,12 @@ class _Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise InputError("no such command", field=_verb(ctx), value=args[0],
-                             hint=nearest(args[0], self.list_commands(ctx)))  # fmt: skip
+            raise InputError(
+                "no such command",
+                field=_verb(ctx),
+                value=args[0],
+                hint=nearest(args[0], self.list_commands(ctx)),
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -81,8 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:  # accepted anywhere on the line
         arguments = [a for a in arguments if a != "--debug"]
     try:
-        sys.exit(build()(args=arguments, prog_name="boxatlas", obj=arguments,
-                         standalone_mode=False))  # fmt: skip
+        sys.exit(
+            build()(args=arguments, prog_name="boxatlas", obj=arguments, standalone_mode=False)
+        )
     except InputError as error:
         if debug:
             raise
@@ -106,8 +111,12 @@ def _explained(error: Any) -> InputError:
     """A misuse of the command line as one line that names the option and the value."""
     if error.ctx and hasattr(error, "possibilities"):
         known = [o for one in error.ctx.command.params for o in one.opts if o.startswith("--")]
-        return InputError("no such option", field=_verb(error.ctx), value=error.option_name,
-                          hint=nearest(error.option_name, known))  # fmt: skip
+        return InputError(
+            "no such option",
+            field=_verb(error.ctx),
+            value=error.option_name,
+            hint=nearest(error.option_name, known),
+        )
     hint = f"see {error.ctx.command_path} --help" if error.ctx else None
     refused = getattr(error.__cause__, "errors", list)()  # pydantic's, which hold the value
     if not refused:

@@ -75,8 +75,12 @@ def command(
         trained = train(recipe, folder, device=pick_device(device), resume=folder.exists())
         found.append(_row(values, trained.best, trained.document(), data))
         _write(out, found)
-    emit({"model": recipes[0][1].model, "rows": found}, as_json, rows=[_shown(r) for r in found],
-         text=f"runs: {out}")  # fmt: skip
+    emit(
+        {"model": recipes[0][1].model, "rows": found},
+        as_json,
+        rows=[_shown(r) for r in found],
+        text=f"runs: {out}",
+    )
 
 
 def parse_grid(switches: list[str]) -> dict[str, list[str]]:
@@ -143,20 +147,31 @@ def _row(
     size = size_of(detector)
     coco = metrics.get("coco") or {}
     return {
-        "switches": values, "mAP": metrics.get("mAP"), "metric": metrics.get("metric"),
-        "coco_AP": coco.get("AP"), "fps": speed.fps, "parameters": size.parameters,
-        "multiply_adds": size.multiply_adds, "iterations": document["iterations"],
-        "seconds": document["seconds"], "run": document["run"], "checkpoint": str(best),
-    }  # fmt: skip
+        "switches": values,
+        "mAP": metrics.get("mAP"),
+        "metric": metrics.get("metric"),
+        "coco_AP": coco.get("AP"),
+        "fps": speed.fps,
+        "parameters": size.parameters,
+        "multiply_adds": size.multiply_adds,
+        "iterations": document["iterations"],
+        "seconds": document["seconds"],
+        "run": document["run"],
+        "checkpoint": str(best),
+    }
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     adds = row["multiply_adds"]
     return {
-        **row["switches"], f"mAP ({row['metric']})": row["mAP"], "COCO AP": row["coco_AP"],
-        "FPS": row["fps"], "Mparam": row["parameters"] / 1e6,
-        "GMAC": None if adds is None else adds / 1e9, "seconds": row["seconds"],
-    }  # fmt: skip
+        **row["switches"],
+        f"mAP ({row['metric']})": row["mAP"],
+        "COCO AP": row["coco_AP"],
+        "FPS": row["fps"],
+        "Mparam": row["parameters"] / 1e6,
+        "GMAC": None if adds is None else adds / 1e9,
+        "seconds": row["seconds"],
+    }
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:

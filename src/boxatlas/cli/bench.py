@@ -88,18 +88,26 @@ def command(
 
 
 def _measured(
-    name: str, device: torch.device, seed: int, sources: list[Any], seconds: float,
+    name: str,
+    device: torch.device,
+    seed: int,
+    sources: list[Any],
+    seconds: float,
     batches: list[int],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     from boxatlas.evaluation.sizes import size_of
     from boxatlas.evaluation.speed import measure
 
     detector, untrained = open_or_make(name, device, seed)
     size = size_of(detector)
     speed = measure(detector, sources, seconds=seconds, batches=batches, untrained=untrained)
-    return {"model": detector.name, "checkpoint": None if untrained else name,
-            "parameters": size.parameters, "multiply_adds": size.multiply_adds,
-            **speed.document()}  # fmt: skip
+    return {
+        "model": detector.name,
+        "checkpoint": None if untrained else name,
+        "parameters": size.parameters,
+        "multiply_adds": size.multiply_adds,
+        **speed.document(),
+    }
 
 
 def expand(names: list[str]) -> list[str]:
@@ -141,15 +149,22 @@ def open_or_make(name: str, device: torch.device, seed: int = 0) -> tuple[Detect
 def _row(name: str, d: dict[str, Any]) -> dict[str, Any]:
     parts = d["parts_ms"]
     row = {
-        "model": name, "input": f"{d['input'][0]}x{d['input'][1]}", "FPS": d["fps"],
-        "ms": d["latency_ms"], "p95": d["latency_p95_ms"], "network": parts["network"],
-        "decode+NMS": parts["postprocess"], "resize": parts["preprocess"], "read": parts["read"],
-    }  # fmt: skip
+        "model": name,
+        "input": f"{d['input'][0]}x{d['input'][1]}",
+        "FPS": d["fps"],
+        "ms": d["latency_ms"],
+        "p95": d["latency_p95_ms"],
+        "network": parts["network"],
+        "decode+NMS": parts["postprocess"],
+        "resize": parts["preprocess"],
+        "read": parts["read"],
+    }
     for size, rate in d["throughput"].items():
         if size > 1:
             row[f"img/s at {size}"] = rate
     return {
-        **row, "Mparam": d["parameters"] / 1e6,
+        **row,
+        "Mparam": d["parameters"] / 1e6,
         "GMAC": None if d["multiply_adds"] is None else d["multiply_adds"] / 1e9,
         "MB": d["peak_memory_mb"],
-    }  # fmt: skip
+    }

@@ -74,8 +74,11 @@ def open_detector(what: str, device: torch.device) -> Detector:
         return load(bundled(what)).to(device)
     if path.suffix or "/" in what:
         raise InputError("no such checkpoint", file=what)
-    raise InputError("neither a checkpoint nor a model", value=what,
-                     hint=nearest(what, ("bundled", *list_models())))  # fmt: skip
+    raise InputError(
+        "neither a checkpoint nor a model",
+        value=what,
+        hint=nearest(what, ("bundled", *list_models())),
+    )
 
 
 def reserve_file(path: Path, force: bool) -> None:
@@ -110,9 +113,7 @@ def check_folder(folder: Path) -> None:
     check_writable(folder)
 
 
-def refuse(
-    context: typer.Context, names: Iterable[str], why: str, hint: str | None = None
-) -> None:  # fmt: skip
+def refuse(context: typer.Context, names: Iterable[str], why: str, hint: str | None = None) -> None:
     """Raise InputError for the first of these options that was given on the command line.
 
     names: the command's parameters; why: what makes them idle here.
@@ -124,8 +125,14 @@ def refuse(
             raise InputError(f"does not apply: {why}", field=options[name], hint=hint)
 
 
-def emit(document: Any, as_json: bool, *, rows: Sequence[Mapping[str, Any]] | None = None,
-         title: str | None = None, text: str | None = None) -> None:  # fmt: skip
+def emit(
+    document: Any,
+    as_json: bool,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    title: str | None = None,
+    text: str | None = None,
+) -> None:
     """Print the result: `document` as JSON, or `rows` as a table and `text` for people."""
     if as_json:
         json.dump(document, sys.stdout, indent=2, default=_plain, allow_nan=False)
@@ -140,8 +147,9 @@ def emit(document: Any, as_json: bool, *, rows: Sequence[Mapping[str, Any]] | No
         for name in rows[0]:
             values = [row[name] for row in rows if row[name] is not None]
             number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-            table.add_column(name, justify="right" if number else "left", no_wrap=number,
-                             overflow="fold")  # fmt: skip
+            table.add_column(
+                name, justify="right" if number else "left", no_wrap=number, overflow="fold"
+            )
         for row in rows:
             table.add_row(*(_shown(value) for value in row.values()))
         width = None if sys.stdout.isatty() else 240  # a file has no edge to wrap at

@@ -116,8 +116,12 @@ def _labelled(
         return None, {}
     chosen = split or usual_split(data, format)
     table = read(data, chosen, format)
-    return table, {"data": [str(d) for d in data], "split": chosen, "metric": metric,
-                   "images": len(table)}  # fmt: skip
+    return table, {
+        "data": [str(d) for d in data],
+        "split": chosen,
+        "metric": metric,
+        "images": len(table),
+    }
 
 
 def _measured(
@@ -153,8 +157,18 @@ def _place(rows: list[Compared], new: Compared) -> None:
     """Into the published line of the same model and size, if one is free; else at the end."""
     for row in rows:
         if row.model == new.model and row.fps is None and row.size == new.size:
-            for name in ("fps", "latency_ms", "ap", "ap50", "map", "parameters", "multiply_adds",
-                         "source", "published_voc07", "input"):  # fmt: skip
+            for name in (
+                "fps",
+                "latency_ms",
+                "ap",
+                "ap50",
+                "map",
+                "parameters",
+                "multiply_adds",
+                "source",
+                "published_voc07",
+                "input",
+            ):
                 setattr(row, name, getattr(new, name))
             return
     rows.append(new)

@@ -70,24 +70,28 @@ def command(
         say(f"{folder} is finished already; --anew starts another")
     numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     document = {
-        "folder": str(folder), "page": str(page), "checkpoint": str(_checkpoint(folder)),
+        "folder": str(folder),
+        "page": str(page),
+        "checkpoint": str(_checkpoint(folder)),
         "seconds": round(time.monotonic() - begun, 1),
         **{name: numbers[name] for name in ("mAP", "voc12", "coco", "fps", "images")},
         "photos": _shown_photos(folder),
-    }  # fmt: skip
+    }
     emit(document, as_json, text=_text(document))
 
 
 def _text(document: dict[str, Any]) -> str:
     """What the demo ends with, for people."""
-    return "\n".join([
-        f"mAP at 0.5  {document['mAP']:.3f}   COCO AP  {document['coco']['AP']:.3f}   "
-        f"FPS  {document['fps']:.0f}   ({document['images']} test pictures)",
-        f"detector    {document['checkpoint']}",
-        f"pictures    {Path(document['folder']) / 'unseen'}",
-        *(f"photo       {p['file']}: {p['title']} ({p['terms']})" for p in document["photos"]),
-        f"page        {Path(document['page']).resolve().as_uri()}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"mAP at 0.5  {document['mAP']:.3f}   COCO AP  {document['coco']['AP']:.3f}   "
+            f"FPS  {document['fps']:.0f}   ({document['images']} test pictures)",
+            f"detector    {document['checkpoint']}",
+            f"pictures    {Path(document['folder']) / 'unseen'}",
+            *(f"photo       {p['file']}: {p['title']} ({p['terms']})" for p in document["photos"]),
+            f"page        {Path(document['page']).resolve().as_uri()}",
+        ]
+    )
 
 
 def _settled(out: Path, resume: bool, settings: dict[str, int]) -> Path:
@@ -102,13 +106,15 @@ def _settled(out: Path, resume: bool, settings: dict[str, int]) -> Path:
         for name, value in settings.items():
             if held.get(name) != value:
                 raise InputError(
-                    f"holds a demo of {name} {held.get(name)}, not {value}", file=folder,
+                    f"holds a demo of {name} {held.get(name)}, not {value}",
+                    file=folder,
                     hint="--anew starts another, --out elsewhere",
-                )  # fmt: skip
+                )
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError("holds something that is not a demo", file=folder,
-                         hint="--out names another folder")  # fmt: skip
+        raise InputError(
+            "holds something that is not a demo", file=folder, hint="--out names another folder"
+        )
     from boxatlas.files import write_text
 
     write_text(mark, json.dumps(settings) + "\n")
@@ -149,11 +155,21 @@ def recipe_of(folder: Path, seed: int, epochs: int) -> Any:
     except InputError:  # the package of weights is not installed
         weights = {"init": "none", "freeze": []}
     options = {"size": 224, "fold_norms": weights["init"] == "imagenet"}
-    return find_recipe(MODEL).changed({
-        **weights, "options": options, "data": [str(folder / "scenes")], "seed": seed,
-        "epochs": epochs, "batch": 8, "warmup": 0.5, "eval_every": max(1, epochs // 4), "ema": 0.99,
-        "lr_scale": {"backbone.*": 0.2}, "augment_options": {"zoom_out": 0.2, "zoom_ratio": 2.0},
-    })  # fmt: skip
+    return find_recipe(MODEL).changed(
+        {
+            **weights,
+            "options": options,
+            "data": [str(folder / "scenes")],
+            "seed": seed,
+            "epochs": epochs,
+            "batch": 8,
+            "warmup": 0.5,
+            "eval_every": max(1, epochs // 4),
+            "ema": 0.99,
+            "lr_scale": {"backbone.*": 0.2},
+            "augment_options": {"zoom_out": 0.2, "zoom_ratio": 2.0},
+        }
+    )
 
 
 _EARLY = ("conv_stem*", "blocks.0*", "blocks.1*")
@@ -185,18 +201,29 @@ def _measured(folder: Path, best: Path, device: torch.device, page: Path, say: A
     found = predict(detector, table)
     speed = measure(detector, table.paths[:16], seconds=3.0)
     document = {
-        "model": detector.name, "checkpoint": str(best), "data": [str(folder / "scenes")],
-        "split": "test", **evaluate(found, table, "voc12"), "fps": speed.fps,
+        "model": detector.name,
+        "checkpoint": str(best),
+        "data": [str(folder / "scenes")],
+        "split": "test",
+        **evaluate(found, table, "voc12"),
+        "fps": speed.fps,
         "speed": speed.document(),
-    }  # fmt: skip
+    }
     say("4 of 5  detecting on unseen pictures")
     shown = [_unseen(folder, detector), *_photos(folder, detector.device)]
     say("5 of 5  writing the page")
     write_text(folder / "metrics.json", json.dumps(document, indent=1) + "\n")
     write_report(
-        page, document, found, table, detector, title="boxatlas demo", lead=[_MADE],
-        history=folder / "run" / "metrics.csv", first=shown,
-    )  # fmt: skip
+        page,
+        document,
+        found,
+        table,
+        detector,
+        title="boxatlas demo",
+        lead=[_MADE],
+        history=folder / "run" / "metrics.csv",
+        first=shown,
+    )
 
 
 def _unseen(folder: Path, detector: Detector) -> Section:
@@ -208,8 +235,10 @@ def _unseen(folder: Path, detector: Detector) -> Section:
     files = sorted(p for p in (folder / "unseen").glob("*.jpg") if "_found" not in p.stem)
     for result, path in zip(detector.detect(list(files), score=0.3), files, strict=True):
         drawn = result.draw()
-        write_with(path.with_name(f"{path.stem}_found.jpg"),
-                   lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90))  # fmt: skip
+        write_with(
+            path.with_name(f"{path.stem}_found.jpg"),
+            lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90),
+        )
         shown.append(picture(drawn, path.stem.replace("_", " ")))
     text = "Scenes of no split, with everything that scores at least 0.3."
     return Section("Unseen pictures", text, pictures=shown)
@@ -224,8 +253,11 @@ def _shown_photos(folder: Path) -> list[dict[str, str]]:
     """The photos that the demo has drawn detections on, and the terms of each."""
     from boxatlas.photos import photos
 
-    return [{"file": str(_found_in(folder, one)), "title": one.title, "terms": one.terms}
-            for one in photos() if _found_in(folder, one).is_file()]  # fmt: skip
+    return [
+        {"file": str(_found_in(folder, one)), "title": one.title, "terms": one.terms}
+        for one in photos()
+        if _found_in(folder, one).is_file()
+    ]
 
 
 def _photos(folder: Path, device: torch.device) -> list[Section]:
@@ -242,10 +274,13 @@ def _photos(folder: Path, device: torch.device) -> list[Section]:
     shown = []
     for one, result in zip(known, detector.detect([p.path for p in known], score=0.3), strict=True):
         drawn = result.draw()
-        write_with(_found_in(folder, one),
-                   lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90))  # fmt: skip
+        write_with(
+            _found_in(folder, one), lambda to, drawn=drawn: drawn.save(to, "JPEG", quality=90)
+        )
         shown.append(picture(drawn, one.title))
     terms = "; ".join(f"{one.title}: {one.terms}" for one in known)
-    text = ("Found by the bundled detector, not by the one trained above; everything that scores "
-            f"at least 0.3. The photos' terms: {terms}.")  # fmt: skip
+    text = (
+        "Found by the bundled detector, not by the one trained above; everything that scores "
+        f"at least 0.3. The photos' terms: {terms}."
+    )
     return [Section("Photos", text, pictures=shown)]

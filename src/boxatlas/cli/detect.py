@@ -124,8 +124,12 @@ def _wanted(only: list[str] | None, detector: Detector) -> set[str] | None:
 
     for name in only or ():
         if name not in detector.classes:
-            raise InputError("the detector has no such class", field="--class", value=name,
-                             hint=nearest(name, detector.classes))  # fmt: skip
+            raise InputError(
+                "the detector has no such class",
+                field="--class",
+                value=name,
+                hint=nearest(name, detector.classes),
+            )
     return set(only) if only else None
 
 
@@ -186,14 +190,20 @@ def _document(
     """COCO's layout: images, categories, and annotations that carry a score."""
     images, annotations = [], []
     for i, (path, one) in enumerate(found, 1):
-        images.append({"id": i, "file_name": str(path), "height": one.size[0],
-                       "width": one.size[1]})  # fmt: skip
+        images.append(
+            {"id": i, "file_name": str(path), "height": one.size[0], "width": one.size[1]}
+        )
         for row in one.to_coco(i):
             w, h = row["bbox"][2:]
             annotations.append({"id": len(annotations) + 1, **row, "area": w * h, "iscrowd": 0})
     categories = [{"id": k, "name": name} for k, name in enumerate(detector.classes, 1)]
-    return {"model": detector.name, "images": images, "annotations": annotations,
-            "categories": categories, "unreadable": list(broken)}  # fmt: skip
+    return {
+        "model": detector.name,
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+        "unreadable": list(broken),
+    }
 
 
 def _write(out: Path, document: dict[str, Any], found: Sequence[tuple[Path, Detections]]) -> None:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 NEEDS_ARGUMENTS = True
 _FEW = 2000  # images whose mAP gets an interval
-_OF_DETECTORS = (
-    "metric", "iou", "score", "speed", "batch", "workers", "scales", "flip", "merge"
-)  # fmt: skip
+_OF_DETECTORS = ("metric", "iou", "score", "speed", "batch", "workers", "scales", "flip", "merge")
 _USUAL_SPLITS = ("test", "val")
 
 
@@ -136,10 +134,13 @@ def command(
     options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": given}
     found = _found(detector, table, views, **options)
     document: dict[str, Any] = {
-        "model": detector.name, "checkpoint": what, "data": [str(d) for d in data],
-        "split": chosen, "seconds": time.perf_counter() - start,
+        "model": detector.name,
+        "checkpoint": what,
+        "data": [str(d) for d in data],
+        "split": chosen,
+        "seconds": time.perf_counter() - start,
         **evaluate(found, table, metric, score=score, iou=iou),  # type: ignore[arg-type]
-    }  # fmt: skip
+    }
     _add_more(document, found, table, detector if speed else None)
     if out is not None:
         _write(out, document, found, table, detector)
@@ -152,8 +153,9 @@ def known_metric(name: str) -> None:
     from boxatlas.evaluation import METRICS
 
     if name not in METRICS:
-        raise InputError("no such metric", field="--metric", value=name,
-                         hint=nearest(name, METRICS))  # fmt: skip
+        raise InputError(
+            "no such metric", field="--metric", value=name, hint=nearest(name, METRICS)
+        )
 
 
 def _images(
@@ -187,9 +189,16 @@ def _given(
 
 
 def _measure_proposals(
-    sources: list[str], folders: list[Path], split: str | None, format: str | None,
-    limit: int | None, out: Path | None, force: bool, device: str, as_json: bool,
-) -> None:  # fmt: skip
+    sources: list[str],
+    folders: list[Path],
+    split: str | None,
+    format: str | None,
+    limit: int | None,
+    out: Path | None,
+    force: bool,
+    device: str,
+    as_json: bool,
+) -> None:
     """How good proposals are, without a detector on top: a table, JSON, a plot."""
     from boxatlas.data.proposals import read_proposals
     from boxatlas.errors import InputError
@@ -209,9 +218,10 @@ def _measure_proposals(
     }
     measured = measure_each(opened, table)
     document = {
-        "data": [str(d) for d in folders], "split": chosen,
+        "data": [str(d) for d in folders],
+        "split": chosen,
         "proposals": {name: one.document() for name, one in measured.items()},
-    }  # fmt: skip
+    }
     if out is not None:
         write_text(out / "proposals.json", json.dumps(document, indent=1) + "\n")
         plot(measured, out / "proposals.png")
@@ -223,14 +233,19 @@ def _measure_proposals(
     ]
     best = {name: one.document()["per_class"] for name, one in measured.items()}
     lines = ["MABO per class, all proposals:"] + [
-        f"  {label}: " + ", ".join("-" if b[label] is None else f"{b[label]:.3f}"
-                                   for b in best.values())
+        f"  {label}: "
+        + ", ".join("-" if b[label] is None else f"{b[label]:.3f}" for b in best.values())
         for label in table.classes
-    ]  # fmt: skip
+    ]
     if out is not None:
         lines.append(f"plot: {out / 'proposals.png'}")
-    emit(document, as_json, rows=rows, text="\n".join(lines),
-         title=f"Proposals on {len(table)} images: " + ", ".join(measured))  # fmt: skip
+    emit(
+        document,
+        as_json,
+        rows=rows,
+        text="\n".join(lines),
+        title=f"Proposals on {len(table)} images: " + ", ".join(measured),
+    )
 
 
 def usual_split(folders: list[Path], format: str | None) -> str | None:
@@ -299,10 +314,17 @@ def _csv(classes: dict[str, dict[str, Any]]) -> str:
 def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     metric = document["metric"]
     return [
-        {"class": name, "objects": c["objects"], f"AP ({metric})": c[metric],
-         "precision": c["precision"], "recall": c["recall"], "F1": c["f1"], "at score": c["score"]}
+        {
+            "class": name,
+            "objects": c["objects"],
+            f"AP ({metric})": c[metric],
+            "precision": c["precision"],
+            "recall": c["recall"],
+            "F1": c["f1"],
+            "at score": c["score"],
+        }
         for name, c in document["classes"].items()
-    ]  # fmt: skip
+    ]
 
 
 def _title(document: dict[str, Any]) -> str:
@@ -333,8 +355,9 @@ def _text(document: dict[str, Any], out: Path | None) -> str:
         parts = document["speed"]["parts_ms"]
         lines.append(
             f"FPS   {document['fps']:.1f} at batch 1 ("
-            + ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts.items()) + ")"
-        )  # fmt: skip
+            + ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts.items())
+            + ")"
+        )
     if out is not None:
         lines.append(f"report: {out / 'report.html'}")
     return "\n".join(lines)

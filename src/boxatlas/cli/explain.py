@@ -37,8 +37,12 @@ def command(
     from boxatlas.registry import list_models
 
     if model not in list_models():
-        raise InputError("no such model", field="model", value=model,
-                         hint=nearest(model, ("bundled", *list_models())))  # fmt: skip
+        raise InputError(
+            "no such model",
+            field="model",
+            value=model,
+            hint=nearest(model, ("bundled", *list_models())),
+        )
     card = card_of(model)
     emit(card, as_json, text="" if as_json else _text(card))
 
@@ -57,21 +61,29 @@ def card_of(name: str) -> dict[str, Any]:
     detector = create_model(name, num_classes=info.classes)
     fields = type(detector.config).model_fields
     options = [
-        {"name": key, "kind": _kind(field), "default": _default(field),
-         "here": _plain(getattr(detector.config, key)), "note": field.description or "",
-         "values": _values(field)}
+        {
+            "name": key,
+            "kind": _kind(field),
+            "default": _default(field),
+            "here": _plain(getattr(detector.config, key)),
+            "note": field.description or "",
+            "values": _values(field),
+        }
         for key, field in fields.items()
-    ]  # fmt: skip
+    ]
     size = size_of(detector)
     return {
-        **describe(name), "parameters": size.parameters, "multiply_adds": size.multiply_adds,
-        "about": inspect.cleandoc(module.__doc__ or ""), "file": module.__name__,
+        **describe(name),
+        "parameters": size.parameters,
+        "multiply_adds": size.multiply_adds,
+        "about": inspect.cleandoc(module.__doc__ or ""),
+        "file": module.__name__,
         "preprocess": detector.preprocess.model_dump(mode="json"),
         "switches": [o for o in options if o["kind"] == "switch"],
         "conventions": [o for o in options if o["kind"] == "convention"],
         "other_options": [o for o in options if o["kind"] == "option"],
         "recipes": _recipes(name),
-    }  # fmt: skip
+    }
 
 
 def _kind(field: Any) -> str:
@@ -122,14 +134,16 @@ def _recipes(model: str) -> list[str]:
 
 def _text(card: dict[str, Any]) -> str:
     lines = [
-        f"{card['name']}: {card['summary']}", "",
-        f"paper      {card['paper']} ({card['year']}), arXiv:{card['arxiv']}" if card["arxiv"]
+        f"{card['name']}: {card['summary']}",
+        "",
+        f"paper      {card['paper']} ({card['year']}), arXiv:{card['arxiv']}"
+        if card["arxiv"]
         else f"paper      {card['paper']} ({card['year']})",
         f"family     {card['family']}, backbone {card['backbone']}, input {card['input']}",
         f"size       {card['parameters'] / 1e6:.1f} M parameters"
         + (f", {card['multiply_adds'] / 1e9:.1f} G multiply-adds" if card["multiply_adds"] else ""),
         f"code       {card['file']}",
-    ]  # fmt: skip
+    ]
     if card["recipes"]:
         lines.append(f"recipes    {', '.join(card['recipes'])}")
     lines += ["", card["about"]]
@@ -138,10 +152,15 @@ def _text(card: dict[str, Any]) -> str:
     for one in card["published"]:
         rate = f", {one['fps']:g} FPS" if one["fps"] else ""
         where = f" on {one['hardware']}" if one["hardware"] else ""
-        lines.append(f"  {one['data']}: {one['metric']} {one['value']:g}{rate}{where}"
-                     + (f" ({one['source']})" if one["source"] else ""))  # fmt: skip
-    for title, kind in (("Switches", "switches"), ("Conventions", "conventions"),
-                        ("Other options", "other_options")):  # fmt: skip
+        lines.append(
+            f"  {one['data']}: {one['metric']} {one['value']:g}{rate}{where}"
+            + (f" ({one['source']})" if one["source"] else "")
+        )
+    for title, kind in (
+        ("Switches", "switches"),
+        ("Conventions", "conventions"),
+        ("Other options", "other_options"),
+    ):
         if card[kind]:
             lines += ["", title]
         lines += [_option(one) for one in card[kind]]

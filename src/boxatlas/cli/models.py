@@ -31,8 +31,12 @@ def command(
     if not names:
         raise InputError("no model matches", value=pattern, hint=nearest(pattern, list_models()))
     documents = [describe(name) for name in names]
-    emit({"models": documents}, as_json, rows=[_row(d) for d in documents],
-         title=f"{len(names)} models")  # fmt: skip
+    emit(
+        {"models": documents},
+        as_json,
+        rows=[_row(d) for d in documents],
+        title=f"{len(names)} models",
+    )
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -44,13 +48,20 @@ def describe(name: str) -> dict[str, Any]:
 
     info, size = model_info(name), known_size(name)
     return {
-        "name": name, "method": info.method, "summary": info.summary, "paper": info.title,
-        "arxiv": info.arxiv, "year": info.year, "family": info.family, "backbone": info.backbone,
-        "input": info.size, "classes": info.classes,
+        "name": name,
+        "method": info.method,
+        "summary": info.summary,
+        "paper": info.title,
+        "arxiv": info.arxiv,
+        "year": info.year,
+        "family": info.family,
+        "backbone": info.backbone,
+        "input": info.size,
+        "classes": info.classes,
         "parameters": None if size is None else size.parameters,
         "multiply_adds": None if size is None else size.multiply_adds,
         "published": [asdict(one) for one in info.published],
-    }  # fmt: skip
+    }
 
 
 def _row(model: dict[str, Any]) -> dict[str, Any]:
@@ -59,12 +70,19 @@ def _row(model: dict[str, Any]) -> dict[str, Any]:
 
     fps, coco, voc = headline(model_info(model["name"]))
     return {
-        "name": model["name"], "arXiv": model["arxiv"] or "-", "year": str(model["year"]),
-        "family": model["family"], "backbone": model["backbone"], "input": model["input"],
-        "classes": model["classes"], "Mparam": _in(model["parameters"], 1e6),
+        "name": model["name"],
+        "arXiv": model["arxiv"] or "-",
+        "year": str(model["year"]),
+        "family": model["family"],
+        "backbone": model["backbone"],
+        "input": model["input"],
+        "classes": model["classes"],
+        "Mparam": _in(model["parameters"], 1e6),
         "GMAC": _in(model["multiply_adds"], 1e9),
-        "VOC07": voc, "COCO": coco, "FPS": fps,
-    }  # fmt: skip
+        "VOC07": voc,
+        "COCO": coco,
+        "FPS": fps,
+    }
 
 
 def _in(value: int | None, unit: float) -> float | None:

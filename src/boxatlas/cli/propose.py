@@ -108,21 +108,33 @@ def command(
             path.unlink(missing_ok=True)
     whole = store.finish()
     written = _write_missing(kept, named, whole, draw, threads)
-    _say(as_json, {
-        "file": str(store.file), "images": len(whole), "made_now": len(left) - len(skipped),
-        "files_written": written, "proposals": len(whole.boxes),
-        "per_image": len(whole.boxes) / max(len(whole), 1),
-        "seconds": round(time.perf_counter() - began, 3), "skipped": skipped, "about": about,
-    })  # fmt: skip
+    _say(
+        as_json,
+        {
+            "file": str(store.file),
+            "images": len(whole),
+            "made_now": len(left) - len(skipped),
+            "files_written": written,
+            "proposals": len(whole.boxes),
+            "per_image": len(whole.boxes) / max(len(whole), 1),
+            "seconds": round(time.perf_counter() - began, 3),
+            "skipped": skipped,
+            "about": about,
+        },
+    )
 
 
 def _say(as_json: bool, document: dict[str, Any]) -> None:
-    emit(document, as_json, text=(
-        f"{document['made_now']} images in {document['seconds']:.1f} s, "
-        f"{document['per_image']:.0f} boxes an image\n"
-        f"{document['files_written']} JSON files and pictures were written\n"
-        f"{document['file']} holds {document['images']} images"
-    ))  # fmt: skip
+    emit(
+        document,
+        as_json,
+        text=(
+            f"{document['made_now']} images in {document['seconds']:.1f} s, "
+            f"{document['per_image']:.0f} boxes an image\n"
+            f"{document['files_written']} JSON files and pictures were written\n"
+            f"{document['file']} holds {document['images']} images"
+        ),
+    )
 
 
 def _refuse_idle(context: typer.Context, model: str | None, write: str) -> None:
@@ -141,12 +153,14 @@ def _named(source: list[Path], out: Path, store: Store) -> dict[str, Path]:
 
     drawn = {path.resolve() for name in store.before for path in _files(out, name, ["pictures"])}
     named = {
-        name: path for name, path in images_under(source).items()
+        name: path
+        for name, path in images_under(source).items()
         if name in store.before or path.resolve() not in drawn
-    }  # fmt: skip
+    }
     if not named:
-        raise InputError("holds no image but pictures of proposals",
-                         file=", ".join(map(str, source)))  # fmt: skip
+        raise InputError(
+            "holds no image but pictures of proposals", file=", ".join(map(str, source))
+        )
     return named
 
 
@@ -161,11 +175,15 @@ def _check(named: dict[str, Path], files: dict[str, list[Path]], store: Store) -
     owner: dict[Path, str] = {}
     for name, path in ((name, path) for name, paths in files.items() for path in paths):
         if path.resolve() in images:
-            raise InputError("is one of the images, and would be replaced", file=path,
-                             hint="pass another --out")  # fmt: skip
+            raise InputError(
+                "is one of the images, and would be replaced", file=path, hint="pass another --out"
+            )
         if owner.setdefault(path, name) != name:
-            raise InputError(f"would be the picture of {owner[path]} and of {name}", file=path,
-                             hint="propose for each into an --out of its own")  # fmt: skip
+            raise InputError(
+                f"would be the picture of {owner[path]} and of {name}",
+                file=path,
+                hint="propose for each into an --out of its own",
+            )
         if path.exists() and name not in store and not store.replaces:
             raise InputError("already exists", file=path, hint="pass another --out, or --force")
 
@@ -191,9 +209,15 @@ def _fill(
 
 
 def _maker(
-    model: str | None, mode: str, max_boxes: int, min_side: float, width: int, device: str,
-    seed: int, threads: int | None,
-) -> tuple[dict[str, Any], Any]:  # fmt: skip
+    model: str | None,
+    mode: str,
+    max_boxes: int,
+    min_side: float,
+    width: int,
+    device: str,
+    seed: int,
+    threads: int | None,
+) -> tuple[dict[str, Any], Any]:
     """(what the file will say of its making, paths -> iterator of what was found)."""
     from boxatlas.proposing import by_detector, by_search
 
@@ -215,9 +239,12 @@ def _maker(
     detector = load(model).to(pick_device(device))
     weights = bundled(model) if model == "bundled" else Path(model)
     about = {
-        "maker": detector.name, "weights": model, "sha256": digest_of(weights),
-        "max_boxes": max_boxes, "min_box_side": min_side,
-    }  # fmt: skip
+        "maker": detector.name,
+        "weights": model,
+        "sha256": digest_of(weights),
+        "max_boxes": max_boxes,
+        "min_box_side": min_side,
+    }
     return about, lambda paths: by_detector(detector, paths, max_boxes, min_side=min_side)
 
 
@@ -227,8 +254,9 @@ def _kinds(write: str) -> list[str]:
     kinds = [kind.strip() for kind in write.split(",")]
     for kind in kinds:
         if kind not in _KINDS:
-            raise InputError("no such output", field="--write", value=kind,
-                             hint=nearest(kind, _KINDS))  # fmt: skip
+            raise InputError(
+                "no such output", field="--write", value=kind, hint=nearest(kind, _KINDS)
+            )
     return kinds
 
 
@@ -240,9 +268,12 @@ def _files(out: Path, name: str, kinds: list[str]) -> list[Path]:
 
 
 def _write_missing(
-    files: list[tuple[str, Path]], named: dict[str, Path], whole: Proposals, draw: int,
+    files: list[tuple[str, Path]],
+    named: dict[str, Path],
+    whole: Proposals,
+    draw: int,
     threads: int | None,
-) -> int:  # fmt: skip
+) -> int:
     """Make those of the images' files that are not there, of the stored boxes; -> how many."""
     from boxatlas.ops.search import in_order
     from boxatlas.progress import track
@@ -267,9 +298,11 @@ def _write_json(path: Path, name: str, whole: Proposals) -> None:
     i = whole.find(name)
     height, width = whole.sizes[i].tolist()
     document: dict[str, Any] = {
-        "image": name, "width": width, "height": height,
+        "image": name,
+        "width": width,
+        "height": height,
         "boxes": [[round(v, 2) for v in box] for box in whole[name].tolist()],
-    }  # fmt: skip
+    }
     if whole.scores is not None:
         document["scores"] = [round(v, 5) for v in whole.scores[whole.part(i)].tolist()]
     write_text(path, json.dumps(document))

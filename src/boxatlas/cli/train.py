@@ -72,8 +72,14 @@ def command(
         raise InputError("give a model's name or a recipe", field="train", hint="see --help")
     if resume and out is None:
         raise InputError("say which run to go on with", field="--resume", hint="--out RUN")
-    asked = {"--set": settings, "--data": data, "--format": format, "--seed": seed,
-             "--dry-run": dry_run or None, "--show": show or None}  # fmt: skip
+    asked = {
+        "--set": settings,
+        "--data": data,
+        "--format": format,
+        "--seed": seed,
+        "--dry-run": dry_run or None,
+        "--show": show or None,
+    }
     unheard = [name for name, value in asked.items() if value not in (None, [])]
     if what is None and unheard:  # a run goes on by its own recipe
         raise InputError("needs the model or recipe named too", field=unheard[0])
@@ -84,8 +90,12 @@ def command(
     chosen = pick_device(device)
     if dry_run and recipe is not None:
         result = try_out(recipe, device=chosen)
-        emit(result, as_json, rows=[{"": k, "value": str(v)} for k, v in result.items()],
-             title="dry run: all went through")  # fmt: skip
+        emit(
+            result,
+            as_json,
+            rows=[{"": k, "value": str(v)} for k, v in result.items()],
+            title="dry run: all went through",
+        )
         return
     folder = out or _unused(recipe.model if recipe else "run")
     check_writable(folder)

@@ -137,8 +137,13 @@ def fetch(
     with bars() as advance:
         fetch_checkpoint(one, out, url=url, advance=advance(out.name))
     checked = one.checksum or "not checked: no checksum is published"
-    document = {"file": str(out), "checksum": one.checksum, "url": url or one.url,
-                "licence": one.licence, "holds": one.file}  # fmt: skip
+    document = {
+        "file": str(out),
+        "checksum": one.checksum,
+        "url": url or one.url,
+        "licence": one.licence,
+        "holds": one.file,
+    }
     inside = "" if name_of(one) == one.file.rsplit("/", 1)[-1] else f"; {one.file} lies in it"
     emit(document, as_json, text=f"{out}: {checked}{inside}; licence: {one.licence}")
 
@@ -161,13 +166,19 @@ def list_(as_json: JsonOption = False) -> None:
     known, survey = checkpoints(), by_row()
     document = {
         "rows": [
-            {"method": a.row.method, "backbone": a.row.backbone, "input": a.row.input,
-             "AP": a.row.ap, "model": a.row.model, "none": a.none,
-             "checkpoints": [_entry(source, c) for source, c in a.found]}
+            {
+                "method": a.row.method,
+                "backbone": a.row.backbone,
+                "input": a.row.input,
+                "AP": a.row.ap,
+                "model": a.row.model,
+                "none": a.none,
+                "checkpoints": [_entry(source, c) for source, c in a.found],
+            }
             for a in survey
         ],
         "checkpoints": [_entry(source, c) for source, c in known],
-    }  # fmt: skip
+    }
     lines = [
         f"Checkpoints for {sum(1 for a in survey if a.found)} of the survey's {len(survey)} rows"
     ]
@@ -186,9 +197,16 @@ def list_(as_json: JsonOption = False) -> None:
 def _entry(source: str, c: Published) -> dict[str, Any]:
     """A checkpoint as JSON."""
     return {
-        "file": c.file, "source": source, "as": c.model, "trained on": c.data, "from": c.where,
-        "url": c.url, "megabytes": c.megabytes, "checksum": c.checksum, "licence": c.licence,
-    }  # fmt: skip
+        "file": c.file,
+        "source": source,
+        "as": c.model,
+        "trained on": c.data,
+        "from": c.where,
+        "url": c.url,
+        "megabytes": c.megabytes,
+        "checksum": c.checksum,
+        "licence": c.licence,
+    }
 
 
 def _lines(source: str, c: Published) -> list[str]:

@@ -61,17 +61,25 @@ def shapes_of(table: Table, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def cluster(
-    shapes: Tensor, k: int, *, distance: Distance = "iou", update: Update = "mean",
-    seed: int = 0, restarts: int = 3,
-) -> Priors:  # fmt: skip
+    shapes: Tensor,
+    k: int,
+    *,
+    distance: Distance = "iou",
+    update: Update = "mean",
+    seed: int = 0,
+    restarts: int = 3,
+) -> Priors:
     """K priors of shapes [T, 2]: the best of some k-means, each begun by k-means++.
 
     Arthur and Vassilvitskii 2007: each next centre is drawn with a chance in proportion to its
     squared distance from the nearest one so far. Raises InputError for fewer boxes than priors.
     """
     if not 1 <= k <= len(shapes):
-        raise InputError("there are fewer boxes than priors" if k > 0 else "must be at least 1",
-                         field="k", value=k)  # fmt: skip
+        raise InputError(
+            "there are fewer boxes than priors" if k > 0 else "must be at least 1",
+            field="k",
+            value=k,
+        )
     rng = torch.Generator().manual_seed(seed)
     seen = shapes
     if len(shapes) > _MOST:
@@ -115,16 +123,21 @@ def quality(shapes: Tensor, priors: Tensor) -> tuple[float, tuple[int, ...]]:
 
 
 def curve(
-    shapes: Tensor, ks: Sequence[int], *, update: Update = "mean", seed: int = 0,
+    shapes: Tensor,
+    ks: Sequence[int],
+    *,
+    update: Update = "mean",
+    seed: int = 0,
     each: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Average IoU against k, clustered by IoU and, for comparison, by Euclid's distance."""
     rows = []
     for k in each(ks):
         row: dict[str, Any] = {"k": k}
         for distance in ("iou", "euclidean"):
-            row[distance] = cluster(shapes, k, distance=distance, update=update,
-                                    seed=seed).average_iou  # fmt: skip
+            row[distance] = cluster(
+                shapes, k, distance=distance, update=update, seed=seed
+            ).average_iou
         rows.append(row)
     return rows
 
@@ -153,6 +166,11 @@ def plot(rows: Sequence[dict[str, Any]], shapes: Tensor, priors: Priors, path: P
         right.add_patch(Rectangle((0, 0), w, h, fill=False, color=hue, linewidth=1.5))
         right.plot([w], [h], "o", color=hue)
     right.set_title(f"{len(priors.shapes)} priors, average IoU {priors.average_iou:.3f}")
-    right.set(xlabel="width (fraction of the image)", ylabel="height", xlim=(0, 1.02),
-              ylim=(0, 1.02), aspect="equal")  # fmt: skip
+    right.set(
+        xlabel="width (fraction of the image)",
+        ylabel="height",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+        aspect="equal",
+    )
     write_with(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -101,25 +101,35 @@ def load(key: str, data: Path) -> Table | None:
     return Table(
         classes=tuple(head["classes"]),
         paths=[os.path.join(root, path) for path in paths] if paths != [""] else [],
-        ids=head["ids"], masks=masks, notes=tuple(head["notes"]),
+        ids=head["ids"],
+        masks=masks,
+        notes=tuple(head["notes"]),
         category_ids=None if head["category_ids"] is None else tuple(head["category_ids"]),
         extras=extras and Extras(**{**extras, "names": tuple(extras["names"])}),
         **{name: found[name] for name in (*_ARRAYS, *_MAYBE) if name in found},
-    )  # fmt: skip
+    )
 
 
 def save(key: str, data: Path, table: Table) -> None:
     """Keep a table; where that cannot be done (no room, no right) nothing happens."""
     root = str(data)
     extras = None if table.extras is None else vars(table.extras)
-    head: dict[str, Any] = {"classes": table.classes, "ids": table.ids, "notes": table.notes,
-                            "category_ids": table.category_ids, "extras": extras}  # fmt: skip
+    head: dict[str, Any] = {
+        "classes": table.classes,
+        "ids": table.ids,
+        "notes": table.notes,
+        "category_ids": table.category_ids,
+        "extras": extras,
+    }
     arrays: dict[str, Any] = {name: getattr(table, name) for name in _ARRAYS}
     arrays |= {name: getattr(table, name) for name in _MAYBE if getattr(table, name) is not None}
     if table.masks is not None:
         masks = Masks.packed(table.masks)
-        arrays |= {"mask_data": masks.data, "mask_offsets": masks.offsets,
-                   "mask_kinds": masks.kinds}  # fmt: skip
+        arrays |= {
+            "mask_data": masks.data,
+            "mask_offsets": masks.offsets,
+            "mask_kinds": masks.kinds,
+        }
     paths = "\0".join(os.path.relpath(path, root) for path in table.paths)
     arrays["paths"] = np.frombuffer(paths.encode("utf-8", "surrogateescape"), np.uint8)
     arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)

@@ -55,7 +55,8 @@ def _chosen(splits: Mapping[str, Table], to: str) -> tuple[dict[str, Table], lis
         left = [name for name in names if name not in kept]
         note = f"splits: {', '.join(left)} overlap {', '.join(kept)} and are not written"
         lost = {p for n in left for p in splits[n].paths} - {
-            p for n in kept for p in splits[n].paths}  # fmt: skip
+            p for n in kept for p in splits[n].paths
+        }
         if lost:
             note += f"; {len(lost)} images are in none of those that are"
         return {name: splits[name] for name in kept}, [note]

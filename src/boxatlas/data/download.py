@@ -51,28 +51,48 @@ _COCO = "http://images.cocodataset.org"
 _VOC_PARTS = ("Annotations/*", "ImageSets/Main/*", "JPEGImages/*")
 SETS: dict[str, tuple[Archive, ...]] = {
     "voc2007": (
-        Archive(f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64",
-                "VOCdevkit/VOC2007/", _VOC_PARTS),
-        Archive(f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f",
-                "VOCdevkit/VOC2007/", _VOC_PARTS),
+        Archive(
+            f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",
+            "c52e279531787c972589f7e41ab4ae64",
+            "VOCdevkit/VOC2007/",
+            _VOC_PARTS,
+        ),
+        Archive(
+            f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar",
+            "b6e924de25625d8de591ea690078ad9f",
+            "VOCdevkit/VOC2007/",
+            _VOC_PARTS,
+        ),
     ),
     "voc2012": (
-        Archive(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd",
-                "VOCdevkit/VOC2012/", _VOC_PARTS),
+        Archive(
+            f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+            "6cd6e144f989b92b3379bac3b3de84fd",
+            "VOCdevkit/VOC2012/",
+            _VOC_PARTS,
+        ),
     ),
     "coco2017": (
-        Archive(f"{_COCO}/annotations/annotations_trainval2017.zip",
-                "f4bbac642086de4f52a3fdda2de5fa2c", "", ("annotations/instances_*.json",)),
+        Archive(
+            f"{_COCO}/annotations/annotations_trainval2017.zip",
+            "f4bbac642086de4f52a3fdda2de5fa2c",
+            "",
+            ("annotations/instances_*.json",),
+        ),
         Archive(f"{_COCO}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
         Archive(f"{_COCO}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
     ),
-}  # fmt: skip
+}
 
 
 def download(
-    archives: tuple[Archive, ...], out: str | Path, *, mirror: str | None = None,
-    keep_archives: bool = False, advance: Callable[[str], Advance] | None = None,
-) -> list[str]:  # fmt: skip
+    archives: tuple[Archive, ...],
+    out: str | Path,
+    *,
+    mirror: str | None = None,
+    keep_archives: bool = False,
+    advance: Callable[[str], Advance] | None = None,
+) -> list[str]:
     """Fetch and unpack a set's archives into `out`; what was done before is not done again.
 
     mirror: where the archives lie under their own names, instead of the publisher's place.
@@ -107,8 +127,9 @@ def _begun(out: Path) -> dict[str, str]:
     """The archives that `out`, made where it is not there, holds already, and their checksums."""
     inside = {p.name for p in make_folder(out).iterdir()}
     if _DONE not in inside and any(not name.startswith(".part-") for name in inside):
-        raise InputError("holds something already, not of this download", file=out,
-                         hint="pass another folder")  # fmt: skip
+        raise InputError(
+            "holds something already, not of this download", file=out, hint="pass another folder"
+        )
     return _done(out)
 
 
@@ -147,8 +168,9 @@ def unpack(archive: Path, out: Path, strip: str = "", keep: tuple[str, ...] = ("
             kept = list(_kept(entries, archive, strip, keep))
             total = sum(entry.size for entry, _ in kept)
             if len(kept) > _MOST_FILES or total > _MOST_GROWTH * archive.stat().st_size:
-                raise InputError(f"would unpack to {len(kept)} files of {total / 1e9:.1f} GB",
-                                 file=archive)  # fmt: skip
+                raise InputError(
+                    f"would unpack to {len(kept)} files of {total / 1e9:.1f} GB", file=archive
+                )
             room(out, total)
             for entry, name in kept:
                 _write(entry, out / name)
@@ -164,15 +186,22 @@ def _opened(archive: Path) -> Iterator[list[_Entry]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield [
-                _Entry(e.filename, e.file_size, e.is_dir(),
-                       (e.external_attr >> 16) & 0o170000 in (0, 0o100000), bool(e.flag_bits & 1),
-                       partial(zipped.open, e))
+                _Entry(
+                    e.filename,
+                    e.file_size,
+                    e.is_dir(),
+                    (e.external_attr >> 16) & 0o170000 in (0, 0o100000),
+                    bool(e.flag_bits & 1),
+                    partial(zipped.open, e),
+                )
                 for e in zipped.infolist()
-            ]  # fmt: skip
+            ]
         return
     with tarfile.open(archive) as taped:
-        yield [_Entry(e.name, e.size, e.isdir(), e.isfile(), False, partial(taped.extractfile, e))
-               for e in taped]  # fmt: skip
+        yield [
+            _Entry(e.name, e.size, e.isdir(), e.isfile(), False, partial(taped.extractfile, e))
+            for e in taped
+        ]
 
 
 def _kept(
@@ -183,21 +212,27 @@ def _kept(
     for entry in entries:
         inner = entry.name.removeprefix("./").removeprefix(strip)
         if leaves(entry.name) or leaves(inner):
-            raise InputError("holds a name that leads out of the folder", file=archive,
-                             field="name", value=entry.name)  # fmt: skip
+            raise InputError(
+                "holds a name that leads out of the folder",
+                file=archive,
+                field="name",
+                value=entry.name,
+            )
         if entry.folder or not any(fnmatch.fnmatchcase(inner, pattern) for pattern in keep):
             continue
         if not entry.plain:
-            raise InputError("holds a link or a device", file=archive, field="name",
-                             value=entry.name)  # fmt: skip
+            raise InputError(
+                "holds a link or a device", file=archive, field="name", value=entry.name
+            )
         if entry.locked:
             raise InputError("is encrypted", file=archive, field="name", value=entry.name)
         files.add(PurePosixPath(inner).as_posix())
         above |= {parent.as_posix() for parent in PurePosixPath(inner).parents}
         yield entry, inner
     for name in sorted(files & above)[:1]:
-        raise InputError("holds a file and a folder of one name", file=archive, field="name",
-                         value=name)  # fmt: skip
+        raise InputError(
+            "holds a file and a folder of one name", file=archive, field="name", value=name
+        )
 
 
 def _write(entry: _Entry, to: Path) -> None:

@@ -27,8 +27,9 @@ class Extras:
     def of_images(self, index: Iterable[int]) -> Extras:
         """Of these images; their objects are left to the caller."""
         index = list(index)
-        return replace(self, head_of=[self.head_of[i] for i in index],
-                       images=[self.images[i] for i in index])  # fmt: skip
+        return replace(
+            self, head_of=[self.head_of[i] for i in index], images=[self.images[i] for i in index]
+        )
 
     def of_objects(self, rows: Iterable[int]) -> Extras:
         """Of these objects."""
@@ -58,8 +59,15 @@ def joined(parts: Sequence[tuple[Extras | None, int, int]]) -> Extras | None:
         return None
     layouts = list(dict.fromkeys(extras.layout for extras in known))
     none = Extras(layouts[0], (), [{}], [], {}, [], [])
-    out = Extras(" and ".join(layouts), tuple(dict.fromkeys(n for e in known for n in e.names)),
-                 [], [], {}, [], [])  # fmt: skip
+    out = Extras(
+        " and ".join(layouts),
+        tuple(dict.fromkeys(n for e in known for n in e.names)),
+        [],
+        [],
+        {},
+        [],
+        [],
+    )
     any_object = any(extras.objects for extras in known)
     for extras, images, objects in parts:
         same = extras if extras is not None and len(layouts) == 1 else none

@@ -66,9 +66,13 @@ class _Batches(Dataset[Any]):
     """(epoch, number of the batch, sample indices) -> Batch, or the InputError it met."""
 
     def __init__(
-        self, table: Table, preprocess: Preprocess, augment: Augment, seed: int,
+        self,
+        table: Table,
+        preprocess: Preprocess,
+        augment: Augment,
+        seed: int,
         proposals: Mapping[str, Any] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.paths = Packed(table.paths)
         self.offsets, self.boxes = table.offsets, table.boxes
         self.labels, self.ignore, self.masks = table.labels, table.ignore, table.masks
@@ -103,8 +107,10 @@ class _Batches(Dataset[Any]):
         )
         batch = Batch(
             preprocess.collate([image for image, _, _ in made]),
-            [frame for _, frame, _ in made], targets, names=[self.paths[i] for i in indices],
-        )  # fmt: skip
+            [frame for _, frame, _ in made],
+            targets,
+            names=[self.paths[i] for i in indices],
+        )
         if self.proposals is not None:
             batch.proposals, batch.valid = _padded([s.proposals for s in seen])
         return batch
@@ -116,9 +122,13 @@ class _Batches(Dataset[Any]):
         if self.proposals is not None:
             proposals = np.asarray(self.proposals[path], np.float32).reshape(-1, 4)
         return Sample(
-            read(path), self.boxes[part], self.labels[part], self.ignore[part],
-            None if self.masks is None else list(self.masks[part]), proposals,
-        )  # fmt: skip
+            read(path),
+            self.boxes[part],
+            self.labels[part],
+            self.ignore[part],
+            None if self.masks is None else list(self.masks[part]),
+            proposals,
+        )
 
 
 def _padded(proposals: Sequence[NDArray[np.float32] | None]) -> tuple[Tensor, Tensor]:
@@ -135,9 +145,17 @@ class Loader:
     """Iterates a table's batches by epoch. `len` is the number of batches in an epoch."""
 
     def __init__(
-        self, batches: _Batches, images: int, batch_size: int, shuffle: bool, seed: int,
-        workers: int, rank: int, world: int, drop_last: bool,
-    ) -> None:  # fmt: skip
+        self,
+        batches: _Batches,
+        images: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        workers: int,
+        rank: int,
+        world: int,
+        drop_last: bool,
+    ) -> None:
         self.batches, self.images, self.batch_size = batches, images, batch_size
         self.shuffle, self.seed, self.workers = shuffle, seed, workers
         self.rank, self.world, self.drop_last = rank, world, drop_last
@@ -186,10 +204,15 @@ class Loader:
             return
         if self._inner is None:
             self._inner = DataLoader(
-                self.batches, batch_size=None, sampler=self._keys, num_workers=self.workers,
-                persistent_workers=True, prefetch_factor=4, worker_init_fn=partial(_one_thread),
+                self.batches,
+                batch_size=None,
+                sampler=self._keys,
+                num_workers=self.workers,
+                persistent_workers=True,
+                prefetch_factor=4,
+                worker_init_fn=partial(_one_thread),
                 pin_memory=torch.cuda.is_available(),
-            )  # fmt: skip
+            )
         yield from self._inner
 
 

@@ -116,8 +116,11 @@ class Packer:
 
     def masks(self) -> Masks:
         offsets = np.concatenate([[0], np.cumsum(np.asarray(self.sizes, np.int64))])
-        return Masks(np.frombuffer(self.data, np.uint8), offsets.astype(np.int64),
-                     np.frombuffer(self.kinds, np.uint8))  # fmt: skip
+        return Masks(
+            np.frombuffer(self.data, np.uint8),
+            offsets.astype(np.int64),
+            np.frombuffer(self.kinds, np.uint8),
+        )
 
 
 def _block(mask: Mask) -> tuple[int, bytes]:

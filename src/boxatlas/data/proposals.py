@@ -56,8 +56,12 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
         """Which image a path is, by as many of its last parts as a name has, or InputError."""
         found = self._found(path)
         if found is None:
-            raise InputError("has no proposals for this image", file=self.file, value=str(path),
-                             hint="`boxatlas propose` makes them")  # fmt: skip
+            raise InputError(
+                "has no proposals for this image",
+                file=self.file,
+                value=str(path),
+                hint="`boxatlas propose` makes them",
+            )
         return found
 
     def _found(self, path: str | Path) -> int | None:
@@ -104,16 +108,19 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
         if held.any() and tuple(held) != tuple(size):
             raise InputError(
                 f"proposals are of a {held[1]} x {held[0]} image {self.names[i]}, but "
-                f"{path} is {size[1]} x {size[0]}", file=self.file,
-            )  # fmt: skip
+                f"{path} is {size[1]} x {size[0]}",
+                file=self.file,
+            )
 
     def write(self, path: str | Path) -> None:
         """Write the npz."""
         arrays = {
-            "names": np.array(self.names, dtype=np.str_), "sizes": self.sizes,
-            "offsets": self.offsets, "boxes": self.boxes,
+            "names": np.array(self.names, dtype=np.str_),
+            "sizes": self.sizes,
+            "offsets": self.offsets,
+            "boxes": self.boxes,
             "about": np.array(json.dumps(dict(self.about or {}))),
-        }  # fmt: skip
+        }
         for name in ("scores", "marks"):
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
@@ -148,20 +155,24 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
             return np.concatenate(pieces) if pieces else np.zeros((0, 4), np.float32)
 
         return cls(
-            tuple(rows), np.array([p.sizes[i] for p, i in chosen], np.int32).reshape(-1, 2),
+            tuple(rows),
+            np.array([p.sizes[i] for p, i in chosen], np.int32).reshape(-1, 2),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            joined("boxes"), joined("scores") if scored else None,
-            chosen[0][0].about if chosen else None, chosen[0][0].file if chosen else None,
+            joined("boxes"),
+            joined("scores") if scored else None,
+            chosen[0][0].about if chosen else None,
+            chosen[0][0].file if chosen else None,
             marks if marks.any() else None,
-        )  # fmt: skip
+        )
 
 
 def _same(path: str, one: tuple[Proposals, int], other: tuple[Proposals, int]) -> None:
     """Raise InputError where two hold different boxes of an image."""
     (first, i), (second, j) = one, other
     if not np.array_equal(first.boxes[first.part(i)], second.boxes[second.part(j)]):
-        raise InputError(f"holds other boxes of this image than {first.file}", file=second.file,
-                         value=path)  # fmt: skip
+        raise InputError(
+            f"holds other boxes of this image than {first.file}", file=second.file, value=path
+        )
 
 
 def mark_of(path: str | Path) -> int:
@@ -228,8 +239,9 @@ def read_proposals(path: str | Path) -> Proposals:
     if kind == ".mat":
         return _from_mat(path)
     if kind in (".pkl", ".pickle"):
-        raise InputError("a pickle can run code and is not opened", file=path,
-                         hint="give an .npz or a .mat")  # fmt: skip
+        raise InputError(
+            "a pickle can run code and is not opened", file=path, hint="give an .npz or a .mat"
+        )
     try:
         with np.load(path, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
@@ -259,10 +271,15 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: Any) -> Proposa
     if not np.isfinite(boxes).all():
         raise InputError("holds boxes that are not finite", file=path, field="boxes")
     return Proposals(
-        tuple(names.tolist()), arrays["sizes"].astype(np.int32), offsets.astype(np.int64),
-        boxes.astype(np.float32), None if scores is None else scores.astype(np.float32),
-        about, path, marks,
-    )  # fmt: skip
+        tuple(names.tolist()),
+        arrays["sizes"].astype(np.int32),
+        offsets.astype(np.int64),
+        boxes.astype(np.float32),
+        None if scores is None else scores.astype(np.float32),
+        about,
+        path,
+        marks,
+    )
 
 
 def _from_mat(path: Path) -> Proposals:
@@ -282,10 +299,14 @@ def _from_mat(path: Path) -> Proposals:
     boxes[:, :2] -= 1
     counts = np.array([len(r) for r in rows], np.int64)
     return Proposals(
-        tuple(names), np.zeros((len(names), 2), np.int32),
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), boxes, None,
-        {"maker": "mat"}, path,
-    )  # fmt: skip
+        tuple(names),
+        np.zeros((len(names), 2), np.int32),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes,
+        None,
+        {"maker": "mat"},
+        path,
+    )
 
 
 class Store:
@@ -330,8 +351,11 @@ class Store:
         if force or (self.replaces and path.parent != self._new):
             return
         if dict(held.about or {}) != self.about:
-            raise InputError("holds proposals made with other options", file=path,
-                             hint="pass another --out, or --force")  # fmt: skip
+            raise InputError(
+                "holds proposals made with other options",
+                file=path,
+                hint="pass another --out, or --force",
+            )
         marks = np.zeros(len(held), np.uint64) if held.marks is None else held.marks
         self.done.update(zip(held.names, marks.tolist(), strict=True))
 
@@ -343,23 +367,31 @@ class Store:
         mark = self.done[name]
         if mark and mark != mark_of(path):
             raise InputError(
-                f"holds the boxes of another image called {name}", file=self.file, value=str(path),
+                f"holds the boxes of another image called {name}",
+                file=self.file,
+                value=str(path),
                 hint="pass another --out, or --force",
-            )  # fmt: skip
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._flush()
 
     def add(
-        self, name: str, size: tuple[int, int], boxes: NDArray[Any],
-        scores: NDArray[Any] | None = None, mark: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        size: tuple[int, int],
+        boxes: NDArray[Any],
+        scores: NDArray[Any] | None = None,
+        mark: int = 0,
+    ) -> None:
         """One image's boxes [P, 4], best first; size: height, width; mark: `mark_of` its file."""
         self._held.append((name, size, boxes, scores, mark))
         self.done[name] = mark
@@ -377,11 +409,14 @@ class Store:
         scored = all(s is not None for s in scores)
         number = max((int(p.stem) for p in _shards(self._work)), default=-1) + 1
         Proposals(
-            names, np.array(sizes, np.int32), np.concatenate([[0], np.cumsum(counts)]),
+            names,
+            np.array(sizes, np.int32),
+            np.concatenate([[0], np.cumsum(counts)]),
             np.concatenate(boxes).astype(np.float32).reshape(-1, 4),
-            np.concatenate(scores).astype(np.float32) if scored else None, self.about,
+            np.concatenate(scores).astype(np.float32) if scored else None,
+            self.about,
             marks=np.array(marks, np.uint64) if any(marks) else None,
-        ).write(self._work / f"{number:06d}.npz")  # fmt: skip
+        ).write(self._work / f"{number:06d}.npz")
         self._held.clear()
 
     def finish(self) -> Proposals:

@@ -22,17 +22,24 @@ def parts_of(text: str) -> dict[str, float]:
         except ValueError:
             value = -1.0
         if not name.isidentifier() or not 0 < value <= 100 or name in parts:
-            raise InputError("must be name=share, ...", field="--parts", value=text,
-                             hint="for example train=0.8,val=0.1,test=0.1")  # fmt: skip
+            raise InputError(
+                "must be name=share, ...",
+                field="--parts",
+                value=text,
+                hint="for example train=0.8,val=0.1,test=0.1",
+            )
         parts[name] = value
     total = sum(parts.values())
     return {name: value / total for name, value in parts.items()}
 
 
 def stratified(
-    table: Table, parts: Mapping[str, float], *, seed: int = 0,
+    table: Table,
+    parts: Mapping[str, float],
+    *,
+    seed: int = 0,
     groups: NDArray[np.int64] | None = None,
-) -> dict[str, list[int]]:  # fmt: skip
+) -> dict[str, list[int]]:
     """Image numbers of each part, in order.
 
     Iterative stratification (Sechidis et al. 2011): the class with the fewest images left goes

@@ -59,7 +59,7 @@ def _of(table: Table) -> dict[str, Any]:
         "objects an image": _spread(used.counts),
         "image width": _spread(table.sizes[:, 1]),
         "image height": _spread(table.sizes[:, 0]),
-    }  # fmt: skip
+    }
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float] | None:
@@ -74,8 +74,10 @@ def _spread(values: NDArray[Any]) -> dict[str, float] | None:
 def class_rows(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each class: its objects in each split."""
     names = list(dict.fromkeys(name for s in stats.values() for name in s["classes"]))
-    total = {name: sum(s["classes"].get(name, {}).get("objects", 0) for s in stats.values())
-             for name in names}  # fmt: skip
+    total = {
+        name: sum(s["classes"].get(name, {}).get("objects", 0) for s in stats.values())
+        for name in names
+    }
     return [
         {
             "class": name,
@@ -97,8 +99,9 @@ def summary_rows(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
         elif isinstance(value, int):
             rows.append({"": key, **{s: v[key] for s, v in stats.items()}})
         else:
-            rows.append({"": f"{key} (median, most)", **{s: _short(v[key])
-                         for s, v in stats.items()}})  # fmt: skip
+            rows.append(
+                {"": f"{key} (median, most)", **{s: _short(v[key]) for s, v in stats.items()}}
+            )
     return rows
 
 
@@ -118,22 +121,45 @@ def picture(splits: Mapping[str, Table], path: Path) -> None:
     _class_bars(axes[0, 0], tables)
     sides = {n: np.maximum(t.boxes[:, 2:] - t.boxes[:, :2], 1e-3) for n, t in tables.items()}
     bins = 2.0 ** np.arange(1, 11.5, 0.5)
-    _histogram(axes[0, 1], {n: np.sqrt(t.object_areas) for n, t in tables.items()}, bins,
-               "square root of the object's area (pixels)", log=True)  # fmt: skip
+    _histogram(
+        axes[0, 1],
+        {n: np.sqrt(t.object_areas) for n, t in tables.items()},
+        bins,
+        "square root of the object's area (pixels)",
+        log=True,
+    )
     for line, name in ((32, "small | medium"), (96, "medium | large")):
         axes[0, 1].axvline(line, color="0.4", linewidth=0.8, linestyle="--")
-        axes[0, 1].text(line, 0.99, f" {name}", rotation=90, va="top", fontsize=7, color="0.4",
-                        transform=axes[0, 1].get_xaxis_transform())  # fmt: skip
-    _histogram(axes[0, 2], {n: s[:, 0] / s[:, 1] for n, s in sides.items()},
-               2.0 ** np.arange(-4, 4.25, 0.25), "box width / height", log=True)  # fmt: skip
+        axes[0, 1].text(
+            line,
+            0.99,
+            f" {name}",
+            rotation=90,
+            va="top",
+            fontsize=7,
+            color="0.4",
+            transform=axes[0, 1].get_xaxis_transform(),
+        )
+    _histogram(
+        axes[0, 2],
+        {n: s[:, 0] / s[:, 1] for n, s in sides.items()},
+        2.0 ** np.arange(-4, 4.25, 0.25),
+        "box width / height",
+        log=True,
+    )
     most = max((int(t.counts.max()) for t in tables.values() if len(t)), default=0)
-    _histogram(axes[1, 0], {n: t.counts for n, t in tables.items()},
-               np.arange(-0.5, min(most, 40) + 1.5), "objects an image")  # fmt: skip
+    _histogram(
+        axes[1, 0],
+        {n: t.counts for n, t in tables.items()},
+        np.arange(-0.5, min(most, 40) + 1.5),
+        "objects an image",
+    )
     _centres(axes[1, 1], tables)
     for name, t in tables.items():
         axes[1, 2].scatter(t.sizes[:, 1], t.sizes[:, 0], s=8, alpha=0.4, label=name)
-    axes[1, 2].set(xlabel="image width (pixels)", ylabel="image height", xlim=(0, None),
-                   ylim=(0, None))  # fmt: skip
+    axes[1, 2].set(
+        xlabel="image width (pixels)", ylabel="image height", xlim=(0, None), ylim=(0, None)
+    )
     axes[1, 2].legend(fontsize=8)
     write_with(path, lambda temporary: figure.savefig(temporary, format="png"))
 
@@ -157,9 +183,12 @@ def _class_bars(axis: Any, tables: Mapping[str, Table], most: int = 30) -> None:
 
 
 def _histogram(
-    axis: Any, values: Mapping[str, NDArray[Any]], bins: NDArray[Any], label: str,
+    axis: Any,
+    values: Mapping[str, NDArray[Any]],
+    bins: NDArray[Any],
+    label: str,
     log: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     for name, found in values.items():
         if len(found):
             weights = np.full(len(found), 1 / len(found))

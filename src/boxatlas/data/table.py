@@ -85,10 +85,15 @@ class Table:
         labels = self.labels[part]
         height, width = self.sizes[i].tolist()
         return Row(
-            self.paths[i], self.ids[i], (height, width), self.boxes[part], labels,
-            [self.classes[label] for label in labels], self.ignore[part],
+            self.paths[i],
+            self.ids[i],
+            (height, width),
+            self.boxes[part],
+            labels,
+            [self.classes[label] for label in labels],
+            self.ignore[part],
             None if self.masks is None else list(self.masks[part]),
-        )  # fmt: skip
+        )
 
     def __iter__(self) -> Iterator[Row]:
         return (self[i] for i in range(len(self)))
@@ -130,11 +135,14 @@ class Table:
         rows = np.repeat(self.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
         found = self._rows(rows)
         return replace(
-            found, paths=[self.paths[i] for i in index],
-            ids=[self.ids[i] for i in index], sizes=self.sizes[index], offsets=offsets,
+            found,
+            paths=[self.paths[i] for i in index],
+            ids=[self.ids[i] for i in index],
+            sizes=self.sizes[index],
+            offsets=offsets,
             image_label=self.image_label[index],
             extras=None if found.extras is None else found.extras.of_images(index.tolist()),
-        )  # fmt: skip
+        )
 
     def where(self, keep: NDArray[np.bool_]) -> Table:
         """The same images with only the objects of the mask `keep` [T]."""
@@ -145,27 +153,38 @@ class Table:
     def _rows(self, rows: NDArray[np.int64]) -> Table:
         """These objects' columns; whose they are is left to the caller."""
         return replace(
-            self, boxes=self.boxes[rows], labels=self.labels[rows], ignore=self.ignore[rows],
+            self,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            ignore=self.ignore[rows],
             masks=None if self.masks is None else taken(self.masks, rows),
             areas=None if self.areas is None else self.areas[rows],
             truncated=None if self.truncated is None else self.truncated[rows],
             extras=None if self.extras is None else self.extras.of_objects(rows.tolist()),
-        )  # fmt: skip
+        )
 
     def of_classes(self, classes: Iterable[str]) -> Table:
         """Only objects of these classes, relabelled in this order; images stay."""
         names = tuple(classes)
         for name in names:
             if name not in self.classes:
-                raise InputError("no such class in the data", field="class", value=name,
-                                 hint=nearest(name, self.classes))  # fmt: skip
+                raise InputError(
+                    "no such class in the data",
+                    field="class",
+                    value=name,
+                    hint=nearest(name, self.classes),
+                )
         new = np.full(len(self.classes) + 1, -1, np.int32)
         for i, name in enumerate(names):
             new[self.classes.index(name)] = i
         kept = self.where(new[self.labels] >= 0)
-        return replace(kept, classes=names, labels=new[kept.labels],
-                       image_label=new[self.image_label],
-                       category_ids=_ids_of(names, [self]))  # fmt: skip
+        return replace(
+            kept,
+            classes=names,
+            labels=new[kept.labels],
+            image_label=new[self.image_label],
+            category_ids=_ids_of(names, [self]),
+        )
 
     def relabelled(self, classes: Sequence[str]) -> Table:
         """The same objects with labels that index `classes`, which must hold every class used."""
@@ -178,11 +197,19 @@ class Table:
             if name in names:
                 new[i] = names.index(name)
             elif i in used:
-                raise InputError("the data holds a class that the model does not know",
-                                 field="class", value=name, hint=nearest(name, names))  # fmt: skip
-        return replace(self, classes=names, labels=new[self.labels],
-                       image_label=new[self.image_label],
-                       category_ids=_ids_of(names, [self]))  # fmt: skip
+                raise InputError(
+                    "the data holds a class that the model does not know",
+                    field="class",
+                    value=name,
+                    hint=nearest(name, names),
+                )
+        return replace(
+            self,
+            classes=names,
+            labels=new[self.labels],
+            image_label=new[self.image_label],
+            category_ids=_ids_of(names, [self]),
+        )
 
     @classmethod
     def join(cls, tables: Sequence[Table]) -> Table:
@@ -193,17 +220,20 @@ class Table:
         parts = [table.relabelled(names) for table in tables]
         masks: Masks | None = None
         if any(part.masks is not None for part in parts):
-            masks = Masks.joined([
-                Masks.packed([None] * len(p.boxes) if p.masks is None else p.masks) for p in parts
-            ])  # fmt: skip
+            masks = Masks.joined(
+                [Masks.packed([None] * len(p.boxes) if p.masks is None else p.masks) for p in parts]
+            )
         areas: NDArray[np.float32] | None = None
         if any(part.areas is not None for part in parts):
             areas = np.concatenate([p.object_areas for p in parts])
         truncated: NDArray[np.bool_] | None = None
         if any(part.truncated is not None for part in parts):
-            truncated = np.concatenate([
-                np.zeros(len(p.boxes), bool) if p.truncated is None else p.truncated for p in parts
-            ])  # fmt: skip
+            truncated = np.concatenate(
+                [
+                    np.zeros(len(p.boxes), bool) if p.truncated is None else p.truncated
+                    for p in parts
+                ]
+            )
         counts = np.concatenate([part.counts for part in parts])
         return cls(
             names,
@@ -211,12 +241,17 @@ class Table:
             [id_ for part in parts for id_ in part.ids],
             np.concatenate([p.sizes for p in parts]),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.concatenate([p.boxes for p in parts]), np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.ignore for p in parts]), masks, areas,
+            np.concatenate([p.boxes for p in parts]),
+            np.concatenate([p.labels for p in parts]),
+            np.concatenate([p.ignore for p in parts]),
+            masks,
+            areas,
             np.concatenate([p.image_label for p in parts]),
-            tuple(note for part in parts for note in part.notes), truncated,
-            _ids_of(names, tables), joined([(p.extras, len(p), len(p.boxes)) for p in parts]),
-        )  # fmt: skip
+            tuple(note for part in parts for note in part.notes),
+            truncated,
+            _ids_of(names, tables),
+            joined([(p.extras, len(p), len(p.boxes)) for p in parts]),
+        )
 
     def without_empty_boxes(self) -> tuple[Table, int]:
         """For training: boxes of no area dropped, and how many they were.

@@ -100,8 +100,13 @@ def _pasted(cells: Sequence[tuple[Picture, str]], columns: int) -> Picture:
             left = _GAP + n * (_CELL[1] + _GAP)
             x = left + (_CELL[1] - picture.width) // 2
             paper.paste(picture, (x, top))
-            pen.text((left + _CELL[1] // 2, top + height - _CAPTION - _GAP + 2), _cut(name),
-                     fill=_INK, font=font, anchor="ma")  # fmt: skip
+            pen.text(
+                (left + _CELL[1] // 2, top + height - _CAPTION - _GAP + 2),
+                _cut(name),
+                fill=_INK,
+                font=font,
+                anchor="ma",
+            )
         top += height
     return paper
 

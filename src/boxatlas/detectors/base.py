@@ -236,7 +236,8 @@ def clipped(boxes: Tensor, frames: Sequence[Frame], image: Tensor) -> Tensor:
     """Boxes [N, 4] of the input, cut to the content of each one's own image [N]."""
     edges = torch.tensor(
         [[*f.offset, f.offset[0] + f.content[1], f.offset[1] + f.content[0]] for f in frames],
-        dtype=boxes.dtype, device=boxes.device,
-    )[image]  # fmt: skip
+        dtype=boxes.dtype,
+        device=boxes.device,
+    )[image]
     low, high = edges[:, [0, 1, 0, 1]], edges[:, [2, 3, 2, 3]]
     return torch.minimum(torch.maximum(boxes, low), high)

@@ -98,8 +98,11 @@ class CascadeRCNN(FasterRCNN):
     def __init__(self, classes: Sequence[str], config: CascadeConfig) -> None:
         for name in ("iou_thresholds", "stage_weights", "stage_gradients", "stage_losses"):
             if len(getattr(config, name)) < config.stages:
-                raise InputError(f"needs a value for each of {config.stages} stages", field=name,
-                                 value=getattr(config, name))  # fmt: skip
+                raise InputError(
+                    f"needs a value for each of {config.stages} stages",
+                    field=name,
+                    value=getattr(config, name),
+                )
         super().__init__(classes, config)
         heads = 1 if config.mode == "iterative" else config.stages
         self.head = nn.ModuleList(box_head(config, config.width) for _ in range(heads))
@@ -156,9 +159,10 @@ class CascadeRCNN(FasterRCNN):
         done = self.run(features, boxes, limits)
         last = done[0] if self.config.mode == "integral" else done[-1]
         return {
-            "scores": self.ensemble(features, done), "deltas": last.deltas,
+            "scores": self.ensemble(features, done),
+            "deltas": last.deltas,
             "proposals": last.boxes,
-        }  # fmt: skip
+        }
 
     def ensemble(self, features: list[Tensor], done: Sequence[Stage]) -> Tensor:
         """[B, P, K + 1]: section 4.2's mean over the stages of their classifiers.
@@ -185,9 +189,11 @@ class CascadeRCNN(FasterRCNN):
         config = self.config
         high = config.iou_thresholds[0 if config.mode == "iterative" else t]
         return replace(
-            self.roi_targets, high=high, low=0.0 if t else self.roi_targets.low,
+            self.roi_targets,
+            high=high,
+            low=0.0 if t else self.roi_targets.low,
             append_objects=config.append_objects if t else self.roi_targets.append_objects,
-        )  # fmt: skip
+        )
 
     def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
         """Equation 6 (one term of each kind for every stage): each head on the boxes of the head
@@ -298,15 +304,23 @@ def _register(
 ) -> Any:
     method = "Cascade Mask R-CNN" if arxiv == _MASKS[1] else "Cascade R-CNN"
     return register_model(
-        method=method, title=title, arxiv=arxiv, year=year, family="two-stage", backbone=backbone,
-        size=f"shorter side {side}", published=published,
-    )  # fmt: skip
+        method=method,
+        title=title,
+        arxiv=arxiv,
+        year=year,
+        family="two-stage",
+        backbone=backbone,
+        size=f"shorter side {side}",
+        published=published,
+    )
 
 
 _BOXES = ("Cascade R-CNN: Delving into High Quality Object Detection", "1712.00726", 2017)
 _MASKS = (
-    "Cascade R-CNN: High Quality Object Detection and Instance Segmentation", "1906.09756", 2019,
-)  # fmt: skip
+    "Cascade R-CNN: High Quality Object Detection and Instance Segmentation",
+    "1906.09756",
+    2019,
+)
 _COMMON: dict[str, Any] = {"roi_op": "align"}
 
 
@@ -327,28 +341,32 @@ def cascade_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> CascadeRCNN:
 
 
 @_register(
-    *_BOXES, "ResNet-101",
+    *_BOXES,
+    "ResNet-101",
     Published("COCO test-dev", "AP", 42.8, 7.1, "Titan Xp", "table 5; 0.14 s"),
-)  # fmt: skip
+)
 def cascade_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> CascadeRCNN:
     """Cascade R-CNN on ResNet-101 with a feature pyramid."""
     return _boxes(classes, {"backbone": "resnet101"}, options)
 
 
 @_register(
-    *_MASKS, "ResNet-50", Published("COCO val2017", "AP", 42.1, source="Detectron2's zoo, 1x"),
+    *_MASKS,
+    "ResNet-50",
+    Published("COCO val2017", "AP", 42.1, source="Detectron2's zoo, 1x"),
     Published("COCO val2017", "mask AP", 36.4, source="Detectron2's zoo, 1x"),
-)  # fmt: skip
+)
 def cascade_mask_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> CascadeMaskRCNN:
     """Cascade R-CNN with masks on ResNet-50 with a feature pyramid."""
     return _masks(classes, {}, options)
 
 
 @_register(
-    *_MASKS, "ResNet-101",
+    *_MASKS,
+    "ResNet-101",
     Published("COCO val2017", "AP", 43.3, source="the authors' port to Detectron"),
     Published("COCO val2017", "mask AP", 37.1, source="the authors' port to Detectron"),
-)  # fmt: skip
+)
 def cascade_mask_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> CascadeMaskRCNN:
     """Cascade R-CNN with masks on ResNet-101 with a feature pyramid."""
     return _masks(classes, {"backbone": "resnet101"}, options)

@@ -81,34 +81,51 @@ class DSOD(SingleShot):
 
     def __init__(self, classes: Sequence[str], config: DSODConfig) -> None:
         backbone, preprocess = backbone_of(
-            config, (8, 16),
+            config,
+            (8, 16),
             dsod=lambda: DSODNet(
-                stem=config.stem, growth=config.growth, bottleneck=config.bottleneck,
-                compression=config.compression, stem_block=config.stem_block,
-                transitions=config.transition_without_pooling, dense=config.dense_supervision,
+                stem=config.stem,
+                growth=config.growth,
+                bottleneck=config.bottleneck,
+                compression=config.compression,
+                stem_block=config.stem_block,
+                transitions=config.transition_without_pooling,
+                dense=config.dense_supervision,
             ),
-        )  # fmt: skip
+        )
         grid = grids_of(backbone, config.shape)[-1]
         channels = map_channels(backbone.channels, grid, config.last_map)
         normed = len(channels) if config.l2norm_maps == "all" else 1
         neck = DensePrediction(
-            backbone.channels, grid,
+            backbone.channels,
+            grid,
             [
                 L2Norm(c, 20.0, config.norm_eps, config.norm_place) if i < normed else nn.Identity()
                 for i, c in enumerate(channels)
             ],
-            dense=config.prediction == "dense", learned_first=config.learned_first,
-            blocks_first=config.blocks_first, last_map=config.last_map,
-        )  # fmt: skip
+            dense=config.prediction == "dense",
+            learned_first=config.learned_first,
+            blocks_first=config.blocks_first,
+            last_map=config.last_map,
+        )
         ratios = ssd_ratios(config, len(channels), config.boxes_on_first_map)
         head = DenseHead(
-            channels, per_cell(ratios), len(classes) + 1,
+            channels,
+            per_cell(ratios),
+            len(classes) + 1,
             NormPredictor if config.head_norm else Predictor,
-        )  # fmt: skip
+        )
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck, head=head, ratios=ratios,
-            sizes=ssd_sizes(config, len(channels)), steps=ssd_steps,
-        )  # fmt: skip
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            ratios=ratios,
+            sizes=ssd_sizes(config, len(channels)),
+            steps=ssd_steps,
+        )
 
     def class_rows(self) -> dict[str, ClassRows]:
         """The rows of a predictor's convolution and of its batch norm."""
@@ -132,14 +149,19 @@ _GPU = "Titan X, batch 1"
 
 
 @register_model(
-    method="DSOD", title="DSOD: Learning Deeply Supervised Object Detectors from Scratch",
-    arxiv="1708.01241", year=2017, family="one-stage", backbone="DS/64-192-48-1", size="300",
+    method="DSOD",
+    title="DSOD: Learning Deeply Supervised Object Detectors from Scratch",
+    arxiv="1708.01241",
+    year=2017,
+    family="one-stage",
+    backbone="DS/64-192-48-1",
+    size="300",
     published=(
         Published("VOC07 test (07+12)", "mAP@0.5", 77.7, 17.4, _GPU, _README),
         Published("VOC12 test (07++12)", "mAP@0.5", 76.3, 17.4, _GPU, _README),
         Published("COCO test-dev2015", "AP", 29.3, 17.4, _GPU, _README),
     ),
-)  # fmt: skip
+)
 def dsod300(classes: Sequence[str], **options: Any) -> DSOD:
     """DSOD at 300x300, from scratch: six maps, the last 2x2, 8744 default boxes."""
     return DSOD(classes, DSODConfig.of(**{"size": 300, **options}))

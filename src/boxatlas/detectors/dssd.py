@@ -76,9 +76,10 @@ class DSSD(SingleShot):
     def __init__(self, classes: Sequence[str], config: DSSDConfig) -> None:
         eps = config.bn_eps
         backbone, preprocess = backbone_of(
-            config, (8, 16, 32),
+            config,
+            (8, 16, 32),
             resnet101=lambda: caffe_resnet101((3, 5), config.residual_stride, eps, dilate_c5=True),
-        )  # fmt: skip
+        )
         grid = grids_of(backbone, config.shape)[-1]
         neck = ExtraBlocks(backbone.channels, grid, width=config.extra_width, eps=eps)
         channels = neck.channels
@@ -87,17 +88,26 @@ class DSSD(SingleShot):
         if config.decoder:
             halvings = [(2, 2)] * (len(backbone.channels) - 1)
             decoder = Decoder(
-                channels, [*halvings, *neck.shapes], width=config.decoder_width,
-                fuse=config.fusion, eps=eps,
-            )  # fmt: skip
+                channels,
+                [*halvings, *neck.shapes],
+                width=config.decoder_width,
+                fuse=config.fusion,
+                eps=eps,
+            )
         outputs = len(classes) + 1
         before, head = _predictors(
             config, decoder.channels if decoder else channels, ratios, outputs
         )
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck, head=head, ratios=ratios,
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            ratios=ratios,
             sizes=default_sizes(config, len(channels)),
-        )  # fmt: skip
+        )
         self.decoder, self.before = decoder, before
         self.ssd_before, self.ssd_head = None, None
         if config.staged and decoder is not None:
@@ -212,10 +222,15 @@ def default_sizes(config: DSSDConfig, levels: int) -> Tables:
 
 def _register(method: str, size: str, *published: Published) -> Any:
     return register_model(
-        method=method, title="DSSD: Deconvolutional Single Shot Detector",
-        arxiv="1701.06659", year=2017, family="one-stage", backbone="ResNet-101", size=size,
+        method=method,
+        title="DSSD: Deconvolutional Single Shot Detector",
+        arxiv="1701.06659",
+        year=2017,
+        family="one-stage",
+        backbone="ResNet-101",
+        size=size,
         published=published,
-    )  # fmt: skip
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> DSSD:

@@ -80,9 +80,10 @@ class FromProposals(RegionDetector):
         config = self.choices
         self.takes_proposals = config.proposals
         self.roi_targets = replace(
-            self.roi_targets, learn_ignored=config.learn_difficult,
+            self.roi_targets,
+            learn_ignored=config.learn_difficult,
             low=0.0 if self.roi_targets.sampler == "ohem" else config.background_low,
-        )  # fmt: skip
+        )
         if config.classifier == "svm":
             self.register_buffer("svm_weight", torch.zeros(self.num_classes, width))
             self.register_buffer("svm_bias", torch.zeros(self.num_classes))
@@ -206,14 +207,21 @@ class FastRCNN(FromProposals):
         parts = cut(config)
         predictor = box_predictor(config, parts.head.width, len(classes))
         super().__init__(
-            classes, one_map_preprocess(config), config, rpn=None, predictor=predictor,
+            classes,
+            one_map_preprocess(config),
+            config,
+            rpn=None,
+            predictor=predictor,
             **one_map_parts(config, parts),
-        )  # fmt: skip
+        )
         self.add_choices(parts.head.width)
         if config.truncated_svd is not None:
             if not isinstance(self.head, TwoFC):
-                raise InputError("only fc6 and fc7 are truncated", field="truncated_svd",
-                                 value=config.truncated_svd)  # fmt: skip
+                raise InputError(
+                    "only fc6 and fc7 are truncated",
+                    field="truncated_svd",
+                    value=config.truncated_svd,
+                )
             self.head = TruncatedFC(self.head, config.truncated_svd)
 
     def learned(self) -> tuple[str, ...]:
@@ -246,10 +254,15 @@ class FastRCNN(FromProposals):
         factors = rois.new_tensor(self.factors)
         level = (area[:, None] * factors**2 - 224.0**2).abs().argmin(1)
         pooled = pyramid_pool(
-            features, [f / rule.strides[0] for f in self.factors], rois, level, rule.size,
-            op="pool" if rule.op == "pool" else "align", sampling_ratio=rule.sampling_ratio,
+            features,
+            [f / rule.strides[0] for f in self.factors],
+            rois,
+            level,
+            rule.size,
+            op="pool" if rule.op == "pool" else "align",
+            sampling_ratio=rule.sampling_ratio,
             aligned=rule.aligned,
-        )  # fmt: skip
+        )
         return self.head(pooled)
 
 
@@ -313,11 +326,16 @@ class FastPyramid(FromProposals):
     def __init__(self, classes: Sequence[str], config: FastPyramidConfig) -> None:
         trunk = Pyramid(config, "none")
         super().__init__(
-            classes, pyramid_preprocess(config.backbone, config.size), config, trunk=trunk,
-            rpn=None, head=box_head(config, trunk.width),
+            classes,
+            pyramid_preprocess(config.backbone, config.size),
+            config,
+            trunk=trunk,
+            rpn=None,
+            head=box_head(config, trunk.width),
             predictor=box_predictor(config, config.box_width, len(classes)),
-            roi=pyramid_roi(config, trunk.roi_strides), **head_parts(config),
-        )  # fmt: skip
+            roi=pyramid_roi(config, trunk.roi_strides),
+            **head_parts(config),
+        )
         self.add_choices(config.box_width)
 
 
@@ -326,17 +344,24 @@ class FastPyramid(FromProposals):
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="Fast R-CNN", title="Fast R-CNN", arxiv="1504.08083", year=2015,
-        family="two-stage", backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        method="Fast R-CNN",
+        title="Fast R-CNN",
+        arxiv="1504.08083",
+        year=2015,
+        family="two-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 @_register(
-    "VGG-16", "shorter side 600",
+    "VGG-16",
+    "shorter side 600",
     Published("VOC07 test (07)", "mAP@0.5", 66.9, 3.1, "K40", "table 1; 0.32 s, no proposals"),
     Published("VOC07 test (07+12)", "mAP@0.5", 70.0, source="table 1"),
     Published("VOC12 test (07++12)", "mAP@0.5", 68.4, source="table 3"),
-)  # fmt: skip
+)
 def fast_rcnn_vgg16(classes: Sequence[str], **options: Any) -> FastRCNN:
     """Fast R-CNN on VGG-16, the paper's L."""
     return FastRCNN(classes, FastConfig.of(**options))
@@ -351,10 +376,11 @@ def fast_rcnn_alexnet(classes: Sequence[str], **options: Any) -> FastRCNN:
 
 
 @_register(
-    "ResNet-50", "shorter side 800",
+    "ResNet-50",
+    "shorter side 800",
     Published("COCO minival", "AP", 33.9, source="FPN table 2 (c)"),
     Published("COCO val2017", "AP", 37.8, source="Detectron2's zoo"),
-)  # fmt: skip
+)
 def fast_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> FastPyramid:
     """Fast R-CNN on ResNet-50 with a feature pyramid."""
     own = {"background_low": 0.0, "learn_difficult": False, "proposals": 1000}
@@ -365,7 +391,12 @@ def fast_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> FastPyramid:
 def fast_rcnn320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> FastRCNN:
     """A light form for small machines: one map of stride 16."""
     own = {
-        "backbone": "timm/tf_efficientnet_lite0", "size": 320, "box_width": 512, "roi_op": "align",
-        "dropout": 0.0, "proposals": 1000, "background_low": 0.0,
-    }  # fmt: skip
+        "backbone": "timm/tf_efficientnet_lite0",
+        "size": 320,
+        "box_width": 512,
+        "roi_op": "align",
+        "dropout": 0.0,
+        "proposals": 1000,
+        "background_low": 0.0,
+    }
     return FastRCNN(classes, FastConfig.of(**{**own, **options}))

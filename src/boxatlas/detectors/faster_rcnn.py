@@ -148,9 +148,13 @@ class Pyramid(nn.Module):
         super().__init__()
         self.backbone = backbone_of(config)
         self.neck = FPN(
-            self.backbone.channels, config.width, extra=p6, top_down=config.top_down,
-            lateral=config.lateral, norm=nn.BatchNorm2d if config.fpn_norm == "batch" else None,
-        )  # fmt: skip
+            self.backbone.channels,
+            config.width,
+            extra=p6,
+            top_down=config.top_down,
+            lateral=config.lateral,
+            norm=nn.BatchNorm2d if config.fpn_norm == "batch" else None,
+        )
         self.width, self.one_level = config.width, config.one_level
         strides = self.backbone.strides
         # P6 serves the RPN alone.
@@ -165,9 +169,14 @@ class Pyramid(nn.Module):
 def backbone_of(config: RoIConfig, stages: Sequence[int] = (2, 3, 4, 5)) -> Backbone:
     """The trunk that the config names, with `channels` and `strides`."""
     return pyramid_backbone(
-        config.backbone, stages, pretrained=config.pretrained, norm=config.norm,
-        norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1, fold=config.fold_norms,
-    )  # fmt: skip
+        config.backbone,
+        stages,
+        pretrained=config.pretrained,
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        stride_in_1x1=config.stride_in_1x1,
+        fold=config.fold_norms,
+    )
 
 
 def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
@@ -177,9 +186,13 @@ def anchor_rule(config: RegionConfig, strides: Sequence[int]) -> AnchorRule:
     if config.one_level:
         sizes = (tuple(s for row in sizes for s in row),)
     return AnchorRule(
-        sizes, config.anchor_ratios, tuple(strides), rounded=config.anchor_rounded,
-        stride=config.anchor_stride, order=config.anchor_order,
-    )  # fmt: skip
+        sizes,
+        config.anchor_ratios,
+        tuple(strides),
+        rounded=config.anchor_rounded,
+        stride=config.anchor_stride,
+        order=config.anchor_order,
+    )
 
 
 def coder_of(
@@ -187,10 +200,13 @@ def coder_of(
 ) -> DeltaCoder:
     """The box code that the config spells; the RPN's has no weights."""
     return DeltaCoder(
-        weights, clamp=config.box_clamp, clamp_below=config.box_clamp_below,
+        weights,
+        clamp=config.box_clamp,
+        clamp_below=config.box_clamp_below,
         inclusive=config.inclusive and config.code_inclusive,
-        inclusive_centre=config.inclusive_centre, end_offset=config.box_end,
-    )  # fmt: skip
+        inclusive_centre=config.inclusive_centre,
+        end_offset=config.box_end,
+    )
 
 
 def head_parts(config: RoIConfig) -> dict[str, Any]:
@@ -198,21 +214,25 @@ def head_parts(config: RoIConfig) -> dict[str, Any]:
     return {
         "coder": coder_of(config, config.roi_weights),
         "roi_targets": RoITargets(
-            count=config.roi_count, sampler=config.sampler, beta=config.roi_beta,
+            count=config.roi_count,
+            sampler=config.sampler,
+            beta=config.roi_beta,
             inclusive=config.inclusive,
         ),
         "detect_rule": DetectRule(
             config.score, config.nms, config.max_detections, config.min_detection, config.inclusive
         ),
-    }  # fmt: skip
+    }
 
 
 def region_parts(config: TwoStageConfig) -> dict[str, Any]:
     """And those of an RPN's choice."""
     chosen: dict[str, Any] = {
-        "nms": config.rpn_nms, "min_size": config.min_size, "min_score": config.rpn_score,
+        "nms": config.rpn_nms,
+        "min_size": config.min_size,
+        "min_score": config.rpn_score,
         "inclusive": config.inclusive,
-    }  # fmt: skip
+    }
     return {
         **head_parts(config),
         "select_in_loss": RPNSelection(*config.proposals_loss, **chosen),
@@ -223,34 +243,47 @@ def region_parts(config: TwoStageConfig) -> dict[str, Any]:
 def rpn_of(config: RegionConfig, strides: Sequence[int], channels: int = 256) -> RPN:
     """The RPN that the config spells, over maps of these strides."""
     return RPN(
-        channels, channels, anchor_rule(config, strides), cls=config.rpn_cls,
-        convs=config.rpn_convs, coder=coder_of(config), targets=rpn_targets(config),
-    )  # fmt: skip
+        channels,
+        channels,
+        anchor_rule(config, strides),
+        cls=config.rpn_cls,
+        convs=config.rpn_convs,
+        coder=coder_of(config),
+        targets=rpn_targets(config),
+    )
 
 
 def rpn_targets(config: TwoStageConfig) -> RPNTargets:
     """How the anchors learn."""
     return RPNTargets(
-        border=config.rpn_border, count=config.rpn_count, beta=config.rpn_beta,
+        border=config.rpn_border,
+        count=config.rpn_count,
+        beta=config.rpn_beta,
         inclusive=config.inclusive,
-    )  # fmt: skip
+    )
 
 
 def level_rule(config: PyramidConfig, strides: Sequence[int]) -> LevelRule:
     """RoIs go to the maps of these strides (FPN, equation 1)."""
     inside, outside = config.level_epsilons
     return LevelRule(
-        int(math.log2(strides[0])), int(math.log2(strides[-1])),
-        epsilon_inside_log=inside, epsilon_outside_log=outside,
-    )  # fmt: skip
+        int(math.log2(strides[0])),
+        int(math.log2(strides[-1])),
+        epsilon_inside_log=inside,
+        epsilon_outside_log=outside,
+    )
 
 
 def pyramid_roi(config: PyramidConfig, strides: tuple[int, ...]) -> RoIRule:
     """How RoIs are pooled from a pyramid: 7 x 7 cells, from the level that fits."""
     return RoIRule(
-        config.roi_op, 7, config.roi_sampling, config.roi_aligned, strides,
+        config.roi_op,
+        7,
+        config.roi_sampling,
+        config.roi_aligned,
+        strides,
         level_rule(config, strides),
-    )  # fmt: skip
+    )
 
 
 def box_head(config: PyramidConfig, channels: int) -> TwoFC | ConvFC:
@@ -272,11 +305,16 @@ class FasterRCNN(RegionDetector):
     def __init__(self, classes: Sequence[str], config: RegionConfig) -> None:
         trunk = Pyramid(config, config.p6)
         super().__init__(
-            classes, pyramid_preprocess(config.backbone, config.size), config, trunk=trunk,
-            rpn=rpn_of(config, trunk.strides, trunk.width), head=box_head(config, trunk.width),
+            classes,
+            pyramid_preprocess(config.backbone, config.size),
+            config,
+            trunk=trunk,
+            rpn=rpn_of(config, trunk.strides, trunk.width),
+            head=box_head(config, trunk.width),
             predictor=box_predictor(config, config.box_width, len(classes)),
-            roi=pyramid_roi(config, trunk.roi_strides), **region_parts(config),
-        )  # fmt: skip
+            roi=pyramid_roi(config, trunk.roi_strides),
+            **region_parts(config),
+        )
 
 
 # -- the models -----------------------------------------------------------------------------------
@@ -284,10 +322,15 @@ class FasterRCNN(RegionDetector):
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="Faster R-CNN with FPN", title="Feature Pyramid Networks for Object Detection",
-        arxiv="1612.03144", year=2016, family="two-stage", backbone=backbone, size=size,
+        method="Faster R-CNN with FPN",
+        title="Feature Pyramid Networks for Object Detection",
+        arxiv="1612.03144",
+        year=2016,
+        family="two-stage",
+        backbone=backbone,
+        size=size,
         published=published,
-    )  # fmt: skip
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> FasterRCNN:
@@ -295,18 +338,20 @@ def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, 
 
 
 @_register(
-    "ResNet-50", "shorter side 800",
+    "ResNet-50",
+    "shorter side 800",
     Published("COCO minival", "AP", 33.9, 6.8, "M40", "table 3; 0.148 s"),
-)  # fmt: skip
+)
 def faster_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-50 with a feature pyramid."""
     return _build(classes, {}, options)
 
 
 @_register(
-    "ResNet-101", "shorter side 800",
+    "ResNet-101",
+    "shorter side 800",
     Published("COCO test-dev", "AP", 36.2, 5.8, "M40", "table 4; 0.172 s"),
-)  # fmt: skip
+)
 def faster_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-101 with a feature pyramid."""
     return _build(classes, {"backbone": "resnet101"}, options)
@@ -318,31 +363,39 @@ def faster_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
 def faster_rcnn_r50_fpn_v2(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Batch norm in pyramid and head, two RPN convolutions, four in the head (2111.11429)."""
     own = {
-        "norm": "batch", "fpn_norm": "batch", "rpn_convs": 2, "box_head": "4conv1fc",
+        "norm": "batch",
+        "fpn_norm": "batch",
+        "rpn_convs": 2,
+        "box_head": "4conv1fc",
         "roi_op": "align",
-    }  # fmt: skip
+    }
     return _build(classes, own, options)
 
 
 _MOBILE: dict[str, Any] = {
-    "backbone": "mobilenet_v3_large", "anchor_sizes": (32, 32, 32),
-    "anchor_scales": (1, 2, 4, 8, 16), "roi_op": "align", "rpn_score": 0.05,
-}  # fmt: skip
+    "backbone": "mobilenet_v3_large",
+    "anchor_sizes": (32, 32, 32),
+    "anchor_scales": (1, 2, 4, 8, 16),
+    "roi_op": "align",
+    "rpn_score": 0.05,
+}
 
 
 @_register(
-    "MobileNetV3-Large", "shorter side 800",
+    "MobileNetV3-Large",
+    "shorter side 800",
     Published("COCO val2017", "AP", 32.8, source="torchvision"),
-)  # fmt: skip
+)
 def faster_rcnn_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on two maps of MobileNetV3, each with anchors of all sizes."""
     return _build(classes, _MOBILE, options)
 
 
 @_register(
-    "MobileNetV3-Large", "shorter side 320",
+    "MobileNetV3-Large",
+    "shorter side 320",
     Published("COCO val2017", "AP", 22.8, source="torchvision"),
-)  # fmt: skip
+)
 def faster_rcnn320_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """The same at 320 pixels, with 150 proposals."""
     own = {**_MOBILE, "size": (320, 640), "proposals_detect": (150, 150)}

@@ -62,11 +62,13 @@ class OriginalFasterRCNN(RegionDetector):
     def __init__(self, classes: Sequence[str], config: OriginalConfig) -> None:
         parts = cut(config)
         super().__init__(
-            classes, one_map_preprocess(config), config,
+            classes,
+            one_map_preprocess(config),
+            config,
             predictor=box_predictor(config, parts.head.width, len(classes)),
             rpn=one_map_rpn(config, parts.channels),
             **{**one_map_parts(config, parts), **region_parts(config)},
-        )  # fmt: skip
+        )
         self.rpn_trunk = None if config.shared_features else cut(config).trunk
         assert self.rpn is not None  # lambda 10 over 2400 positions is 1 over the 256 that learn
         self.rpn.targets = replace(self.rpn.targets, box_weight=config.rpn_lambda / 10)
@@ -111,10 +113,15 @@ class OriginalFasterRCNN(RegionDetector):
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="Faster R-CNN", arxiv="1506.01497", year=2015, family="two-stage",
+        method="Faster R-CNN",
+        arxiv="1506.01497",
+        year=2015,
+        family="two-stage",
         title="Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-        backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 def _build(
@@ -124,12 +131,13 @@ def _build(
 
 
 @_register(
-    "VGG-16", "shorter side 600",
+    "VGG-16",
+    "shorter side 600",
     Published("VOC07 test (07)", "mAP@0.5", 69.9, 5.0, "K40", "table 3; 0.198 s"),
     Published("VOC07 test (07+12)", "mAP@0.5", 73.2, 5.0, "K40", "table 3"),
     Published("VOC12 test (07++12)", "mAP@0.5", 70.4, source="table 4"),
     Published("COCO test-dev (trainval)", "AP", 21.9, 7.0, source="table 11; speed as surveyed"),
-)  # fmt: skip
+)
 def faster_rcnn_vgg16(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
     """Faster R-CNN on VGG-16, trained in four steps."""
     return _build(classes, {}, options)
@@ -154,19 +162,21 @@ RESNET: dict[str, Any] = {
 
 
 @_register(
-    "ResNet-50", "shorter side 800",
+    "ResNet-50",
+    "shorter side 800",
     Published("COCO minival", "AP", 31.6, source="FPN table 3 (a)"),
     Published("COCO val2017", "AP", 35.7, source="Detectron2's zoo"),
-)  # fmt: skip
+)
 def faster_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
     """Faster R-CNN on ResNet-50's conv4; its conv5 is the head of each RoI (1512.03385)."""
     return _build(classes, {**RESNET, "backbone": "resnet50", "rpn_width": 1024}, options)
 
 
 @_register(
-    "ResNet-50", "shorter side 800",
+    "ResNet-50",
+    "shorter side 800",
     Published("COCO val2017", "AP", 37.3, source="Detectron2's zoo"),
-)  # fmt: skip
+)
 def faster_rcnn_r50_dc5(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
     """Faster R-CNN on a dilated conv5 of ResNet-50, with two fully connected layers."""
     own = {"backbone": "resnet50", "resnet_map": "dc5", "rpn_width": 2048, "box_width": 1024}

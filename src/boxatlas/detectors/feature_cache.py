@@ -52,8 +52,10 @@ class FeatureCache:
     def announced(self) -> str:
         """Say how large the file will be before it is filled; returns what progress is called."""
         boxes, width = self.about["shape"]
-        console().print(f"features: {boxes} boxes of {width} numbers, {self.gigabytes:.2f} GB in "
-                        f"{self.file}", markup=False)  # fmt: skip
+        console().print(
+            f"features: {boxes} boxes of {width} numbers, {self.gigabytes:.2f} GB in {self.file}",
+            markup=False,
+        )
         return "features"
 
     def _check_room(self) -> None:
@@ -61,8 +63,9 @@ class FeatureCache:
         if self.gigabytes > free:
             raise InputError(
                 f"the feature cache takes {self.gigabytes:.1f} GB and the disk has {free:.1f}",
-                file=self.folder, hint="use fewer proposals: --set model.max_proposals=500",
-            )  # fmt: skip
+                file=self.folder,
+                hint="use fewer proposals: --set model.max_proposals=500",
+            )
 
     def add(self, features: NDArray[np.floating]) -> None:
         """The features of the next image, [its count, D]."""

@@ -93,9 +93,10 @@ class FSSD(SingleShot):
         own = [s for s in sources if s != "conv7_2"]
         own += ["fc7"] if "conv7_2" in sources and "fc7" not in own else []
         backbone, preprocess = backbone_of(
-            config, [STRIDES[s] for s in sources],
+            config,
+            [STRIDES[s] for s in sources],
             vgg16=lambda: VGG16(own, ceil_pools=config.ceil_pools),
-        )  # fmt: skip
+        )
         extras, made, channels = None, list(sources), list(backbone.channels)
         if config.backbone == "vgg16" and "conv7_2" in sources:
             layers = [ExtraLayer(256, 512, 3, 1, config.extra_padding), ExtraLayer(128, 256)]
@@ -103,19 +104,27 @@ class FSSD(SingleShot):
             made, channels = [*own, "conv6_2", "conv7_2"], extras.channels
         keep = [made.index(s) for s in sources]
         fusion = FeatureFusion(
-            [channels[i] for i in keep], sources.index("conv4_3"), fuse=config.fuse,
-            norm=config.fuse_norm, affine=config.fuse_norm_affine, reduce_all=config.reduce_all,
+            [channels[i] for i in keep],
+            sources.index("conv4_3"),
+            fuse=config.fuse,
+            norm=config.fuse_norm,
+            affine=config.fuse_norm_affine,
+            reduce_all=config.reduce_all,
             align_corners=config.align_corners,
-        )  # fmt: skip
+        )
         grid = grids_of(backbone, config.shape)[made.index("conv4_3")]
         pyramid = FeaturePyramid(fusion.channels, plan(grid), config.generator)
         ratios = ssd_ratios(config, len(pyramid.channels), config.boxes_on_first_map)
         super().__init__(
-            classes, preprocess, config, backbone=backbone,
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
             neck=FusionNeck(extras, keep, fusion, pyramid),
             head=DenseHead(pyramid.channels, per_cell(ratios), len(classes) + 1, Predictor),
-            ratios=ratios, sizes=ssd_sizes(config, len(pyramid.channels)),
-        )  # fmt: skip
+            ratios=ratios,
+            sizes=ssd_sizes(config, len(pyramid.channels)),
+        )
 
 
 # -- the models -----------------------------------------------------------------------------------
@@ -123,10 +132,15 @@ class FSSD(SingleShot):
 
 def _register(size: str, *published: Published) -> Any:
     return register_model(
-        method="FSSD", title="FSSD: Feature Fusion Single Shot Multibox Detector",
-        arxiv="1712.00960", year=2017, family="one-stage", backbone="VGG-16", size=size,
+        method="FSSD",
+        title="FSSD: Feature Fusion Single Shot Multibox Detector",
+        arxiv="1712.00960",
+        year=2017,
+        family="one-stage",
+        backbone="VGG-16",
+        size=size,
         published=published,
-    )  # fmt: skip
+    )
 
 
 _README = "README of the authors' repository"
@@ -138,7 +152,7 @@ _GPU = "GTX 1080 Ti"
     Published("VOC07 test (07+12)", "mAP@0.5", 78.8, 65.8, _GPU, _README),
     Published("VOC07 test (07+12+COCO)", "mAP@0.5", 82.7, 65.8, _GPU, _README),
     Published("COCO test-dev", "AP", 27.1, 65.8, _GPU, _README),
-)  # fmt: skip
+)
 def fssd300_vgg16(classes: Sequence[str], **options: Any) -> FSSD:
     """FSSD at 300x300: three layers fused at 38x38, 8732 default boxes."""
     return FSSD(classes, FSSDConfig.of(**{"size": 300, **options}))
@@ -149,7 +163,7 @@ def fssd300_vgg16(classes: Sequence[str], **options: Any) -> FSSD:
     Published("VOC07 test (07+12)", "mAP@0.5", 80.9, 35.7, _GPU, _README),
     Published("VOC07 test (07+12+COCO)", "mAP@0.5", 84.5, 35.7, _GPU, _README),
     Published("COCO test-dev", "AP", 31.8, 35.7, _GPU, _README),
-)  # fmt: skip
+)
 def fssd512_vgg16(classes: Sequence[str], **options: Any) -> FSSD:
     """FSSD at 512x512 as its authors built it: conv3_3 too, the fused map predicts; 24564 boxes."""
     own = {"size": 512, "sources": ("conv3_3", "conv4_3", "fc7", "conv7_2"), "generator": "direct"}

@@ -74,22 +74,38 @@ class M2Det(SingleShot):
 
     def __init__(self, classes: Sequence[str], config: M2DetConfig) -> None:
         backbone, preprocess = backbone_of(
-            config, (8, 32), resnet101=resnet101,
+            config,
+            (8, 32),
+            resnet101=resnet101,
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
-        )  # fmt: skip
+        )
         neck = MLFPN(
-            backbone.channels[0], backbone.channels[1], min(grids_of(backbone, config.shape)[0]),
-            tums=config.tums, scales=config.scales, width=config.planes, form=config.form,
-            base=config.base_feature, sfam=config.sfam, ratio=config.sfam_ratio,
-            shared_leach=config.shared_leach, shared_sfam=config.shared_sfam,
+            backbone.channels[0],
+            backbone.channels[1],
+            min(grids_of(backbone, config.shape)[0]),
+            tums=config.tums,
+            scales=config.scales,
+            width=config.planes,
+            form=config.form,
+            base=config.base_feature,
+            sfam=config.sfam,
+            ratio=config.sfam_ratio,
+            shared_leach=config.shared_leach,
+            shared_sfam=config.shared_sfam,
             norm_largest=config.norm_largest,
-        )  # fmt: skip
+        )
         ratios = given(config.ratios, [(2.0, 3.0)] * config.scales, "ratios")
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck,
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
             head=DenseHead(neck.channels, per_cell(ratios), len(classes) + 1, Predictor),
-            ratios=ratios, sizes=default_sizes(config), steps=default_steps,
-        )  # fmt: skip
+            ratios=ratios,
+            sizes=default_sizes(config),
+            steps=default_steps,
+        )
 
     def suppress(
         self, chosen: Candidates, boxes: Tensor, images: int, total: int | None
@@ -101,9 +117,13 @@ class M2Det(SingleShot):
         groups = chosen.image * self.num_classes + chosen.label
         enters = _best_of_each(groups, chosen.score, config.candidates or len(groups))
         rows, scores = soft_nms(
-            boxes[enters], chosen.score[enters], groups[enters], method=config.soft_nms,
-            threshold=config.soft_iou, min_score=config.soft_least,
-        )  # fmt: skip
+            boxes[enters],
+            chosen.score[enters],
+            groups[enters],
+            method=config.soft_nms,
+            threshold=config.soft_iou,
+            min_score=config.soft_least,
+        )
         rows = enters[rows]
         stays = _best_of_each(groups[rows], scores, config.per_class)
         stays = stays[scores[stays].sort(descending=True, stable=True).indices]
@@ -175,9 +195,13 @@ def _register(
     return register_model(
         method="M2Det",
         title="M2Det: A Single-Shot Object Detector based on Multi-Level Feature Pyramid Network",
-        arxiv="1811.04533", year=2018, family="one-stage", backbone=backbone, size=size,
+        arxiv="1811.04533",
+        year=2018,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
         published=rows,
-    )  # fmt: skip
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> M2Det:

@@ -159,7 +159,7 @@ class WithMasks(RegionDetector):
             raise InputError(
                 f"{self.name or 'this method'} learns masks, and the data holds none",
                 hint="give COCO annotations with segmentations, or train a detector of boxes",
-            )  # fmt: skip
+            )
         positive = rois.labels > 0
         first = positive.int().argsort(dim=1, descending=True, stable=True)
         first = first[:, : int(positive.sum(1).max())] if len(first) else first
@@ -169,8 +169,9 @@ class WithMasks(RegionDetector):
         boxes = rois.boxes.gather(1, first[..., None].expand(-1, -1, 4))
         logits = self.masks(features, boxes, branch)[real]
         image = real.nonzero()[:, 0]
-        wanted = self._targets(targets, image, rois.owner.gather(1, first)[real], boxes[real],
-                               features[0])  # fmt: skip
+        wanted = self._targets(
+            targets, image, rois.owner.gather(1, first)[real], boxes[real], features[0]
+        )
         column = self.map_of(rois.labels.gather(1, first)[real] - 1)
         return mask_loss(logits, wanted, column, self.choices.mask_loss)
 
@@ -189,9 +190,10 @@ class WithMasks(RegionDetector):
         size = (like.shape[-2] * stride, like.shape[-1] * stride)
         soft = config.mask_target == "soft"
         rule = MaskTargetRule(
-            "polygon" if config.mask_target == "polygon" else "bitmap", config.mask_aligned,
+            "polygon" if config.mask_target == "polygon" else "bitmap",
+            config.mask_aligned,
             None if soft else 0.5,
-        )  # fmt: skip
+        )
         return mask_targets(flat, index, boxes, self.mask.side, size, rule).to(like.dtype)
 
     # -- detecting ----------------------------------------------------------------------------
@@ -231,9 +233,12 @@ class WithMasks(RegionDetector):
         chance = own.softmax(1) if config.mask_loss == "softmax" else own.sigmoid()
         maps = chance[torch.arange(len(found), device=logits.device), shown]
         pasted = paste_masks(
-            maps, found.boxes.to(maps), found.size, grid=config.mask_paste,
+            maps,
+            found.boxes.to(maps),
+            found.size,
+            grid=config.mask_paste,
             threshold=config.mask_threshold,
-        )  # fmt: skip
+        )
         return pasted.cpu()
 
     def class_rows(self) -> dict[str, ClassRows]:
@@ -273,8 +278,10 @@ class C4MaskRCNN(WithMasks, OriginalFasterRCNN):
         if not isinstance(self.head, Res5):
             raise InputError(
                 "masks on one map need a ResNet of 50 layers or more, cut at conv4",
-                field="backbone", value=config.backbone, hint="use mask_rcnn_r50_fpn",
-            )  # fmt: skip
+                field="backbone",
+                value=config.backbone,
+                hint="use mask_rcnn_r50_fpn",
+            )
         self.add_masks(self.head.width, 7, config.c4_side)
 
     def mask_features(self, features: list[Tensor], boxes: Tensor) -> Tensor:
@@ -287,9 +294,15 @@ class C4MaskRCNN(WithMasks, OriginalFasterRCNN):
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="Mask R-CNN", title="Mask R-CNN", arxiv="1703.06870", year=2017,
-        family="two-stage", backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        method="Mask R-CNN",
+        title="Mask R-CNN",
+        arxiv="1703.06870",
+        year=2017,
+        family="two-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> MaskRCNN:
@@ -297,10 +310,11 @@ def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, 
 
 
 @_register(
-    "ResNet-50", "shorter side 800",
+    "ResNet-50",
+    "shorter side 800",
     Published("COCO val2017", "AP", 36.8, source="Detectron2's zoo"),
     Published("COCO minival", "mask AP", 30.3, source="table 2b"),
-)  # fmt: skip
+)
 def mask_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> C4MaskRCNN:
     """Mask R-CNN on ResNet-50's conv4; conv5 is the head of each RoI."""
     own = {**RESNET, "backbone": "resnet50", "rpn_width": 1024}
@@ -308,10 +322,11 @@ def mask_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> C4MaskRCNN:
 
 
 @_register(
-    "ResNet-50", "shorter side 800",
+    "ResNet-50",
+    "shorter side 800",
     Published("COCO val2017", "AP", 37.7, source="Detectron's zoo, 1x"),
     Published("COCO minival", "mask AP", 33.6, source="table 2a"),
-)  # fmt: skip
+)
 def mask_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> MaskRCNN:
     """Mask R-CNN on ResNet-50 with a feature pyramid."""
     return _build(classes, {}, options)
@@ -323,27 +338,32 @@ def mask_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> MaskRCNN:
 def mask_rcnn_r50_fpn_v2(classes: Sequence[str], **options: Any) -> MaskRCNN:
     """Batch norm in pyramid and heads, deeper RPN and box head (2111.11429)."""
     own = {
-        "norm": "batch", "fpn_norm": "batch", "rpn_convs": 2, "box_head": "4conv1fc",
+        "norm": "batch",
+        "fpn_norm": "batch",
+        "rpn_convs": 2,
+        "box_head": "4conv1fc",
         "mask_norm": "batch",
-    }  # fmt: skip
+    }
     return _build(classes, own, options)
 
 
 @_register(
-    "ResNet-101", "shorter side 800",
+    "ResNet-101",
+    "shorter side 800",
     Published("COCO test-dev", "AP", 38.2, 5.1, "M40", "table 3; 0.195 s"),
     Published("COCO test-dev", "mask AP", 35.7, 5.1, "M40", "table 1"),
-)  # fmt: skip
+)
 def mask_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> MaskRCNN:
     """Mask R-CNN on ResNet-101 with a feature pyramid."""
     return _build(classes, {"backbone": "resnet101"}, options)
 
 
 @_register(
-    "ResNeXt-101 64x4d", "shorter side 800",
+    "ResNeXt-101 64x4d",
+    "shorter side 800",
     Published("COCO test-dev", "AP", 39.8, 3.3, "M40", "table 3; speed as surveyed"),
     Published("COCO test-dev", "mask AP", 37.1, source="table 1"),
-)  # fmt: skip
+)
 def mask_rcnn_x101_fpn(classes: Sequence[str], **options: Any) -> MaskRCNN:
     """Mask R-CNN on ResNeXt-101 with a feature pyramid."""
     return _build(classes, {"backbone": "resnext101_64x4d"}, options)

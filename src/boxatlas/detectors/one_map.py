@@ -100,9 +100,13 @@ class Res5(nn.Module):
     def __init__(self, config: OneMapConfig) -> None:
         super().__init__()
         self.blocks = residual_stage(
-            1024, 512, 3, stride=config.c4_side // 7, stride_in_1x1=config.stride_in_1x1,
+            1024,
+            512,
+            3,
+            stride=config.c4_side // 7,
+            stride_in_1x1=config.stride_in_1x1,
             norm=norm_layer(config.norm, config.norm_eps),
-        )  # fmt: skip
+        )
 
     def forward(self, rois: Tensor) -> Tensor:
         return self.blocks(rois).mean((2, 3))
@@ -149,10 +153,13 @@ def cut(config: OneMapConfig) -> Cut:
 def _resnet(config: OneMapConfig, made: Any) -> Cut:
     dilated = config.resnet_map == "dc5"
     trunk = ResNet(
-        config.backbone, stages=(5,) if dilated else (4,), dilate_c5=dilated,
-        norm=norm_layer(config.norm, config.norm_eps), stride_in_1x1=config.stride_in_1x1,
+        config.backbone,
+        stages=(5,) if dilated else (4,),
+        dilate_c5=dilated,
+        norm=norm_layer(config.norm, config.norm_eps),
+        stride_in_1x1=config.stride_in_1x1,
         last=5 if dilated else 4,
-    )  # fmt: skip
+    )
     if config.pretrained:
         trunk.load_pretrained()
     if dilated or config.backbone not in _DEEP:
@@ -198,15 +205,22 @@ def one_map_rpn(config: OneMapAnchors, channels: int, strides: Sequence[int] = (
         s for row in config.anchor_sizes for s in (row if isinstance(row, tuple) else [row])
     )
     rule = AnchorRule(
-        (sizes,), config.anchor_ratios, tuple(strides),
+        (sizes,),
+        config.anchor_ratios,
+        tuple(strides),
         rounded=config.anchor_rounded or config.anchor_base is not None,
         base=None if config.anchor_base is None else (config.anchor_base,),
-        order=config.anchor_order, stride=config.anchor_stride,
-    )  # fmt: skip
+        order=config.anchor_order,
+        stride=config.anchor_stride,
+    )
     return RPN(
-        channels, config.rpn_width, rule, cls=config.rpn_cls, coder=coder_of(config),
+        channels,
+        config.rpn_width,
+        rule,
+        cls=config.rpn_cls,
+        coder=coder_of(config),
         targets=rpn_targets(config),
-    )  # fmt: skip
+    )
 
 
 def one_map_preprocess(config: OneMapConfig) -> Preprocess:

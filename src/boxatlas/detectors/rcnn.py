@@ -88,21 +88,32 @@ class RCNN(Detector):
 
     def __init__(self, classes: Sequence[str], config: RCNNConfig) -> None:
         if config.classifier == "softmax" and not config.fine_tune:
-            raise InputError("a softmax is only trained by fine-tuning", field="classifier",
-                             value="softmax", hint="use svm, or fine_tune=true")  # fmt: skip
+            raise InputError(
+                "a softmax is only trained by fine-tuning",
+                field="classifier",
+                value="softmax",
+                hint="use svm, or fine_tune=true",
+            )
         if 2 * config.crop_padding >= config.crop_size:
-            raise InputError("leaves nothing of the crop", field="crop_padding",
-                             value=config.crop_padding)  # fmt: skip
+            raise InputError(
+                "leaves nothing of the crop", field="crop_padding", value=config.crop_padding
+            )
         network, colours = crop_network(
-            config.backbone, config.crop_size, pretrained=config.pretrained,
-            fold=config.fold_norms, lrn_order=config.lrn_order,
-        )  # fmt: skip
+            config.backbone,
+            config.crop_size,
+            pretrained=config.pretrained,
+            fold=config.fold_norms,
+            lrn_order=config.lrn_order,
+        )
         size = (config.longest, config.longest)
         super().__init__(classes, Preprocess(size=size, resize="limit", **colours), config)
         if config.feature_layer not in network.widths:
-            raise InputError(f"{config.backbone} has no such layer", field="feature_layer",
-                             value=config.feature_layer,
-                             hint=f"choose from: {', '.join(network.widths)}")  # fmt: skip
+            raise InputError(
+                f"{config.backbone} has no such layer",
+                field="feature_layer",
+                value=config.feature_layer,
+                hint=f"choose from: {', '.join(network.widths)}",
+            )
         self.network = network
         self.takes_proposals = config.max_proposals
         self.min_proposal_side = config.min_box_side
@@ -130,8 +141,13 @@ class RCNN(Detector):
     ) -> Raw:
         """-> scores [B, P, K] in 0..1, deltas [B, P, K, 4], proposals [B, P, 4], valid [B, P]."""
         if proposals is None:
-            proposals = searched(images, frames, self.preprocess, most=self.takes_proposals,
-                                 min_side=self.min_proposal_side)  # fmt: skip
+            proposals = searched(
+                images,
+                frames,
+                self.preprocess,
+                most=self.takes_proposals,
+                min_side=self.min_proposal_side,
+            )
         valid = (proposals[..., 2:] > proposals[..., :2]).all(-1)
         image, row = valid.nonzero(as_tuple=True)
         count = self.num_classes
@@ -257,13 +273,16 @@ class RCNN(Detector):
         assert isinstance(fast, RCNN)
         shown = track(range(start, len(loader)), cache.announced())
         for _, batch in zip(shown, loader.epoch(0, start=start), strict=True):
-            own = [torch.from_numpy(windows.boxes[cache.of(cache.done + i)])
-                   for i in range(len(batch))]  # fmt: skip
+            own = [
+                torch.from_numpy(windows.boxes[cache.of(cache.done + i)]) for i in range(len(batch))
+            ]
             image = torch.repeat_interleave(torch.tensor([len(b) for b in own]))
             boxes = torch.cat(own).to(self.device)
             images = batch.images.to(self.device)
-            rows = [found[layer].cpu().half().numpy() for found in
-                    fast.features(images, boxes, image.to(self.device), batch.frames)]  # fmt: skip
+            rows = [
+                found[layer].cpu().half().numpy()
+                for found in fast.features(images, boxes, image.to(self.device), batch.frames)
+            ]
             described = np.concatenate(rows) if rows else np.zeros((0, cache.rows.shape[1]))
             for one in np.split(described, np.cumsum([len(b) for b in own])[:-1]):
                 cache.add(one)
@@ -296,17 +315,23 @@ class RCNN(Detector):
         boxes = self.coder.decode(raw["deltas"][image, row, label], raw["proposals"][image, row])
         boxes = clipped(boxes, frames, image)
         keep = batched_nms(
-            boxes, found, image * self.num_classes + label, config.nms_iou,
+            boxes,
+            found,
+            image * self.num_classes + label,
+            config.nms_iou,
             group_candidates=config.class_candidates,
-        )  # fmt: skip
+        )
         kept = [keep[image[keep] == i][:most] for i in range(len(frames))]
         return [
             Detections(
-                frame.undo(boxes[rows].float()).cpu(), found[rows].float().cpu(),
-                label[rows].cpu(), self.classes, frame.source,
+                frame.undo(boxes[rows].float()).cpu(),
+                found[rows].float().cpu(),
+                label[rows].cpu(),
+                self.classes,
+                frame.source,
             )
             for frame, rows in zip(frames, kept, strict=True)
-        ]  # fmt: skip
+        ]
 
     @property
     def threshold(self) -> float:
@@ -333,26 +358,33 @@ def _last(phases: Sequence[Phase]) -> str | None:
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="R-CNN", title="Rich feature hierarchies for accurate object detection and semantic "
-        "segmentation", arxiv="1311.2524", year=2014, family="two-stage", backbone=backbone,
-        size=size, published=published,
-    )  # fmt: skip
+        method="R-CNN",
+        title="Rich feature hierarchies for accurate object detection and semantic segmentation",
+        arxiv="1311.2524",
+        year=2014,
+        family="two-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 @_register(
-    "AlexNet (CaffeNet)", "crops of 227",
+    "AlexNet (CaffeNet)",
+    "crops of 227",
     Published("VOC07 test (07)", "mAP@0.5", 58.5, source="table 2, fine-tuned fc7 with boxes"),
     Published("VOC10 test", "mAP@0.5", 53.7, source="table 1, with boxes"),
-)  # fmt: skip
+)
 def rcnn_alexnet(classes: Sequence[str], **options: Any) -> RCNN:
     """R-CNN on CaffeNet's fc7 with SVMs and box regression."""
     return RCNN(classes, RCNNConfig.of(**options))
 
 
 @_register(
-    "VGG-16", "crops of 224",
+    "VGG-16",
+    "crops of 224",
     Published("VOC07 test (07)", "mAP@0.5", 66.0, source="table 3, with boxes"),
-)  # fmt: skip
+)
 def rcnn_vgg16(classes: Sequence[str], **options: Any) -> RCNN:
     """R-CNN on VGG-16 (the paper's O-Net): slower by seven, better by 7.5 points."""
     return RCNN(classes, RCNNConfig.of(**{"backbone": "vgg16", "crop_size": 224, **options}))
@@ -361,6 +393,11 @@ def rcnn_vgg16(classes: Sequence[str], **options: Any) -> RCNN:
 @_register("EfficientNet-Lite0", "crops of 128")
 def rcnn_efficientnet_lite0(classes: Sequence[str], **options: Any) -> RCNN:
     """The light R-CNN, for a CPU: crops of 128 pixels, 9 of them context on each side."""
-    own = {"backbone": "timm/tf_efficientnet_lite0", "crop_size": 128, "crop_padding": 9,
-           "max_proposals": 200, "min_box_side": 0}  # fmt: skip
+    own = {
+        "backbone": "timm/tf_efficientnet_lite0",
+        "crop_size": 128,
+        "crop_padding": 9,
+        "max_proposals": 200,
+        "min_box_side": 0,
+    }
     return RCNN(classes, RCNNConfig.of(**{**own, **options}))

@@ -89,12 +89,13 @@ class RefineDet(SingleShot):
 
     def __init__(self, classes: Sequence[str], config: RefineDetConfig) -> None:
         backbone, preprocess = backbone_of(
-            config, STRIDES[:3],
+            config,
+            STRIDES[:3],
             vgg16=lambda: VGG16(
                 ("conv4_3", "conv5_3", "fc7"), fc="strided", ceil_pools=config.ceil_pools
             ),
             resnet101=lambda: caffe_resnet101((3, 4, 5), config.residual_stride, config.bn_eps),
-        )  # fmt: skip
+        )
         vgg, deep = config.backbone == "vgg16", config.backbone == "resnet101"
         place: dict[str, Any] = {"eps": config.norm_eps, "eps_place": config.norm_place}
         # Without a block before its predictors the ARM reads the maps themselves, each of a scale
@@ -121,10 +122,16 @@ class RefineDet(SingleShot):
         if deep:
             sources = seen = [1024] * 4
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=Sources(norms, extra),
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=Sources(norms, extra),
             head=DenseHead(seen, _boxes(ratios, config), len(classes) + 1, Predictor),
-            ratios=ratios, sizes=(list(SIZES), [None] * 4), steps=_steps,
-        )  # fmt: skip
+            ratios=ratios,
+            sizes=(list(SIZES), [None] * 4),
+            steps=_steps,
+        )
         self.arm = DenseHead(sources, _boxes(ratios, config), 2, Predictor)
         self.transfer, self.before_arm, self.before_odm = transfer, before_arm, before_odm
         self.coder = replace(self.coder, log_epsilon=config.log_epsilon)
@@ -143,9 +150,12 @@ class RefineDet(SingleShot):
         seen = maps if self.transfer is None else self.transfer(maps)
         logits, deltas = self.head(self.before_odm(seen))
         return {
-            "logits": logits, "deltas": deltas, "anchors": self.anchors(maps, images),
-            "arm_logits": arm_logits, "arm_deltas": arm_deltas,
-        }  # fmt: skip
+            "logits": logits,
+            "deltas": deltas,
+            "anchors": self.anchors(maps, images),
+            "arm_logits": arm_logits,
+            "arm_deltas": arm_deltas,
+        }
 
     @property
     def least(self) -> float:
@@ -156,19 +166,31 @@ class RefineDet(SingleShot):
         """Equation 1: both steps' confidence and localisation, each by its own positives."""
         raw, targets, config = self(batch.images), batch.targets, self.config
         found = refinement_loss(
-            raw["arm_logits"], raw["arm_deltas"], raw["logits"], raw["deltas"], raw["anchors"],
-            targets.boxes, targets.labels, self.learned(targets), self.matches, self.coder,
-            two_step=config.two_step, least=self.least,
+            raw["arm_logits"],
+            raw["arm_deltas"],
+            raw["logits"],
+            raw["deltas"],
+            raw["anchors"],
+            targets.boxes,
+            targets.labels,
+            self.learned(targets),
+            self.matches,
+            self.coder,
+            two_step=config.two_step,
+            least=self.least,
             filter_negatives=config.negative_filter is not None,
-            filter_positives=config.filter_positives, ratio=config.negatives,
+            filter_positives=config.filter_positives,
+            ratio=config.negatives,
             ranking="label" if config.filter_positives else "background",
             neg_overlap=config.match_iou,
-        )  # fmt: skip
+        )
         weight = config.loc_weight
         return {
-            "arm_classification": found.arm.classes, "arm_localisation": weight * found.arm.box,
-            "classification": found.odm.classes, "localisation": weight * found.odm.box,
-        }  # fmt: skip
+            "arm_classification": found.arm.classes,
+            "arm_localisation": weight * found.arm.box,
+            "classification": found.odm.classes,
+            "localisation": weight * found.odm.box,
+        }
 
     def candidates(self, raw: Raw, score: float | None) -> Candidates:
         """Anchors that the ARM calls background have no class."""
@@ -210,9 +232,13 @@ def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
         method="RefineDet",
         title="Single-Shot Refinement Neural Network for Object Detection",
-        arxiv="1711.06897", year=2017, family="one-stage", backbone=backbone, size=size,
+        arxiv="1711.06897",
+        year=2017,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
         published=published,
-    )  # fmt: skip
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> RefineDet:
@@ -226,44 +252,48 @@ _COCO = "COCO test-dev"
 
 
 @_register(
-    "VGG-16", "320",
+    "VGG-16",
+    "320",
     Published(_COCO, "AP", 29.4, 38.7, _GPU, "the paper, table 2"),
     Published("VOC07 test (07+12)", "mAP@0.5", 80.0, 40.3, _GPU, _PAPER),
     Published("VOC12 test (07++12)", "mAP@0.5", 78.1, 40.3, _GPU, _PAPER),
     Published(f"{_COCO}, many scales", "AP", 35.2, source=_README),
-)  # fmt: skip
+)
 def refinedet320_vgg16(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 320x320 on VGG-16: four maps, 6375 anchors."""
     return _build(classes, {"size": 320}, options)
 
 
 @_register(
-    "VGG-16", "512",
+    "VGG-16",
+    "512",
     Published(_COCO, "AP", 33.0, 22.3, _GPU, "the paper, table 2"),
     Published("VOC07 test (07+12)", "mAP@0.5", 81.8, 24.1, _GPU, _PAPER),
     Published("VOC12 test (07++12)", "mAP@0.5", 80.1, 24.1, _GPU, _PAPER),
     Published(f"{_COCO}, many scales", "AP", 37.6, source=_README),
-)  # fmt: skip
+)
 def refinedet512_vgg16(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 512x512 on VGG-16: four maps, 16320 anchors."""
     return _build(classes, {"size": 512}, options)
 
 
 @_register(
-    "ResNet-101", "320",
+    "ResNet-101",
+    "320",
     Published(_COCO, "AP", 32.0, source=_README),
     Published(f"{_COCO}, many scales", "AP", 38.6, source=_README),
-)  # fmt: skip
+)
 def refinedet320_r101(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 320x320 on ResNet-101, with a residual block before each pair of predictors."""
     return _build(classes, {"size": 320, "backbone": "resnet101"}, options)
 
 
 @_register(
-    "ResNet-101", "512",
+    "ResNet-101",
+    "512",
     Published(_COCO, "AP", 36.4, source=_README),
     Published(f"{_COCO}, many scales", "AP", 41.8, source=_README),
-)  # fmt: skip
+)
 def refinedet512_r101(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 512x512 on ResNet-101."""
     return _build(classes, {"size": 512, "backbone": "resnet101"}, options)

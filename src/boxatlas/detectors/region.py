@@ -89,10 +89,15 @@ class RoIRule:
         # The largest of n x n samples: a grid n times as fine, of one sample a cell.
         finer = max(self.sampling_ratio, 2) if self.reduce == "max" and self.op != "pool" else 1
         pooled = pyramid_pool(
-            maps[: len(scales)], scales, rois, levels, self.size * finer,
+            maps[: len(scales)],
+            scales,
+            rois,
+            levels,
+            self.size * finer,
             op="pool" if self.op == "pool" else "align",
-            sampling_ratio=self.sampling_ratio if finer == 1 else 1, aligned=self.aligned,
-        )  # fmt: skip
+            sampling_ratio=self.sampling_ratio if finer == 1 else 1,
+            aligned=self.aligned,
+        )
         return pooled if finer == 1 else F.max_pool2d(pooled, finer)
 
     def rois(self, boxes: Tensor) -> Tensor:
@@ -107,11 +112,16 @@ class RoIRule:
             return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         rule = self.level
         return -rule.k_min + pyramid_level(
-            boxes, rule.k_min, rule.k_max, rule.k0, rule.canonical_size,
-            inclusive=rule.inclusive, epsilon_inside_log=rule.epsilon_inside_log,
+            boxes,
+            rule.k_min,
+            rule.k_max,
+            rule.k0,
+            rule.canonical_size,
+            inclusive=rule.inclusive,
+            epsilon_inside_log=rule.epsilon_inside_log,
             epsilon_outside_log=rule.epsilon_outside_log,
             add_k0_inside_floor=rule.add_k0_inside_floor,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -281,9 +291,13 @@ class RegionDetector(Detector):
         logits, deltas, anchors = self.rpn(self.rpn_maps(features), size_of(batch))
         losses = self.rpn.loss(logits, deltas, anchors, targets, limits, generator)
         boxes, _, valid = self.rpn.select(
-            [x.detach() for x in logits], [x.detach() for x in deltas], anchors, limits,
-            self.select_in_loss, image_scales(batch.images, batch.frames),
-        )  # fmt: skip
+            [x.detach() for x in logits],
+            [x.detach() for x in deltas],
+            anchors,
+            limits,
+            self.select_in_loss,
+            image_scales(batch.images, batch.frames),
+        )
         given = HeadBatch(features, boxes, valid, targets, limits, generator)
         return {**losses, **self.head_loss(given)}
 
@@ -318,9 +332,13 @@ class RegionDetector(Detector):
     def _losses(self, features: list[Tensor], rois: SampledRoIs) -> tuple[Tensor, Tensor]:
         raw = self.heads(features, rois.boxes)
         return roi_losses(
-            raw["logits"], raw["deltas"], rois, self.coder, self.roi_targets.beta,
+            raw["logits"],
+            raw["deltas"],
+            rois,
+            self.coder,
+            self.roi_targets.beta,
             self.class_agnostic,
-        )  # fmt: skip
+        )
 
     def _inward(self, boxes: Tensor, frames: Sequence[Frame] | None) -> Tensor:
         """Continuous boxes [B, P, 4] of the input as this detector counts pixels."""

@@ -157,19 +157,31 @@ class RetinaNet(DenseDetector):
 
     def __init__(self, classes: Sequence[str], config: RetinaNetConfig) -> None:
         backbone = pyramid_backbone(
-            config.backbone, (3, 4, 5), pretrained=config.pretrained, norm=config.norm,
-            norm_eps=config.norm_eps, stride_in_1x1=config.stride_in_1x1, fold=config.fold_norms,
-        )  # fmt: skip
+            config.backbone,
+            (3, 4, 5),
+            pretrained=config.pretrained,
+            norm=config.norm,
+            norm_eps=config.norm_eps,
+            stride_in_1x1=config.stride_in_1x1,
+            fold=config.fold_norms,
+        )
         neck = FPN(
-            backbone.channels, config.width, extra=config.p6_from,
+            backbone.channels,
+            config.width,
+            extra=config.p6_from,
             relu_before_p7=config.relu_before_p7,
-        )  # fmt: skip
+        )
         rule = anchor_rule(config, backbone.strides)
         super().__init__(
-            classes, pyramid_preprocess(config.backbone, config.size), config,
-            backbone=backbone, neck=neck, head=RetinaHead(config, rule.per_cell, len(classes)),
-            coder=DeltaCoder(clamp=CLAMP), background=False,
-        )  # fmt: skip
+            classes,
+            pyramid_preprocess(config.backbone, config.size),
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=RetinaHead(config, rule.per_cell, len(classes)),
+            coder=DeltaCoder(clamp=CLAMP),
+            background=False,
+        )
         self.rule = rule
 
     def training_sizes(self) -> list[tuple[int, int]]:
@@ -201,9 +213,13 @@ class RetinaNet(DenseDetector):
         background.
         """
         found = match_thresholds(
-            anchors, targets.boxes, targets.valid & ~targets.ignore, self.config.match_iou,
-            self.config.background_iou, low_quality=self.config.low_quality,
-        )  # fmt: skip
+            anchors,
+            targets.boxes,
+            targets.valid & ~targets.ignore,
+            self.config.match_iou,
+            self.config.background_iou,
+            low_quality=self.config.low_quality,
+        )
         return ignore_inside(found, anchors, targets.boxes, targets.ignore)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -231,9 +247,14 @@ class RetinaNet(DenseDetector):
         ignored = ~(matches.positive | matches.negative)
         if config.cls_loss == "focal_star":
             return focal_star_loss(
-                logits, positives, alpha=config.alpha, gamma=config.gamma, beta=config.star_beta,
-                weight=weight, ignore=ignored,
-            )  # fmt: skip
+                logits,
+                positives,
+                alpha=config.alpha,
+                gamma=config.gamma,
+                beta=config.star_beta,
+                weight=weight,
+                ignore=ignored,
+            )
         gamma = config.gamma if config.cls_loss == "focal" else 0.0
         if config.cls_loss.startswith("ohem"):
             learns = self.hardest(raw, matches, positives)
@@ -252,15 +273,22 @@ class RetinaNet(DenseDetector):
         config = self.config
         ignored = ~(matches.positive | matches.negative)
         loss = focal_loss(
-            raw["logits"], positives, alpha=config.alpha, gamma=0.0, ignore=ignored,
+            raw["logits"],
+            positives,
+            alpha=config.alpha,
+            gamma=0.0,
+            ignore=ignored,
             reduction="none",
-        ).sum(-1)  # fmt: skip
+        ).sum(-1)
         image, anchor = (~ignored).nonzero(as_tuple=True)
         whole = config.cls_loss == "ohem_1_3"
         kept = batched_nms(
-            raw["anchors"][anchor], loss[image, anchor], image, config.ohem_nms,
+            raw["anchors"][anchor],
+            loss[image, anchor],
+            image,
+            config.ohem_nms,
             limit=None if whole else config.ohem_batch,
-        )  # fmt: skip
+        )
         stays = torch.zeros_like(ignored)
         stays[image[kept], anchor[kept]] = True
         if not whole:
@@ -282,9 +310,12 @@ class RetinaNet(DenseDetector):
         """Section 4, inference: of what passes the threshold the 1,000 best of each level."""
         threshold = self.limits.score if score is None else score
         return best_sigmoid_above(
-            raw["logits"].float(), threshold, self.config.level_candidates,
-            raw["levels"].tolist(), or_equal=score is not None,
-        )  # fmt: skip
+            raw["logits"].float(),
+            threshold,
+            self.config.level_candidates,
+            raw["levels"].tolist(),
+            or_equal=score is not None,
+        )
 
 
 def _highest(values: Tensor, allowed: Tensor, count: int | Tensor) -> Tensor:
@@ -300,9 +331,13 @@ def anchor_rule(config: RetinaNetConfig, strides: Sequence[int]) -> AnchorRule:
         tuple(4 * step * scale for scale in config.anchor_scales) for step in steps
     )
     return AnchorRule(
-        sizes, config.anchor_ratios, tuple(steps), rounded=config.anchor_rounded,
-        stride=config.anchor_stride, order=config.anchor_order,
-    )  # fmt: skip
+        sizes,
+        config.anchor_ratios,
+        tuple(steps),
+        rounded=config.anchor_rounded,
+        stride=config.anchor_stride,
+        order=config.anchor_order,
+    )
 
 
 # -- the models -----------------------------------------------------------------------------------
@@ -310,9 +345,15 @@ def anchor_rule(config: RetinaNetConfig, strides: Sequence[int]) -> AnchorRule:
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="RetinaNet", title="Focal Loss for Dense Object Detection", arxiv="1708.02002",
-        year=2017, family="one-stage", backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        method="RetinaNet",
+        title="Focal Loss for Dense Object Detection",
+        arxiv="1708.02002",
+        year=2017,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 def _table_1e(rows: dict[int, tuple[float, int]]) -> list[Published]:
@@ -330,22 +371,31 @@ def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, 
 
 
 @_register(
-    "ResNet-50", "shorter side 400 to 800",
-    *_table_1e({800: (35.7, 153), 700: (35.1, 121), 600: (34.3, 98), 500: (32.5, 72),
-                400: (30.5, 64)}),
-)  # fmt: skip
+    "ResNet-50",
+    "shorter side 400 to 800",
+    *_table_1e(
+        {800: (35.7, 153), 700: (35.1, 121), 600: (34.3, 98), 500: (32.5, 72), 400: (30.5, 64)}
+    ),
+)
 def retinanet_r50_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-50; size=400, 500, 600, 700 or 800 as published."""
     return _build(classes, {}, options)
 
 
 @_register(
-    "ResNet-101", "shorter side 400 to 800",
-    *_table_1e({800: (37.8, 198), 700: (37.1, 154), 600: (36.0, 122), 500: (34.4, 90),
-                400: (31.9, 81)}),
-    Published("COCO test-dev, size 800, scale jitter, 1.5 schedules", "AP", 39.1, 5.0,
-              source="table 2; speed as surveyed"),
-)  # fmt: skip
+    "ResNet-101",
+    "shorter side 400 to 800",
+    *_table_1e(
+        {800: (37.8, 198), 700: (37.1, 154), 600: (36.0, 122), 500: (34.4, 90), 400: (31.9, 81)}
+    ),
+    Published(
+        "COCO test-dev, size 800, scale jitter, 1.5 schedules",
+        "AP",
+        39.1,
+        5.0,
+        source="table 2; speed as surveyed",
+    ),
+)
 def retinanet_r101_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-101; size=400, 500, 600, 700 or 800 as published."""
     return _build(classes, {"backbone": "resnet101"}, options)
@@ -364,9 +414,13 @@ def retinanet_r50_fpn_v2(classes: Sequence[str], **options: Any) -> RetinaNet:
 def retinanet320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
     """A light RetinaNet of 96 channels for small machines; anchors from 16 pixels on."""
     own = {
-        "backbone": "timm/tf_efficientnet_lite0", "size": 320, "width": 96, "head_convs": 3,
+        "backbone": "timm/tf_efficientnet_lite0",
+        "size": 320,
+        "width": 96,
+        "head_convs": 3,
         "low_quality": "argmax",
-        "anchor_sizes": tuple(tuple(2 * s * 2 ** (k / 3) for k in range(3))
-                              for s in (8, 16, 32, 64, 128)),
-    }  # fmt: skip
+        "anchor_sizes": tuple(
+            tuple(2 * s * 2 ** (k / 3) for k in range(3)) for s in (8, 16, 32, 64, 128)
+        ),
+    }
     return _build(classes, own, options)

@@ -111,9 +111,11 @@ class JoinUp(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         up = F.interpolate(
-            self.coarse(maps[1]), size=maps[0].shape[-2:], mode="bilinear",
+            self.coarse(maps[1]),
+            size=maps[0].shape[-2:],
+            mode="bilinear",
             align_corners=self.align_corners,
-        )  # fmt: skip
+        )
         return torch.cat([self.fine(maps[0]), up], 1)
 
 
@@ -124,9 +126,11 @@ class RFBNet(SingleShot):
 
     def __init__(self, classes: Sequence[str], config: RFBNetConfig) -> None:
         backbone, preprocess = backbone_of(
-            config, (8, 16, 32), mobilenet_v1=MobileNetV1,
+            config,
+            (8, 16, 32),
+            mobilenet_v1=MobileNetV1,
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
-        )  # fmt: skip
+        )
         neck, channels = _neck(config, backbone)
         ratios = ssd_ratios(config, len(channels), config.boxes_on_first_map)
         light = config.backbone == "mobilenet_v1"
@@ -134,12 +138,18 @@ class RFBNet(SingleShot):
             channels, per_cell(ratios), len(classes) + 1, _predict_1x1 if light else Predictor
         )
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck, head=head, ratios=ratios,
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            ratios=ratios,
             sizes=percents([15, 30, 45, 60, 75, 90, 105], min(config.shape))
             if light and len(channels) == 6
             else ssd_sizes(config, len(channels)),
             steps=ssd_steps,
-        )  # fmt: skip
+        )
 
 
 def _predict_1x1(channels: int, out: int) -> nn.Module:
@@ -213,9 +223,14 @@ def _block(
         branches = [(layers, 1) for layers, _ in branches]
     light = config.backbone == "mobilenet_v1"
     return ReceptiveField(
-        channels, width, branches, stride=stride, scale=config.residual_scale, identity=light,
+        channels,
+        width,
+        branches,
+        stride=stride,
+        scale=config.residual_scale,
+        identity=light,
         depthwise=light,
-    )  # fmt: skip
+    )
 
 
 # -- the models -----------------------------------------------------------------------------------
@@ -223,10 +238,15 @@ def _block(
 
 def _register(size: str, *published: Published, backbone: str = "VGG-16") -> Any:
     return register_model(
-        method="RFBNet", title="Receptive Field Block Net for Accurate and Fast Object Detection",
-        arxiv="1711.07767", year=2017, family="one-stage", backbone=backbone, size=size,
+        method="RFBNet",
+        title="Receptive Field Block Net for Accurate and Fast Object Detection",
+        arxiv="1711.07767",
+        year=2017,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
         published=published,
-    )  # fmt: skip
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> RFBNet:
@@ -241,7 +261,7 @@ _GPU = "Titan X (Maxwell)"
     "300",
     Published("COCO test-dev", "AP", 30.3, 66.6, _GPU, "the paper, table 4"),
     Published("VOC07 test (07+12)", "mAP@0.5", 80.7, 83, _GPU, _README),
-)  # fmt: skip
+)
 def rfbnet300_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     """RFB Net at 300x300: six maps, 11620 default boxes."""
     return _build(classes, {"size": 300}, options)
@@ -257,7 +277,7 @@ def rfbnet300e_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     "512",
     Published("COCO test-dev", "AP", 33.8, 33.3, _GPU, _README),
     Published("VOC07 test (07+12)", "mAP@0.5", 82.2, 38, _GPU, _README),
-)  # fmt: skip
+)
 def rfbnet512_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     """RFB Net at 512x512: seven maps, 32756 default boxes."""
     return _build(classes, {"size": 512}, options)

@@ -216,10 +216,16 @@ class RFCN(PositionSensitiveDetector):
         parts = region_parts(config)
         parts["roi_targets"] = targets_of(config, parts["roi_targets"])
         super().__init__(
-            classes, pyramid_preprocess(config.backbone, config.size), config, trunk=trunk,
-            rpn=one_map_rpn(config, trunk.channels[0]), head=nn.Identity(),
-            predictor=nn.Identity(), roi=RoIRule("pool", config.k, strides=(stride,)), **parts,
-        )  # fmt: skip
+            classes,
+            pyramid_preprocess(config.backbone, config.size),
+            config,
+            trunk=trunk,
+            rpn=one_map_rpn(config, trunk.channels[0]),
+            head=nn.Identity(),
+            predictor=nn.Identity(),
+            roi=RoIRule("pool", config.k, strides=(stride,)),
+            **parts,
+        )
         self.rpn_levels, self.first_score = 1, len(trunk.channels) - 1
         self.score = ScoreMaps(trunk.channels[-1], len(classes), config)
         self.parts = part_rule(config, config.inclusive)
@@ -230,17 +236,26 @@ def trunk_of(config: RFCNConfig) -> tuple[Backbone, int]:
     stages = (4,) if config.res5 == "conv4" else (4, 5)
     if has_own_norms(config.backbone):
         if config.res5 == "dilated":
-            raise InputError("only a ResNet is dilated", field="res5", value="dilated",
-                             hint="use stride32 or conv4")  # fmt: skip
+            raise InputError(
+                "only a ResNet is dilated",
+                field="res5",
+                value="dilated",
+                hint="use stride32 or conv4",
+            )
         made = pyramid_backbone(
             config.backbone, stages, pretrained=config.pretrained, fold=config.fold_norms
         )
         return made, made.strides[-1]
     trunk = ResNet(
-        config.backbone, stages=stages, norm=norm_layer(config.norm, config.norm_eps),
-        stride_in_1x1=config.stride_in_1x1, dilate_c5=config.res5 == "dilated",
-        ceil_pool=config.pool_padding == 0, pool_padding=config.pool_padding, last=stages[-1],
-    )  # fmt: skip
+        config.backbone,
+        stages=stages,
+        norm=norm_layer(config.norm, config.norm_eps),
+        stride_in_1x1=config.stride_in_1x1,
+        dilate_c5=config.res5 == "dilated",
+        ceil_pool=config.pool_padding == 0,
+        pool_padding=config.pool_padding,
+        last=stages[-1],
+    )
     if config.pretrained:
         trunk.load_pretrained()
     return trunk, trunk.strides[-1]
@@ -261,10 +276,16 @@ class RFCNPyramid(PositionSensitiveDetector):
             "pool", config.k, strides=trunk.roi_strides, level=level_rule(config, trunk.roi_strides)
         )
         super().__init__(
-            classes, pyramid_preprocess(config.backbone, config.size), config, trunk=trunk,
-            rpn=rpn_of(config, trunk.strides, trunk.width), head=nn.Identity(),
-            predictor=nn.Identity(), roi=roi, **parts,
-        )  # fmt: skip
+            classes,
+            pyramid_preprocess(config.backbone, config.size),
+            config,
+            trunk=trunk,
+            rpn=rpn_of(config, trunk.strides, trunk.width),
+            head=nn.Identity(),
+            predictor=nn.Identity(),
+            roi=roi,
+            **parts,
+        )
         self.rpn_levels, self.first_score = len(trunk.strides), 0
         self.score = ScoreMaps(trunk.width, len(classes), config)
         self.parts = part_rule(config, config.inclusive)
@@ -275,27 +296,34 @@ class RFCNPyramid(PositionSensitiveDetector):
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="R-FCN", arxiv="1605.06409", year=2016, family="two-stage",
+        method="R-FCN",
+        arxiv="1605.06409",
+        year=2016,
+        family="two-stage",
         title="R-FCN: Object Detection via Region-based Fully Convolutional Networks",
-        backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 @_register(
-    "ResNet-50", "shorter side 600",
+    "ResNet-50",
+    "shorter side 600",
     Published("VOC07 test (07+12)", "mAP@0.5", 77.4, source="the release, mean of 5 runs"),
-)  # fmt: skip
+)
 def rfcn_r50(classes: Sequence[str], **options: Any) -> RFCN:
     """R-FCN on ResNet-50 with a dilated conv5."""
     return RFCN(classes, RFCNConfig.of(**{"backbone": "resnet50", **options}))
 
 
 @_register(
-    "ResNet-101", "shorter side 600",
+    "ResNet-101",
+    "shorter side 600",
     Published("VOC07 test (07+12)", "mAP@0.5", 79.5, 5.9, "K40", "table 3; 0.17 s"),
     Published("COCO test-dev", "AP", 29.9, 9.0, source="as surveyed"),
     Published("COCO test-dev (trainval)", "AP", 29.2, source="the paper, table 6"),
-)  # fmt: skip
+)
 def rfcn_r101(classes: Sequence[str], **options: Any) -> RFCN:
     """R-FCN on ResNet-101 with a dilated conv5."""
     return RFCN(classes, RFCNConfig.of(**options))

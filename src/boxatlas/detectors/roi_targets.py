@@ -114,15 +114,21 @@ def take(rois: SampledRoIs, index: Tensor) -> SampledRoIs:
     """Of each image the RoIs at index [B, S]."""
     wide = index[..., None].expand(-1, -1, 4)
     return SampledRoIs(
-        rois.boxes.gather(1, wide), rois.labels.gather(1, index), rois.wanted.gather(1, wide),
+        rois.boxes.gather(1, wide),
+        rois.labels.gather(1, index),
+        rois.wanted.gather(1, wide),
         rois.owner.gather(1, index),
-    )  # fmt: skip
+    )
 
 
 def roi_losses(
-    logits: Tensor, deltas: Tensor, rois: SampledRoIs, coder: DeltaCoder, beta: float,
+    logits: Tensor,
+    deltas: Tensor,
+    rois: SampledRoIs,
+    coder: DeltaCoder,
+    beta: float,
     agnostic: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Per-RoI class and box losses [B, S], 0 where a RoI is padding (or, for boxes, background).
 
     logits [B, S, K + 1], deltas [B, S, D, 4]; agnostic: one box serves every class.

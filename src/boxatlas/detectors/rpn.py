@@ -195,10 +195,16 @@ class RPN(nn.Module):
             edge = anchors[None, :, 2:] + int(rule.inclusive)
             usable = inside & (edge <= limits[:, None]).all(-1)
         matches = match_thresholds(
-            anchors, targets.boxes, targets.valid & ~targets.ignore, rule.high, rule.low,
-            low_quality=rule.low_quality, low_quality_min_iou=rule.low_quality_min_iou,
-            usable=usable, inclusive=rule.inclusive,
-        )  # fmt: skip
+            anchors,
+            targets.boxes,
+            targets.valid & ~targets.ignore,
+            rule.high,
+            rule.low,
+            low_quality=rule.low_quality,
+            low_quality_min_iou=rule.low_quality_min_iou,
+            usable=usable,
+            inclusive=rule.inclusive,
+        )
         drawn = sample(
             matches.positive, matches.negative, rule.count, rule.positive_fraction, generator
         )

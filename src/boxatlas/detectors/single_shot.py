@@ -88,9 +88,14 @@ class SingleShot(DenseDetector):
     ) -> None:
         clamp = CLAMP if config.clamp_deltas else None
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck, head=head,
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=head,
             coder=DeltaCoder.from_variances(config.variances, clamp=clamp),
-        )  # fmt: skip
+        )
         self.shared = config
         self.ratios, self.default_steps = list(ratios), steps or even_steps
         levels = len(self.ratios)
@@ -113,10 +118,14 @@ class SingleShot(DenseDetector):
         if config.cell_order == "ratio":
             levels = [_by_ratio(level, config.truncate_sizes) for level in levels]
         return default_boxes(
-            levels, image, clip=config.clip_boxes, truncate_sizes=config.truncate_sizes,
-            centre="offset + index * step" if config.offset_unit == "pixels"
+            levels,
+            image,
+            clip=config.clip_boxes,
+            truncate_sizes=config.truncate_sizes,
+            centre="offset + index * step"
+            if config.offset_unit == "pixels"
             else "(index + offset) * step",
-        )  # fmt: skip
+        )
 
     def matches(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Matches:
         """Which object each default box answers for (SSD, section 2.2, matching strategy)."""
@@ -137,9 +146,16 @@ class SingleShot(DenseDetector):
         """Equation 1 of raw outputs."""
         matches = self.matches(raw["anchors"], targets.boxes, self.learned(targets))
         found = multibox_loss(
-            raw["logits"], raw["deltas"], matches, raw["anchors"], targets.boxes, targets.labels,
-            self.coder, ratio=self.shared.negatives, neg_overlap=self.shared.match_iou,
-        )  # fmt: skip
+            raw["logits"],
+            raw["deltas"],
+            matches,
+            raw["anchors"],
+            targets.boxes,
+            targets.labels,
+            self.coder,
+            ratio=self.shared.negatives,
+            neg_overlap=self.shared.match_iou,
+        )
         box = self.shared.loc_weight * found.box
         return {"classification": found.classes, "localisation": box}
 
@@ -219,8 +235,13 @@ _SMALLEST = 32  # side of an input: the deepest map has a cell then
 _CAFFE_RGB = {"mean": (123.0, 117.0, 104.0), "std": (1.0, 1.0, 1.0), "scale": 1.0}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255}
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "scale": 1 / 255}
-_INPUTS = {"vgg16": _CAFFE_RGB, "resnet101": _IMAGENET, "mobilenet_v3_large": _HALF,
-           "mobilenet_v1": _IMAGENET, "dsod": _CAFFE_RGB}  # fmt: skip
+_INPUTS = {
+    "vgg16": _CAFFE_RGB,
+    "resnet101": _IMAGENET,
+    "mobilenet_v3_large": _HALF,
+    "mobilenet_v1": _IMAGENET,
+    "dsod": _CAFFE_RGB,
+}
 
 
 def backbone_of(
@@ -242,9 +263,11 @@ def backbone_of(
         if config.pretrained:
             if not hasattr(backbone, "load_pretrained"):
                 raise InputError(
-                    f"there are no ImageNet weights for {name}", field="pretrained", value=True,
+                    f"there are no ImageNet weights for {name}",
+                    field="pretrained",
+                    value=True,
                     hint="pretrained=false, or a timm backbone",
-                )  # fmt: skip
+                )
             backbone.load_pretrained()
     elif name in STAGES:
         backbone, inputs = Darknet(name, strides), {**INPUTS, "scale": 1 / 255}
@@ -252,19 +275,27 @@ def backbone_of(
             backbone.load_pretrained()
     else:
         raise InputError(
-            "no such backbone", field="backbone", value=name,
+            "no such backbone",
+            field="backbone",
+            value=name,
             hint=", ".join([*own, *STAGES, "or timm/NAME"]),
-        )  # fmt: skip
+        )
     return backbone, Preprocess.of(size=config.shape, **inputs)
 
 
 def caffe_resnet101(
-    stages: Sequence[int], residual_stride: Literal["1x1", "3x3"], eps: float,
+    stages: Sequence[int],
+    residual_stride: Literal["1x1", "3x3"],
+    eps: float,
     dilate_c5: bool = False,
-) -> ResNet:  # fmt: skip
+) -> ResNet:
     """ResNet-101 as Caffe has it: pool1 without padding, rounding up."""
     return ResNet(
-        "resnet101", stages=stages, norm=lambda channels: nn.BatchNorm2d(channels, eps),
-        stride_in_1x1=residual_stride == "1x1", ceil_pool=True, pool_padding=0,
+        "resnet101",
+        stages=stages,
+        norm=lambda channels: nn.BatchNorm2d(channels, eps),
+        stride_in_1x1=residual_stride == "1x1",
+        ceil_pool=True,
+        pool_padding=0,
         dilate_c5=dilate_c5,
-    )  # fmt: skip
+    )

@@ -78,14 +78,22 @@ class SSD(SingleShot):
         levels = len(neck.channels)
         ratios = default_ratios(config, levels)
         head = DenseHead(
-            neck.channels, per_cell(ratios), len(classes) + 1,
+            neck.channels,
+            per_cell(ratios),
+            len(classes) + 1,
             LitePredictor if config.lite else Predictor,
-        )  # fmt: skip
+        )
         super().__init__(
-            classes, preprocess, config, backbone=backbone, neck=neck, head=head, ratios=ratios,
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            ratios=ratios,
             sizes=default_sizes(config, levels),
             steps=even_steps if config.boxes == "lite" else ssd_steps,
-        )  # fmt: skip
+        )
 
 
 # -- the tables of section 3 ----------------------------------------------------------------------
@@ -138,9 +146,15 @@ _TITLE = "SSD: Single Shot MultiBox Detector"
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="SSD", title=_TITLE, arxiv="1512.02325", year=2015, family="one-stage",
-        backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        method="SSD",
+        title=_TITLE,
+        arxiv="1512.02325",
+        year=2015,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> SSD:
@@ -151,35 +165,42 @@ _README = "README of the authors' repository"
 
 
 @_register(
-    "VGG-16", "300",
+    "VGG-16",
+    "300",
     Published("VOC07 test (07+12)", "mAP@0.5", 77.2, 46, "Titan X, batch 1", _README),
     Published("COCO test-dev2015", "AP", 25.1, 43, source=f"{_README}; FPS as surveys have it"),
-)  # fmt: skip
+)
 def ssd300_vgg16(classes: Sequence[str], **options: Any) -> SSD:
     """SSD at 300x300: six maps, 8732 default boxes."""
     return _build(classes, {"size": 300}, options)
 
 
 @_register(
-    "VGG-16", "512",
+    "VGG-16",
+    "512",
     Published("VOC07 test (07+12)", "mAP@0.5", 79.8, 19, "Titan X, batch 1", _README),
     Published("COCO test-dev2015", "AP", 28.8, 22, source=f"{_README}; FPS as surveys have it"),
-)  # fmt: skip
+)
 def ssd512_vgg16(classes: Sequence[str], **options: Any) -> SSD:
     """SSD at 512x512: seven maps, 24564 default boxes."""
     return _build(classes, {"size": 512}, options)
 
 
 _LITE: dict[str, Any] = {
-    "size": 320, "lite": True, "score": 0.001, "nms_iou": 0.55, "candidates": 300,
+    "size": 320,
+    "lite": True,
+    "score": 0.001,
+    "nms_iou": 0.55,
+    "candidates": 300,
     "max_detections": 300,
-}  # fmt: skip
+}
 
 
 @_register(
-    "MobileNetV3-Large", "320",
+    "MobileNetV3-Large",
+    "320",
     Published("COCO val2017", "AP", 21.3, source="torchvision"),
-)  # fmt: skip
+)
 def ssdlite320_mobilenet_v3_large(classes: Sequence[str], **options: Any) -> SSD:
     """SSDlite at 320x320: six maps from stride 16, 3234 default boxes."""
     own = {"backbone": "mobilenet_v3_large", "stride8": False, "boxes": "lite"}

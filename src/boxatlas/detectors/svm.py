@@ -53,10 +53,15 @@ def linear_svm(
     from sklearn.svm import LinearSVC
 
     solver: Any = LinearSVC(
-        loss="hinge", dual=True, C=rule.C, tol=rule.tolerance,  # pyright: ignore
+        loss="hinge",
+        dual=True,  # pyright: ignore
+        C=rule.C,
+        tol=rule.tolerance,
         intercept_scaling=rule.bias,  # pyright: ignore
-        class_weight={1: rule.positive_weight}, random_state=0, max_iter=100_000,
-    )  # fmt: skip
+        class_weight={1: rule.positive_weight},
+        random_state=0,
+        max_iter=100_000,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         solver.fit(np.asarray(features, np.float64), positive.astype(np.int8))
@@ -64,9 +69,12 @@ def linear_svm(
 
 
 def svm_objective(
-    weights: NDArray[np.float64], bias: float, features: NDArray[np.floating],
-    positive: NDArray[np.bool_], rule: SVMRule,
-) -> float:  # fmt: skip
+    weights: NDArray[np.float64],
+    bias: float,
+    features: NDArray[np.floating],
+    positive: NDArray[np.bool_],
+    rule: SVMRule,
+) -> float:
     """What `linear_svm` minimises."""
     sign = np.where(positive, 1.0, -1.0)
     hinge = np.maximum(0, 1 - sign * (features @ weights + bias))
@@ -101,9 +109,12 @@ class _Class:
 
 
 def mine(
-    cache: FeatureCache, overlaps: Floats, labels: NDArray[np.int64], rule: SVMRule,
+    cache: FeatureCache,
+    overlaps: Floats,
+    labels: NDArray[np.int64],
+    rule: SVMRule,
     track: Track,
-) -> tuple[Floats, Floats, float]:  # fmt: skip
+) -> tuple[Floats, Floats, float]:
     """Train K SVMs in one pass over the images: -> weights [K, D], biases [K], the scale.
 
     overlaps [T, K]: each box's largest IoU with an object of a class; labels [T]: the class of a

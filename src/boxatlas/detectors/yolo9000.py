@@ -88,18 +88,26 @@ class YOLO9000(YOLOv2):
         boxed, alone = (~labelled).nonzero()[:, 0], labelled.nonzero()[:, 0]
         options = self.loss_options(len(batch))
         losses = region_loss(
-            found[boxed], truth[boxed], one.priors, self.coder,
-            class_loss=tree_classes(self.groups), **options,
-        )  # fmt: skip
+            found[boxed],
+            truth[boxed],
+            one.priors,
+            self.coder,
+            class_loss=tree_classes(self.groups),
+            **options,
+        )
         if len(alone):
             config = self.config
             words = image_loss(
-                found[alone], batch.targets.image_label[alone], self.groups,
-                rule=config.image_pick, objectness=config.image_objectness,
+                found[alone],
+                batch.targets.image_label[alone],
+                self.groups,
+                rule=config.image_pick,
+                objectness=config.image_objectness,
                 suppress_others=config.image_background == "suppress_others",
-                object_scale=config.object_scale, noobject_scale=config.noobject_scale,
+                object_scale=config.object_scale,
+                noobject_scale=config.noobject_scale,
                 class_scale=config.class_scale,
-            )  # fmt: skip
+            )
             for name, value in words.items():
                 losses[name] = losses[name] + value
         return mean_losses(losses, len(batch))
@@ -140,14 +148,18 @@ class YOLO9000(YOLOv2):
 
         Raises InputError for one that is none of these, naming the nearest.
         """
-        known = {**{name: i for i, name in enumerate(self.tree.names)},
-                 **{id_: i for i, id_ in enumerate(self.tree.ids)}, **self.words}  # fmt: skip
+        known = {
+            **{name: i for i, name in enumerate(self.tree.names)},
+            **{id_: i for i, id_ in enumerate(self.tree.ids)},
+            **self.words,
+        }
         out = []
         for name in names:
             node = known.get(name, known.get(DARKNETS.get(name, "")))
             if node is None:
-                raise InputError("no such word in the tree", field="class", value=name,
-                                 hint=nearest(name, known))  # fmt: skip
+                raise InputError(
+                    "no such word in the tree", field="class", value=name, hint=nearest(name, known)
+                )
             out.append(node)
         return out
 
@@ -165,9 +177,11 @@ class YOLO9000(YOLOv2):
         """The training images with words for classes, those with boxes repeated."""
         nodes = np.array([*self.nodes_of(table.classes), -1], np.int32)
         table = replace(
-            table, classes=self.classes, labels=nodes[table.labels],
+            table,
+            classes=self.classes,
+            labels=nodes[table.labels],
             image_label=nodes[table.image_label],
-        )  # fmt: skip
+        )
         return oversampled(table, self.config.oversampling)
 
 
@@ -188,8 +202,9 @@ def _tree(classes: Sequence[str], config: YOLO9000Config) -> WordTree:
     """The tree of a file, whose words are then the classes, or over the given classes."""
     if config.tree is not None:
         if config.parents is not None:
-            raise InputError("give the tree as a file or as parents", field="tree",
-                             value=config.tree)  # fmt: skip
+            raise InputError(
+                "give the tree as a file or as parents", field="tree", value=config.tree
+            )
         return WordTree.read(config.tree, config.tree_names)
     parents = config.parents or (-1,) * len(classes)
     if len(parents) != len(classes):
@@ -204,33 +219,49 @@ def _words(tree: WordTree, config: YOLO9000Config) -> dict[str, int]:
         names, nodes = (read_lines(Path(file)) for file in config.class_map)
         mapped = tree.read_map(config.class_map[1])
         if len(names) != len(nodes):
-            raise InputError(f"{len(nodes)} nodes for {len(names)} names", field="class_map",
-                             file=config.class_map[1])  # fmt: skip
+            raise InputError(
+                f"{len(nodes)} nodes for {len(names)} names",
+                field="class_map",
+                file=config.class_map[1],
+            )
         words.update(zip(names, mapped, strict=True))
     for name, node in words.items():
         if not 0 <= node < len(tree):
-            raise InputError(f"is not a node of the tree (0 to {len(tree) - 1})",
-                             field=f"words.{name}", value=node)  # fmt: skip
+            raise InputError(
+                f"is not a node of the tree (0 to {len(tree) - 1})",
+                field=f"words.{name}",
+                value=node,
+            )
     return words
 
 
 # COCO's own names of what Darknet's coco.names calls otherwise.
 DARKNETS = {
-    "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor",
-    "potted plant": "pottedplant", "dining table": "diningtable",
-}  # fmt: skip
+    "motorcycle": "motorbike",
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "tv": "tvmonitor",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+}
 
 
 @register_model(
-    method="YOLO9000", title="YOLO9000: Better, Faster, Stronger", arxiv="1612.08242", year=2016,
-    family="one-stage", backbone="Darknet-19", size="544",
+    method="YOLO9000",
+    title="YOLO9000: Better, Faster, Stronger",
+    arxiv="1612.08242",
+    year=2016,
+    family="one-stage",
+    backbone="Darknet-19",
+    size="544",
     published=(
         Published("ImageNet-DET val, 200 classes", "mAP@0.5", 19.7, source="section 4"),
-        Published("ImageNet-DET val, 156 classes without boxes", "mAP@0.5", 16.0,
-                  source="section 4"),
+        Published(
+            "ImageNet-DET val, 156 classes without boxes", "mAP@0.5", 16.0, source="section 4"
+        ),
     ),
     classes=9418,
-)  # fmt: skip
+)
 def yolo9000(classes: Sequence[str], **options: Any) -> YOLO9000:
     """YOLO9000 at 544x544: classes in a WordTree (`tree=FILE` or `parents=[...]`), three priors."""
     own = {"anchors": PRIORS, "passthrough": False, "tower": 0, "joined": 0}

@@ -88,8 +88,9 @@ def backbone_of(
         return made, {"mean": mean, "std": std}
     if name not in STAGES:
         known = ", ".join(STAGES)
-        raise InputError("no such backbone", field="backbone", value=name,
-                         hint=f"{known} or timm/NAME")  # fmt: skip
+        raise InputError(
+            "no such backbone", field="backbone", value=name, hint=f"{known} or timm/NAME"
+        )
     made = Darknet(name, strides, norm=norm)
     if config.pretrained:
         made.load_pretrained(weights)
@@ -99,9 +100,13 @@ def backbone_of(
 def preprocess_of(config: YoloConfig, normal: dict[str, Any]) -> Preprocess:
     """Pixels in 0..1 as Darknet resizes them: bilinear with corners on corners, grey beside."""
     return Preprocess.of(
-        size=config.shape, resize=config.resize, align_corners=True, truncate=True,
-        pad_value=(0.5, 0.5, 0.5), **normal,
-    )  # fmt: skip
+        size=config.shape,
+        resize=config.resize,
+        align_corners=True,
+        truncate=True,
+        pad_value=(0.5, 0.5, 0.5),
+        **normal,
+    )
 
 
 def check_size(config: YoloConfig, multiple: int) -> None:
@@ -162,11 +167,14 @@ class YoloDetector(Detector):
         found = self.stay(raw, score, max_detections)
         return [
             Detections(
-                frame.undo(one.boxes.cpu()), one.scores.cpu(), one.labels.cpu(), self.classes,
+                frame.undo(one.boxes.cpu()),
+                one.scores.cpu(),
+                one.labels.cpu(),
+                self.classes,
                 frame.source,
             )
             for one, frame in zip(found, frames, strict=True)
-        ]  # fmt: skip
+        ]
 
 
 class PriorDetector(YoloDetector):

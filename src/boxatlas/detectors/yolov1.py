@@ -174,15 +174,20 @@ class YOLOv1(YoloDetector):
         truth = truth_of(batch, _SMALLEST)
         priority = None
         if generator is not None:
-            priority = torch.rand(truth.labels.shape, generator=generator,
-                                  device=generator.device).to(batch.images.device)  # fmt: skip
+            priority = torch.rand(
+                truth.labels.shape, generator=generator, device=generator.device
+            ).to(batch.images.device)
         config = self.config
         losses = grid_loss(
-            self(batch.images)["raw"], Cells.of(truth, self.side, priority), config.boxes,
-            coord_scale=config.coord_scale, noobject_scale=config.noobject_scale,
-            square_root=config.square_root, confidence_target=config.confidence_target,
+            self(batch.images)["raw"],
+            Cells.of(truth, self.side, priority),
+            config.boxes,
+            coord_scale=config.coord_scale,
+            noobject_scale=config.noobject_scale,
+            square_root=config.square_root,
+            confidence_target=config.confidence_target,
             responsible=config.responsible,
-        )  # fmt: skip
+        )
         return mean_losses(losses, len(batch))
 
     def stay(
@@ -205,17 +210,22 @@ class YOLOv1(YoloDetector):
 
 def _register(backbone: str, *published: Published) -> Any:
     return register_model(
-        method="YOLO", title="You Only Look Once: Unified, Real-Time Object Detection",
-        arxiv="1506.02640", year=2015, family="one-stage", backbone=backbone, size="448",
+        method="YOLO",
+        title="You Only Look Once: Unified, Real-Time Object Detection",
+        arxiv="1506.02640",
+        year=2015,
+        family="one-stage",
+        backbone=backbone,
+        size="448",
         published=published,
-    )  # fmt: skip
+    )
 
 
 @_register(
     "24 convolutions",
     Published("VOC07 test (07+12)", "mAP@0.5", 63.4, 45, "Titan X", "table 1"),
     Published("VOC12 test", "mAP@0.5", 57.9, source="table 3"),
-)  # fmt: skip
+)
 def yolov1(classes: Sequence[str], **options: Any) -> YOLOv1:
     """YOLO at 448x448: 7x7 cells, two boxes and one object a cell."""
     return YOLOv1(classes, YOLOv1Config.of(**options))
@@ -224,7 +234,7 @@ def yolov1(classes: Sequence[str], **options: Any) -> YOLOv1:
 @_register(
     "8 convolutions",
     Published("VOC07 test (07+12)", "mAP@0.5", 52.7, 155, "Titan X", "table 1 (9 convolutions)"),
-)  # fmt: skip
+)
 def yolov1_tiny(classes: Sequence[str], **options: Any) -> YOLOv1:
     """Fast YOLO as released: 8 convolutions with batch norm, one fully connected layer."""
     own = {"backbone": "yolov1_tiny", "head": "direct", "batch_norm": True, "input_range": "0..1"}

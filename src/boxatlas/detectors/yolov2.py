@@ -212,12 +212,16 @@ class YOLOv2(PriorDetector):
         config = self.config
         early = int(self.images_seen) + images < config.prior_loss_images
         return {
-            "object_scale": config.object_scale, "noobject_scale": config.noobject_scale,
-            "class_scale": config.class_scale, "coord_scale": config.coord_scale,
-            "ignore_iou": config.ignore_iou, "objectness_target": config.objectness_target,
-            "small_boxes": config.small_boxes, "match": config.match,
+            "object_scale": config.object_scale,
+            "noobject_scale": config.noobject_scale,
+            "class_scale": config.class_scale,
+            "coord_scale": config.coord_scale,
+            "ignore_iou": config.ignore_iou,
+            "objectness_target": config.objectness_target,
+            "small_boxes": config.small_boxes,
+            "match": config.match,
             "early": _EARLY if early else 0.0,
-        }  # fmt: skip
+        }
 
     def class_rows(self) -> dict[str, ClassRows]:
         rows = ClassRows(len(self.priors), 5)
@@ -234,9 +238,10 @@ def build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, A
         given["size"] = -(-defaults["size"] // 64) * 64  # YOLO's own layers halve the map again
     shared = {name: value for name, value in given.items() if name in YOLOv1Config.model_fields}
     rows = {
-        "backbone": config.resolved().backbone, "batch_norm": config.batch_norm,
+        "backbone": config.resolved().backbone,
+        "batch_norm": config.batch_norm,
         "dropout": 0.0 if config.batch_norm else 0.5,
-    }  # fmt: skip
+    }
     return YOLOv1(classes, YOLOv1Config.of(**{**shared, **rows}))
 
 
@@ -245,31 +250,42 @@ def build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, A
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="YOLOv2", title="YOLO9000: Better, Faster, Stronger", arxiv="1612.08242", year=2016,
-        family="one-stage", backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        method="YOLOv2",
+        title="YOLO9000: Better, Faster, Stronger",
+        arxiv="1612.08242",
+        year=2016,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 @_register(
-    "Darknet-19", "544",
+    "Darknet-19",
+    "544",
     Published("VOC07 test (07+12), 416", "mAP@0.5", 76.8, 67, "Titan X", "table 3"),
     Published("VOC07 test (07+12), 544", "mAP@0.5", 78.6, 40, "Titan X", "table 3"),
     Published("COCO test-dev", "AP", 21.6, source="table 5"),
-)  # fmt: skip
+)
 def yolov2(classes: Sequence[str], **options: Any) -> Detector:
     """YOLOv2 at 544x544 (any multiple of 32 by `size`): five priors a cell, passthrough."""
     return build(classes, {}, options)
 
 
 @_register(
-    "8 convolutions", "416",
+    "8 convolutions",
+    "416",
     Published("VOC07 test (07+12)", "mAP@0.5", 57.1, source="authors' site"),
-)  # fmt: skip
+)
 def yolov2_tiny(classes: Sequence[str], **options: Any) -> Detector:
     """Tiny YOLOv2: eight 3x3 convolutions, no passthrough."""
     own: dict[str, Any] = {
-        "backbone": "darknet_tiny", "passthrough": False, "tower": 0, "size": 416,
-    }  # fmt: skip
+        "backbone": "darknet_tiny",
+        "passthrough": False,
+        "tower": 0,
+        "size": 416,
+    }
     if len(classes) == 80:
         own |= {"joined": 512, "release": "later"}
     return build(classes, own, options)

@@ -69,9 +69,11 @@ class YOLOv3Config(PriorConfig):
         None, "(width, height) in pixels; None: as published; data: clusters, found in training"
     )
     objectness_prior: float = convention(
-        0.5, "the chance of an object that each box begins with; 0.5 is a bias of 0, as in Darknet",
-        gt=0, lt=1,
-    )  # fmt: skip
+        0.5,
+        "the chance of an object that each box begins with; 0.5 is a bias of 0, as in Darknet",
+        gt=0,
+        lt=1,
+    )
     masks: tuple[tuple[int, ...], ...] | None = convention(
         None, "which anchors each map has, coarse to fine; None: the largest to the coarsest"
     )
@@ -94,10 +96,14 @@ class YOLOv3Config(PriorConfig):
             made = [list(range(count - (i + 1) * each, count - i * each)) for i in range(maps)]
         else:
             made = [list(mask) for mask in self.masks]
-        if len(made) != maps or not all(mask and 0 <= min(mask) <= max(mask) < count
-                                        for mask in made):  # fmt: skip
-            raise InputError(f"{maps} maps need some of the {count} anchors each", field="masks",
-                             value=self.masks)  # fmt: skip
+        if len(made) != maps or not all(
+            mask and 0 <= min(mask) <= max(mask) < count for mask in made
+        ):
+            raise InputError(
+                f"{maps} maps need some of the {count} anchors each",
+                field="masks",
+                value=self.masks,
+            )
         return made
 
 
@@ -217,12 +223,20 @@ class YOLOv3(PriorDetector):
         total: dict[str, Tensor] = {}
         for one, mask in zip(self.maps(self(batch.images)), self.mask, strict=True):
             losses = logistic_loss(
-                one.numbers.float(), truth, self.anchors, mask, one.input, self.coder,
+                one.numbers.float(),
+                truth,
+                self.anchors,
+                mask,
+                one.input,
+                self.coder,
                 ignore_iou=config.ignore_iou if config.ignore_rule == "iou" else 1.0,
-                truth_iou=config.truth_iou, anchor_match=config.anchor_match,
-                box_loss=config.box_loss, objectness_target=config.objectness_target,
-                class_loss=config.class_loss, focal=config.focal,
-            )  # fmt: skip
+                truth_iou=config.truth_iou,
+                anchor_match=config.anchor_match,
+                box_loss=config.box_loss,
+                objectness_target=config.objectness_target,
+                class_loss=config.class_loss,
+                focal=config.focal,
+            )
             total = {name: total.get(name, 0) + value for name, value in losses.items()}
         return mean_losses(total, len(batch))
 
@@ -239,17 +253,24 @@ class YOLOv3(PriorDetector):
 
 def _register(backbone: str, size: str, *published: Published) -> Any:
     return register_model(
-        method="YOLOv3", title="YOLOv3: An Incremental Improvement", arxiv="1804.02767", year=2018,
-        family="one-stage", backbone=backbone, size=size, published=published,
-    )  # fmt: skip
+        method="YOLOv3",
+        title="YOLOv3: An Incremental Improvement",
+        arxiv="1804.02767",
+        year=2018,
+        family="one-stage",
+        backbone=backbone,
+        size=size,
+        published=published,
+    )
 
 
 @_register(
-    "Darknet-53", "416",
+    "Darknet-53",
+    "416",
     Published("COCO test-dev, 608", "AP", 33.0, 19.8, "Titan X", "table 3; FPS as surveys have it"),
     Published("COCO test-dev, 608", "AP@0.5", 57.9, 20, "Titan X", "table 3, figure 3: 51 ms"),
     Published("COCO test-dev, 320", "AP", 28.2, 45, "Titan X", "figure 1: 22 ms"),
-)  # fmt: skip
+)
 def yolov3(classes: Sequence[str], **options: Any) -> YOLOv3:
     """YOLOv3 at 416x416 (320, 608 or any multiple of 32 by `size`): three maps, nine priors."""
     return YOLOv3(classes, YOLOv3Config.of(**options))
@@ -264,9 +285,10 @@ def yolov3_spp(classes: Sequence[str], **options: Any) -> YOLOv3:
 
 
 @_register(
-    "7 convolutions", "416",
+    "7 convolutions",
+    "416",
     Published("COCO test-dev", "AP@0.5", 33.1, source="authors' site"),
-)  # fmt: skip
+)
 def yolov3_tiny(classes: Sequence[str], **options: Any) -> YOLOv3:
     """Tiny YOLOv3: two maps, six priors."""
     own = {"backbone": "darknet_tiny", "form": "tiny"}
@@ -279,6 +301,11 @@ def yolov3_efficientnet_lite0(classes: Sequence[str], **options: Any) -> YOLOv3:
 
     Its objectness begins at 0.01, so that a short training is not spent on unlearning the empty.
     """
-    own = {"backbone": "timm/tf_efficientnet_lite0", "width": 0.25, "size": 320,
-           "multi_scale": False, "objectness_prior": 0.01}  # fmt: skip
+    own = {
+        "backbone": "timm/tf_efficientnet_lite0",
+        "width": 0.25,
+        "size": 320,
+        "multi_scale": False,
+        "objectness_prior": 0.01,
+    }
     return YOLOv3(classes, YOLOv3Config.of(**{**own, **options}))

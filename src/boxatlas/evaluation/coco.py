@@ -20,10 +20,26 @@ from boxatlas.errors import InputError
 from boxatlas.evaluation.found import Floats, Found
 
 Backend = Literal["hotcoco", "faster-coco-eval", "pycocotools"]
-NUMBERS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
-           "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")  # fmt: skip
-_AREAS = {"all": (0.0, 1e10), "small": (0.0, 1024.0), "medium": (1024.0, 9216.0),
-          "large": (9216.0, 1e10)}  # fmt: skip
+NUMBERS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
+_AREAS = {
+    "all": (0.0, 1e10),
+    "small": (0.0, 1024.0),
+    "medium": (1024.0, 9216.0),
+    "large": (9216.0, 1e10),
+}
 
 
 @dataclass(frozen=True)
@@ -48,9 +64,13 @@ class Accumulated:
     recall: Floats
 
     def mean(
-        self, what: Literal["AP", "AR"], *, iou: float | None = None, area: str = "all",
+        self,
+        what: Literal["AP", "AR"],
+        *,
+        iou: float | None = None,
+        area: str = "all",
         budget: int | None = None,
-    ) -> float | None:  # fmt: skip
+    ) -> float | None:
         """The mean over what is not given (budget: the largest); None where there is no object."""
         values = self._part(what, iou, area, budget)
         values = values[values > -1]
@@ -82,8 +102,10 @@ class Accumulated:
 
         AR1, AR10 and AR100 are those of the three budgets, whatever these are.
         """
-        ar = {f"AR{n}": self.mean("AR", budget=b)
-              for n, b in zip((1, 10, 100), self.rules.budgets, strict=False)}  # fmt: skip
+        ar = {
+            f"AR{n}": self.mean("AR", budget=b)
+            for n, b in zip((1, 10, 100), self.rules.budgets, strict=False)
+        }
         sizes = ("small", "medium", "large")
         return {
             "AP": self.mean("AP", budget=overall_budget),
@@ -107,8 +129,14 @@ def ground_truth(table: Table, *, masks: bool = False) -> dict[str, Any]:
     images = (table.image_of + 1).tolist()
     annotations = []
     for k in range(len(labels)):
-        row = {"id": k + 1, "image_id": images[k], "category_id": labels[k], "bbox": boxes[k],
-               "area": areas[k], "iscrowd": crowd[k]}  # fmt: skip
+        row = {
+            "id": k + 1,
+            "image_id": images[k],
+            "category_id": labels[k],
+            "bbox": boxes[k],
+            "area": areas[k],
+            "iscrowd": crowd[k],
+        }
         if masks:
             outline = None if table.masks is None else table.masks[k]
             row["segmentation"] = [] if outline is None else outline
@@ -136,8 +164,13 @@ def results(found: Found, *, masks: bool = False) -> NDArray[np.float64] | list[
         return rows
     if found.outlines is None:
         raise InputError("the detections hold no masks", field="masks")
-    parts = zip(found.image.tolist(), found.label.tolist(), found.outlines,
-                found.scores.tolist(), strict=True)  # fmt: skip
+    parts = zip(
+        found.image.tolist(),
+        found.label.tolist(),
+        found.outlines,
+        found.scores.tolist(),
+        strict=True,
+    )
     return [
         {"image_id": i + 1, "category_id": k + 1, "segmentation": outline, "score": score}
         for i, k, outline, score in parts
@@ -157,9 +190,10 @@ def accumulate(
         evaluator.evaluate()
         evaluator.accumulate()
     return Accumulated(
-        rules, np.asarray(evaluator.eval["precision"], np.float64),
+        rules,
+        np.asarray(evaluator.eval["precision"], np.float64),
         np.asarray(evaluator.eval["recall"], np.float64),
-    )  # fmt: skip
+    )
 
 
 def evaluator_of(
@@ -219,7 +253,12 @@ def _library(backend: Backend) -> tuple[Any, Any]:
 
             return COCO, COCOeval
     except ImportError:
-        raise InputError("is not installed", field="backend", value=backend,
-                         hint=f"pip install {backend}") from None  # fmt: skip
-    raise InputError("no such backend", field="backend", value=backend,
-                     hint="hotcoco, faster-coco-eval or pycocotools")  # fmt: skip
+        raise InputError(
+            "is not installed", field="backend", value=backend, hint=f"pip install {backend}"
+        ) from None
+    raise InputError(
+        "no such backend",
+        field="backend",
+        value=backend,
+        hint="hotcoco, faster-coco-eval or pycocotools",
+    )

@@ -65,11 +65,20 @@ def published_row(model: str) -> Compared:
 def table_rows(rows: Sequence[Compared]) -> list[dict[str, Any]]:
     """For people: columns that are empty throughout are left out."""
     titles = {
-        "method": "method", "model": "model", "backbone": "backbone", "input": "input",
-        "published_fps": "FPS (paper)", "fps": "FPS (here)", "published_ap": "AP (paper)",
-        "published_voc07": "VOC07 (paper)", "ap": "AP (here)", "ap50": "AP50 (here)",
-        "map": "mAP (here)", "parameters": "Mparam", "multiply_adds": "GMAC",
-    }  # fmt: skip
+        "method": "method",
+        "model": "model",
+        "backbone": "backbone",
+        "input": "input",
+        "published_fps": "FPS (paper)",
+        "fps": "FPS (here)",
+        "published_ap": "AP (paper)",
+        "published_voc07": "VOC07 (paper)",
+        "ap": "AP (here)",
+        "ap50": "AP50 (here)",
+        "map": "mAP (here)",
+        "parameters": "Mparam",
+        "multiply_adds": "GMAC",
+    }
     scale = {"ap": 100.0, "ap50": 100.0, "map": 100.0, "parameters": 1e-6, "multiply_adds": 1e-9}
     kept = [key for key in titles if any(getattr(row, key) is not None for row in rows)]
     return [
@@ -107,16 +116,19 @@ def speed_accuracy(rows: Sequence[Compared]) -> str:
     name = {id(row): row.method for row in rows}
     published = [
         (row.published_fps, row.published_ap, name[id(row)])
-        for row in rows if row.published_fps and row.published_ap
-    ]  # fmt: skip
+        for row in rows
+        if row.published_fps and row.published_ap
+    ]
     measured = [
         (row.fps, 100 * row.ap, row.model or row.method)
-        for row in rows if row.fps and row.ap is not None
-    ]  # fmt: skip
+        for row in rows
+        if row.fps and row.ap is not None
+    ]
     return plots.scatter(
         {"published (COCO test-dev, each on its own GPU)": published, "measured here": measured},
-        "FPS at batch 1", "AP in percent",
-    )  # fmt: skip
+        "FPS at batch 1",
+        "AP in percent",
+    )
 
 
 def _write_page(
@@ -128,11 +140,14 @@ def _write_page(
         drawn.append(plots.bars(speeds, f"FPS at batch 1 on {conditions.get('device', '')}"))
     sections = [
         Section("Speed and accuracy", plots=drawn),
-        Section("Table", "Published: FPS on the authors' GPU, AP on COCO test-dev, mAP on VOC07. "
-                "Here: network, decoding and suppression at batch 1; AP on the data named above; "
-                "a model without weights has a speed and no accuracy.",
-                rows=table_rows(rows)),
+        Section(
+            "Table",
+            "Published: FPS on the authors' GPU, AP on COCO test-dev, mAP on VOC07. "
+            "Here: network, decoding and suppression at batch 1; AP on the data named above; "
+            "a model without weights has a speed and no accuracy.",
+            rows=table_rows(rows),
+        ),
         Section("Made again by", command),
-    ]  # fmt: skip
+    ]
     said = ", ".join(f"{k} {v}" for k, v in conditions.items() if v not in (None, [], ()))
     write_page(path, "Comparison of detectors", said, sections)

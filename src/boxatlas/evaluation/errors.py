@@ -22,8 +22,13 @@ from boxatlas.evaluation.found import Bools, Found, Ints, Truth, flatten, truth_
 from boxatlas.structures import Detections
 
 RIGHT, PASSED, CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND = range(7)
-KINDS = {"classification": CLASS, "localisation": PLACE, "both": BOTH, "duplicate": DUPLICATE,
-         "background": BACKGROUND}  # fmt: skip
+KINDS = {
+    "classification": CLASS,
+    "localisation": PLACE,
+    "both": BOTH,
+    "duplicate": DUPLICATE,
+    "background": BACKGROUND,
+}
 _MOST = 100  # detections of a class in an image, as COCO counts
 
 
@@ -53,9 +58,13 @@ class Mistakes:
     def document(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "ap": self.ap, "lost_ap": self.lost, "counts": self.counts(), "iou": self.iou,
-            "background_iou": self.background_iou, "confusion": self.confusion.tolist(),
-        }  # fmt: skip
+            "ap": self.ap,
+            "lost_ap": self.lost,
+            "counts": self.counts(),
+            "iou": self.iou,
+            "background_iou": self.background_iou,
+            "confusion": self.confusion.tolist(),
+        }
 
 
 def mistakes(
@@ -82,8 +91,9 @@ def mistakes(
     reachable = np.zeros(len(truth), bool)
     reachable[meant[(kind == CLASS) | (kind == PLACE)]] = True
     missed = ~claimed & ~reachable & ~truth.ignore
-    judged = Mistakes(found, truth, kind, meant, missed, None, {}, np.zeros(0, np.int64), iou,
-                      background_iou)  # fmt: skip
+    judged = Mistakes(
+        found, truth, kind, meant, missed, None, {}, np.zeros(0, np.int64), iou, background_iou
+    )
     classes = len(table.classes)
     ap, lost = _lost(judged, claimed, classes)
     return replace(
@@ -157,8 +167,9 @@ def _kinds(
 ) -> tuple[Ints, Ints]:
     """(kind [D], the object meant [D])."""
     counted = np.flatnonzero(~truth.ignore)
-    kept = Truth(truth.image[counted], truth.label[counted], truth.boxes[counted],
-                 truth.ignore[counted])  # fmt: skip
+    kept = Truth(
+        truth.image[counted], truth.label[counted], truth.boxes[counted], truth.ignore[counted]
+    )
     own, own_object = voc.best_overlaps(found, kept)
     other, other_object = voc.best_overlaps(found, kept, among="other classes")
     numbers = np.append(counted, -1)  # back to all objects; -1 stays
@@ -194,8 +205,9 @@ def _lost(
     def ap(label: Ints, right: Bools, kept: Bools, positives: Ints) -> float | None:
         rows = np.flatnonzero(kept)
         rows = rows[np.lexsort((-found.scores[rows], label[rows]))]
-        curve = voc.curves_of(rows, label[rows], found.scores[rows], right[rows],
-                              np.zeros(len(rows), bool), positives)  # fmt: skip
+        curve = voc.curves_of(
+            rows, label[rows], found.scores[rows], right[rows], np.zeros(len(rows), bool), positives
+        )
         values = voc.average_precision(curve, 101)[objects > 0]
         return float(np.nan_to_num(values).mean()) if len(values) else None
 

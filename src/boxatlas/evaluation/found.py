@@ -80,9 +80,11 @@ class Truth:
 def truth_of(table: Table) -> Truth:
     """The objects of a table."""
     return Truth(
-        table.image_of, table.labels.astype(np.int64), table.boxes.astype(np.float64),
+        table.image_of,
+        table.labels.astype(np.int64),
+        table.boxes.astype(np.float64),
         table.ignore.astype(bool),
-    )  # fmt: skip
+    )
 
 
 def flatten(detections: Sequence[Detections], table: Table) -> tuple[Found, int]:
@@ -101,8 +103,11 @@ def flatten(detections: Sequence[Detections], table: Table) -> tuple[Found, int]
     scores = _joined([one.scores for one in detections], np.float64)
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         bad = image[~(np.isfinite(boxes).all(1) & np.isfinite(scores))][0]
-        raise InputError("a detection is not a finite number", file=table.paths[int(bad)],
-                         field="boxes or scores")  # fmt: skip
+        raise InputError(
+            "a detection is not a finite number",
+            file=table.paths[int(bad)],
+            field="boxes or scores",
+        )
     outlines = _outlines(detections)
     found = Found(image, _relabelled(label, image, detections, table), boxes, scores, outlines)
     known = found.label >= 0
@@ -124,8 +129,11 @@ def _relabelled(
     names = {one.classes for one in detections}
     if names <= {(), table.classes}:
         if len(label) and int(label.max()) >= len(table.classes):
-            raise InputError("a detection's label is not one of the data's classes",
-                             field="labels", value=int(label.max()))  # fmt: skip
+            raise InputError(
+                "a detection's label is not one of the data's classes",
+                field="labels",
+                value=int(label.max()),
+            )
         return label
     where = {name: i for i, name in enumerate(table.classes)}
     kinds = sorted(names)
@@ -134,7 +142,7 @@ def _relabelled(
             f"the detector and the data share no class: {', '.join(kinds[-1][:5])} ... against "
             f"{', '.join(table.classes[:5])} ...",
             field="classes",
-        )  # fmt: skip
+        )
     new = np.full((len(kinds), max(len(k) for k in (*kinds, table.classes)) + 1), -1, np.int64)
     for row, kind in enumerate(kinds):
         for old, name in enumerate(kind or table.classes):

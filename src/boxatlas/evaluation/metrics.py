@@ -40,8 +40,9 @@ def evaluate(
     Raises InputError for an unknown metric or detections that are not of these images.
     """
     if metric not in METRICS:
-        raise InputError("no such metric", field="metric", value=metric,
-                         hint=nearest(metric, METRICS))  # fmt: skip
+        raise InputError(
+            "no such metric", field="metric", value=metric, hint=nearest(metric, METRICS)
+        )
     found, strange = flatten(detections, table)
     truth = truth_of(table)
     curve = voc.curves(found, truth, len(table.classes), iou)
@@ -61,15 +62,17 @@ def evaluate(
         "voc12": means["voc12"],
         "iou": iou,
         "coco": boxes.numbers(),
-        **{kind: _mean([c[kind] for c in classes.values()])
-           for kind in ("precision", "recall", "f1")},
+        **{
+            kind: _mean([c[kind] for c in classes.values()])
+            for kind in ("precision", "recall", "f1")
+        },
         "score": score,
         "classes": classes,
         "images": len(table),
         "objects": int((~truth.ignore).sum()),
         "ignored": int(truth.ignore.sum()),
         "detections": len(found),
-    }  # fmt: skip
+    }
     masks = masks_of(found, table, backend)
     if masks is not None:
         document["coco_masks"] = masks.numbers()
@@ -78,20 +81,25 @@ def evaluate(
 
 
 def _classes(
-    names: Sequence[str], by_metric: dict[str, list[float | None]], curve: voc.Curves,
+    names: Sequence[str],
+    by_metric: dict[str, list[float | None]],
+    curve: voc.Curves,
     score: float | None,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+) -> dict[str, dict[str, Any]]:
     """What is known of each class."""
     points = voc.operating_points(curve, score)
     return {
         name: {
             **{kind: values[k] for kind, values in by_metric.items()},
-            "precision": point.precision, "recall": point.recall, "f1": point.f1,
-            "score": point.score, "objects": int(curve.positives[k]),
+            "precision": point.precision,
+            "recall": point.recall,
+            "f1": point.f1,
+            "score": point.score,
+            "objects": int(curve.positives[k]),
             "detections": int(curve.start[k + 1] - curve.start[k]),
         }
         for k, (name, point) in enumerate(zip(names, points, strict=True))
-    }  # fmt: skip
+    }
 
 
 def interval(
@@ -105,9 +113,7 @@ def interval(
         return None
     found, _ = flatten(detections, table)
     points = 11 if metric == "voc07" else None
-    return voc.interval(
-        found, truth_of(table), len(table.classes), len(table), iou, points=points
-    )  # fmt: skip
+    return voc.interval(found, truth_of(table), len(table.classes), len(table), iou, points=points)
 
 
 def masks_of(found: Found, table: Table, backend: coco.Backend) -> coco.Accumulated | None:
@@ -115,9 +121,11 @@ def masks_of(found: Found, table: Table, backend: coco.Backend) -> coco.Accumula
     if table.masks is None or found.outlines is None:
         return None
     return coco.accumulate(
-        coco.ground_truth(table, masks=True), coco.results(found, masks=True),
-        coco.Rules("segm"), backend,
-    )  # fmt: skip
+        coco.ground_truth(table, masks=True),
+        coco.results(found, masks=True),
+        coco.Rules("segm"),
+        backend,
+    )
 
 
 def _plain(values: Any) -> list[float | None]:
@@ -136,13 +144,17 @@ def _notes(strange: int, found: Found, table: Table) -> list[str]:
     if not len(found):
         notes.append("nothing was detected")
     unseen = [
-        name for name, count in zip(
+        name
+        for name, count in zip(
             table.classes,
             np.bincount(table.labels[~table.ignore], minlength=len(table.classes)).tolist(),
             strict=True,
-        ) if not count
-    ]  # fmt: skip
+        )
+        if not count
+    ]
     if unseen:
-        notes.append(f"the data has no object of {', '.join(unseen[:8])}"
-                     f"{' ...' if len(unseen) > 8 else ''}: no AP, not in the mean")  # fmt: skip
+        notes.append(
+            f"the data has no object of {', '.join(unseen[:8])}"
+            f"{' ...' if len(unseen) > 8 else ''}: no AP, not in the mean"
+        )
     return notes

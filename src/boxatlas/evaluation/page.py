@@ -59,10 +59,17 @@ def write_page(
     environment = Environment(autoescape=True)
     environment.filters["number"] = shown
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    write_text(path, template.render(
-        title=title, subtitle=subtitle, sections=sections, lead=lead, notes=notes,
-        numbers=[(name, shown(value)) for name, value in numbers],
-    ))  # fmt: skip
+    write_text(
+        path,
+        template.render(
+            title=title,
+            subtitle=subtitle,
+            sections=sections,
+            lead=lead,
+            notes=notes,
+            numbers=[(name, shown(value)) for name, value in numbers],
+        ),
+    )
 
 
 def shown(value: Any) -> str:

@@ -12,10 +12,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 _STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.3, "svg.fonttype": "none", "svg.hashsalt": "boxatlas",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "boxatlas",
     "figure.autolayout": True,
-}  # fmt: skip
+}
 _NAMED = 20  # curves that get a colour and a name; more would be read by nobody
 
 Curve = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]
@@ -48,10 +53,13 @@ def precision_recall(curves: Mapping[str, Curve]) -> str:
         for k, (name, (recall, precision)) in enumerate(curves.items()):
             named = k < _NAMED
             axes.plot(
-                [0, *recall], [precision[0] if len(precision) else 0, *precision],
-                color=colours[k] if named else "0.8", label=name if named else None,
-                linewidth=1.3 if named else 0.6, zorder=2 if named else 1,
-            )  # fmt: skip
+                [0, *recall],
+                [precision[0] if len(precision) else 0, *precision],
+                color=colours[k] if named else "0.8",
+                label=name if named else None,
+                linewidth=1.3 if named else 0.6,
+                zorder=2 if named else 1,
+            )
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
         if curves:
             axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -86,8 +94,15 @@ def matrix(values: NDArray[Any], names: Sequence[str]) -> str:
         axes.set_yticks(range(len(rows)), rows, fontsize=7)
         axes.set(xlabel="detected as", ylabel="object")
         for i, j in zip(*np.nonzero(values), strict=True):
-            axes.text(j, i, str(values[i, j]), ha="center", va="center", fontsize=6,
-                      color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
+            axes.text(
+                j,
+                i,
+                str(values[i, j]),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if share[i, j] > 0.5 else "black",
+            )
         return _svg(figure)
 
 
@@ -96,8 +111,14 @@ def lines(curves: Mapping[str, Curve], x: str, y: str, *, log: bool = False) -> 
     with rc_context(_STYLE):
         figure, axes = _figure(5.6, 3.0)
         for colour, (name, (xs, ys)) in zip(_colours(len(curves)), curves.items(), strict=True):
-            axes.plot(xs, ys, color=colour, label=name, linewidth=1.3,
-                      marker="." if len(xs) < 40 else None)  # fmt: skip
+            axes.plot(
+                xs,
+                ys,
+                color=colour,
+                label=name,
+                linewidth=1.3,
+                marker="." if len(xs) < 40 else None,
+            )
         axes.set(xlabel=x, ylabel=y)
         if log:
             axes.set_yscale("log")
@@ -113,8 +134,15 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y:
         for k, (group, points) in enumerate(groups.items()):
             if not points:
                 continue
-            axes.scatter([p[0] for p in points], [p[1] for p in points], label=group, s=28,
-                         color=_colours(10)[k % 10], marker="os^D"[k % 4], zorder=3)  # fmt: skip
+            axes.scatter(
+                [p[0] for p in points],
+                [p[1] for p in points],
+                label=group,
+                s=28,
+                color=_colours(10)[k % 10],
+                marker="os^D"[k % 4],
+                zorder=3,
+            )
             for px, py, name in points:
                 # A name goes to the left where another point follows close at the right.
                 left = any(1 < qx / px < 1.35 and abs(qy - py) < 0.8 for qx, qy, _ in points)

@@ -40,9 +40,15 @@ def predict(
     if batch_size is None:
         batch_size = 8 if detector.preprocess.resize in ("stretch", "letterbox") else 1
     loader = make_loader(
-        table, detector.preprocess, batch_size=batch_size, shuffle=False, seed=0, workers=workers,
-        proposals=proposals, augment=augment,
-    )  # fmt: skip
+        table,
+        detector.preprocess,
+        batch_size=batch_size,
+        shuffle=False,
+        seed=0,
+        workers=workers,
+        proposals=proposals,
+        augment=augment,
+    )
     batches: Iterator[Batch] = loader.epoch(0)
     if progress:
         batches = track(batches, "evaluating", len(loader))
@@ -50,9 +56,12 @@ def predict(
     for batch in batches:
         batch = batch.to(detector.device)
         made = detector.infer(
-            batch.images, batch.frames, score=score, max_detections=max_detections,
+            batch.images,
+            batch.frames,
+            score=score,
+            max_detections=max_detections,
             proposals=batch.proposals,
-        )  # fmt: skip
+        )
         found.extend(_light(one) for one in made)
     return found
 

@@ -132,8 +132,15 @@ def measure(
             best[:, done : done + len(objects)] = _best(np.asarray(boxes), objects, counts)
         done += len(objects)
     mean = float(np.mean([len(b) for b in rows])) if len(rows) else 0.0
-    return Measured(table.classes, tuple(counts), tuple(thresholds),
-                    table.labels[asked].astype(np.int64), best, len(table), mean)  # fmt: skip
+    return Measured(
+        table.classes,
+        tuple(counts),
+        tuple(thresholds),
+        table.labels[asked].astype(np.int64),
+        best,
+        len(table),
+        mean,
+    )
 
 
 def _best(
@@ -198,10 +205,15 @@ def plot(measured: Mapping[str, Measured], path: str | Path) -> None:
         for level, style in ((0.5, "-"), (0.7, "--")):
             if level in one.thresholds:
                 at = one.thresholds.index(level)
-                left.plot(one.counts, one.recall[:, at], style, color=colour,
-                          label=f"{name}, IoU {level}")  # fmt: skip
-        middle.plot(one.thresholds, one.recall[-1], color=colour,
-                    label=f"{name} ({one.proposals:.0f} an image)")  # fmt: skip
+                left.plot(
+                    one.counts, one.recall[:, at], style, color=colour, label=f"{name}, IoU {level}"
+                )
+        middle.plot(
+            one.thresholds,
+            one.recall[-1],
+            color=colour,
+            label=f"{name} ({one.proposals:.0f} an image)",
+        )
         right.plot(one.counts, one.average_recall, color=colour, label=f"{name}, average recall")
         right.plot(one.counts, one.mabo, ":", color=colour, label=f"{name}, MABO")
     for axis, x in ((left, "proposals of an image"), (middle, "IoU"), (right, left.get_xlabel())):

@@ -65,20 +65,26 @@ def write_report(
         _conditions(document, detector),
     ]
     write_page(
-        path, title or f"{name}: evaluation",
+        path,
+        title or f"{name}: evaluation",
         f"{where + ': ' if where else ''}{document['images']} images, {document['objects']} objects"
         + (f" ({document['ignored']} more ignored)" if document["ignored"] else ""),
-        sections, numbers=_numbers(document), lead=lead, notes=document.get("notes") or (),
-    )  # fmt: skip
+        sections,
+        numbers=_numbers(document),
+        lead=lead,
+        notes=document.get("notes") or (),
+    )
 
 
 def _numbers(document: dict[str, Any]) -> list[tuple[str, Any]]:
     coco = document["coco"]
     numbers = [
         (f"mAP@{document['iou']:g} (VOC12)", document["voc12"]),
-        ("AP (COCO)", coco["AP"]), ("AP75", coco["AP75"]),
-        ("precision", document["precision"]), ("recall", document["recall"]),
-    ]  # fmt: skip
+        ("AP (COCO)", coco["AP"]),
+        ("AP75", coco["AP75"]),
+        ("precision", document["precision"]),
+        ("recall", document["recall"]),
+    ]
     if "coco_masks" in document:
         numbers.append(("mask AP (COCO)", document["coco_masks"]["AP"]))
     if document.get("fps") is not None:
@@ -88,14 +94,23 @@ def _numbers(document: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _classes(document: dict[str, Any]) -> Section:
     rows = [
-        {"class": name, "objects": c["objects"], "AP (VOC12)": c["voc12"], "AP (VOC07)": c["voc07"],
-         "AP (COCO)": c["coco"], "precision": c["precision"], "recall": c["recall"], "F1": c["f1"],
-         "at score": c["score"]}
+        {
+            "class": name,
+            "objects": c["objects"],
+            "AP (VOC12)": c["voc12"],
+            "AP (VOC07)": c["voc07"],
+            "AP (COCO)": c["coco"],
+            "precision": c["precision"],
+            "recall": c["recall"],
+            "F1": c["f1"],
+            "at score": c["score"],
+        }
         for name, c in document["classes"].items()
-    ]  # fmt: skip
+    ]
     where = "where F1 is best" if document["score"] is None else f"at score {document['score']:g}"
-    return Section("Classes", f"Precision and recall are those {where}, at IoU "
-                   f"{document['iou']:g}.", rows=rows)  # fmt: skip
+    return Section(
+        "Classes", f"Precision and recall are those {where}, at IoU {document['iou']:g}.", rows=rows
+    )
 
 
 def _curves(document: dict[str, Any], detections: Sequence[Detections], table: Table) -> Section:
@@ -124,8 +139,9 @@ def _mistakes(document: dict[str, Any], judged: Mistakes, table: Table) -> Secti
         "Mistakes",
         "What is wrong with the detections that are not right (TIDE): fixing one kind would raise "
         f"AP at IoU {judged.iou:g} by so much. The matrix holds detections of score 0.25 and more.",
-        plots=drawn, rows=rows,
-    )  # fmt: skip
+        plots=drawn,
+        rows=rows,
+    )
 
 
 def _speed(document: dict[str, Any]) -> list[Section]:
@@ -159,8 +175,10 @@ def _history(file: str | Path | None) -> list[Section]:
                 losses[before + name] = _column(read_, name)
         judged = [row for row in mine if row.get("mAP")]
         if judged:
-            scores |= {f"{before}{name}": _column(judged, key)
-                       for name, key in (("mAP", "mAP"), ("COCO AP", "coco/AP"))}  # fmt: skip
+            scores |= {
+                f"{before}{name}": _column(judged, key)
+                for name, key in (("mAP", "mAP"), ("COCO AP", "coco/AP"))
+            }
     drawn = []
     if losses:
         drawn.append(plots.lines(losses, "iteration", "loss"))
@@ -169,8 +187,19 @@ def _history(file: str | Path | None) -> list[Section]:
     return [Section("Training", plots=drawn)] if drawn else []
 
 
-_NOT_LOSSES = frozenset({"phase", "iteration", "epoch", "images", "seconds", "memory_mb", "lr",
-                         "images_per_second", "gradient_norm"})  # fmt: skip
+_NOT_LOSSES = frozenset(
+    {
+        "phase",
+        "iteration",
+        "epoch",
+        "images",
+        "seconds",
+        "memory_mb",
+        "lr",
+        "images_per_second",
+        "gradient_norm",
+    }
+)
 
 
 def _column(rows: Sequence[dict[str, str]], name: str) -> plots.Curve:
@@ -179,8 +208,12 @@ def _column(rows: Sequence[dict[str, str]], name: str) -> plots.Curve:
 
 
 def _conditions(document: dict[str, Any], detector: Detector | None) -> Section:
-    rows = [("boxatlas", __version__), ("torch", torch.__version__),
-            ("Python", platform.python_version()), ("system", platform.platform())]  # fmt: skip
+    rows = [
+        ("boxatlas", __version__),
+        ("torch", torch.__version__),
+        ("Python", platform.python_version()),
+        ("system", platform.platform()),
+    ]
     if document.get("checkpoint"):
         rows.insert(0, ("checkpoint", str(document["checkpoint"])))
     if detector is not None:
@@ -193,14 +226,17 @@ def _conditions(document: dict[str, Any], detector: Detector | None) -> Section:
 
 
 def _pictures(
-    document: dict[str, Any], detections: Sequence[Detections], table: Table, judged: Mistakes,
+    document: dict[str, Any],
+    detections: Sequence[Detections],
+    table: Table,
+    judged: Mistakes,
     count: int,
-) -> list[Section]:  # fmt: skip
+) -> list[Section]:
     if count < 1 or not len(table):
         return []
-    limits = np.array([
-        c["score"] if c["score"] is not None else _LOOK for c in document["classes"].values()
-    ])  # fmt: skip
+    limits = np.array(
+        [c["score"] if c["score"] is not None else _LOOK for c in document["classes"].values()]
+    )
     wrong = (judged.kind != RIGHT) & (judged.kind != PASSED)
     wrong &= judged.found.scores >= limits[judged.found.label]
     many = np.bincount(judged.found.image[wrong], minlength=len(table))
@@ -208,13 +244,22 @@ def _pictures(
     spread = np.unique(np.linspace(0, len(table) - 1, min(len(table), (count + 1) // 2)).round())
     worst = [i for i in np.argsort(-many, kind="stable").tolist() if many[i]][: count // 2]
     shown = "Detections in the colours of their classes, labelled objects in white."
-    sections = [Section("Pictures", shown, pictures=[
-        _one(detections[i], table, i, limits) for i in spread.astype(int).tolist()
-    ])]  # fmt: skip
+    sections = [
+        Section(
+            "Pictures",
+            shown,
+            pictures=[_one(detections[i], table, i, limits) for i in spread.astype(int).tolist()],
+        )
+    ]
     if worst:
-        sections.append(Section("Pictures with most mistakes", pictures=[
-            _one(detections[i], table, i, limits, f"{many[i]} mistakes") for i in worst
-        ]))  # fmt: skip
+        sections.append(
+            Section(
+                "Pictures with most mistakes",
+                pictures=[
+                    _one(detections[i], table, i, limits, f"{many[i]} mistakes") for i in worst
+                ],
+            )
+        )
     return sections
 
 
@@ -224,18 +269,27 @@ def _one(found: Detections, table: Table, i: int, limits: np.ndarray, said: str 
     names = found.classes or table.classes
     labels = [place.get(names[k], -1) for k in found.labels.tolist()]
     keep = [
-        k for k, (label, score) in enumerate(zip(labels, found.scores.tolist(), strict=True))
+        k
+        for k, (label, score) in enumerate(zip(labels, found.scores.tolist(), strict=True))
         if label >= 0 and score >= limits[label]
-    ]  # fmt: skip
+    ]
     objects = table.objects(i)
     pixels = read(table.paths[i])
     times = max(1, _SMALL // max(pixels.shape[:2]))  # small pictures have no room for names
     pixels = pixels.repeat(times, 0).repeat(times, 1)
-    image = draw(pixels, table.boxes[objects] * times, [""] * len(table.labels[objects]),
-                 table.labels[objects].tolist(), outline=_WHITE)  # fmt: skip
     image = draw(
-        image, found.boxes[keep].numpy() * times, [table.classes[labels[k]] for k in keep],
-        [labels[k] for k in keep], [float(found.scores[k]) for k in keep],
-    )  # fmt: skip
+        pixels,
+        table.boxes[objects] * times,
+        [""] * len(table.labels[objects]),
+        table.labels[objects].tolist(),
+        outline=_WHITE,
+    )
+    image = draw(
+        image,
+        found.boxes[keep].numpy() * times,
+        [table.classes[labels[k]] for k in keep],
+        [labels[k] for k in keep],
+        [float(found.scores[k]) for k in keep],
+    )
     caption = table.name(i) + (f": {said}" if said else "")
     return picture(image, caption)

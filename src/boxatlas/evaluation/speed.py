@@ -105,12 +105,19 @@ def measure(
         latency_ms=1000 * float(np.median(both)),
         latency_p95_ms=1000 * float(np.percentile(both, 95)),
         parts_ms={n: 1000 * float(v) for n, v in zip(PARTS, median, strict=True) if n in timed},
-        throughput=throughput, device=_device_name(detector.device),
-        threads=torch.get_num_threads(), input=(shape[0], shape[1]), images=len(rounds),
-        seconds=spent, detections=found, peak_memory_mb=peak, score=score,
-        notes=("random weights: the threshold is set to leave about "
-               f"{_USUAL_OBJECTS} detections",) if untrained else (),
-    )  # fmt: skip
+        throughput=throughput,
+        device=_device_name(detector.device),
+        threads=torch.get_num_threads(),
+        input=(shape[0], shape[1]),
+        images=len(rounds),
+        seconds=spent,
+        detections=found,
+        peak_memory_mb=peak,
+        score=score,
+        notes=(f"random weights: the threshold is set to leave about {_USUAL_OBJECTS} detections",)
+        if untrained
+        else (),
+    )
 
 
 def _rounds(
@@ -143,8 +150,13 @@ def _timed(
     if detector.takes_proposals:
         from boxatlas.detectors.searched import searched
 
-        proposals = searched(images, frames, detector.preprocess, most=detector.takes_proposals,
-                             min_side=detector.min_proposal_side)  # fmt: skip
+        proposals = searched(
+            images,
+            frames,
+            detector.preprocess,
+            most=detector.takes_proposals,
+            min_side=detector.min_proposal_side,
+        )
     start = time.perf_counter()
     fast = detector.fast()
     raw = fast(images, frames, proposals)
@@ -157,9 +169,12 @@ def _timed(
 
 
 def _throughput(
-    detector: Detector, inputs: Sequence[tuple[Tensor, Frame]], size: int, seconds: float,
+    detector: Detector,
+    inputs: Sequence[tuple[Tensor, Frame]],
+    size: int,
+    seconds: float,
     score: float | None,
-) -> float:  # fmt: skip
+) -> float:
     """Images a second of network + postprocess in batches of `size`; the median round."""
     images, frames = _input(detector, [inputs[k % len(inputs)] for k in range(size)])
     _timed(detector, images, frames, score)
@@ -171,9 +186,7 @@ def _throughput(
     return size / float(np.median(rounds))
 
 
-def _input(
-    detector: Detector, made: Sequence[tuple[Tensor, Frame]]
-) -> tuple[Tensor, list[Frame]]:  # fmt: skip
+def _input(detector: Detector, made: Sequence[tuple[Tensor, Frame]]) -> tuple[Tensor, list[Frame]]:
     images = detector.preprocess.collate([image for image, _ in made]).to(detector.device)
     return images.contiguous(memory_format=torch.channels_last), [frame for _, frame in made]
 

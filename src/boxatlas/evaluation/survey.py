@@ -15,14 +15,18 @@ from boxatlas.registry import ModelInfo
 def headline(info: ModelInfo) -> tuple[float | None, float | None, float | None]:
     """(FPS, COCO AP, VOC2007 mAP at 0.5): the best that was published of a model's own training
     and one scale of the image."""
-    coco = [p for p in info.published if p.data.startswith("COCO") and p.metric == "AP"
-            and "many scales" not in p.data]  # fmt: skip
+    coco = [
+        p
+        for p in info.published
+        if p.data.startswith("COCO") and p.metric == "AP" and "many scales" not in p.data
+    ]
     voc = [p for p in info.published if p.data.startswith("VOC07") and "COCO" not in p.data]
     rates = [p.fps for p in (*coco, *voc) if p.fps]
     return (
-        max(rates, default=None), max((p.value for p in coco), default=None),
+        max(rates, default=None),
+        max((p.value for p in coco), default=None),
         max((p.value for p in voc), default=None),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,15 @@ SURVEY = (
     Row("Cascade R-CNN", "ResNet-101-FPN", "~1280x800", 7.1, 42.8, "cascade_rcnn_r101_fpn"),
     Row("SSD300*", "VGG-16", "300x300", 43.0, 25.1, "ssd300_vgg16"),
     Row("DSSD321", "ResNet-101", "321x321", 9.5, 28.0, "dssd321_r101"),
-    Row("RetinaNet400", "ResNet-101-FPN", "~640x400", 12.3, 31.9, "retinanet_r101_fpn",
-        _retinanet(400, 667)),
+    Row(
+        "RetinaNet400",
+        "ResNet-101-FPN",
+        "~640x400",
+        12.3,
+        31.9,
+        "retinanet_r101_fpn",
+        _retinanet(400, 667),
+    ),
     Row("RFBNet300", "VGG-16", "300x300", 66.6, 30.3, "rfbnet300_vgg16"),
     Row("RefineDet320", "VGG-16", "320x320", 38.7, 29.4, "refinedet320_vgg16"),
     Row("M2Det320", "VGG-16", "320x320", 33.4, 33.5, "m2det320_vgg16"),
@@ -59,12 +70,19 @@ SURVEY = (
     Row("YOLOv3", "Darknet-53", "608x608", 19.8, 33.0, "yolov3", {"size": 608}),
     Row("SSD512*", "VGG-16", "512x512", 22.0, 28.8, "ssd512_vgg16"),
     Row("DSSD513", "ResNet-101", "513x513", 5.5, 33.2, "dssd513_r101"),
-    Row("RetinaNet500", "ResNet-101-FPN", "~832x500", 11.1, 34.4, "retinanet_r101_fpn",
-        _retinanet(500, 833)),
+    Row(
+        "RetinaNet500",
+        "ResNet-101-FPN",
+        "~832x500",
+        11.1,
+        34.4,
+        "retinanet_r101_fpn",
+        _retinanet(500, 833),
+    ),
     Row("RFBNet512-E", "VGG-16", "512x512", 30.3, 34.4, "rfbnet512e_vgg16"),
     Row("RefineDet512", "VGG-16", "512x512", 22.3, 33.0, "refinedet512_vgg16"),
     Row("M2Det512", "VGG-16", "512x512", 18.0, 37.6, "m2det512_vgg16"),
     Row("M2Det512", "ResNet-101", "512x512", 15.8, 38.8, "m2det512_r101"),
     Row("RetinaNet800", "ResNet-101-FPN", "~1280x800", 5.0, 39.1, "retinanet_r101_fpn"),
     Row("M2Det800", "VGG-16", "800x800", 11.8, 41.0, "m2det800_vgg16"),
-)  # fmt: skip
+)

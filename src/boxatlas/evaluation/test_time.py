@@ -86,8 +86,9 @@ def predict_views(
                         raise
                     raise InputError(
                         f"the network does not run at {scale} of its size: {error}",
-                        field="--scales", value=scale,
-                    ) from None  # fmt: skip
+                        field="--scales",
+                        value=scale,
+                    ) from None
                 seen.append([_mirrored(one) for one in found] if mirrored else found)
     finally:
         detector.preprocess = whole

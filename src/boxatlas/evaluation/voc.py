@@ -102,9 +102,12 @@ def keys(found: Found, truth: Truth) -> tuple[Ints, Ints]:
 
 
 def best_overlaps(
-    found: Found, truth: Truth, width_offset: float = 0.0, *,
+    found: Found,
+    truth: Truth,
+    width_offset: float = 0.0,
+    *,
     among: Literal["own class", "other classes"] = "own class",
-) -> tuple[Floats, Ints]:  # fmt: skip
+) -> tuple[Floats, Ints]:
     """Of each detection: its largest IoU with an object of its image, and which one [D].
 
     The first object where several are equal; IoU 0 and -1 where there is none.
@@ -157,9 +160,14 @@ def curves(
 
 
 def curves_of(
-    order: Ints, label: Ints, score: Floats, right: Bools, passed: Bools, positives: NDArray[Any],
+    order: Ints,
+    label: Ints,
+    score: Floats,
+    right: Bools,
+    passed: Bools,
+    positives: NDArray[Any],
     weight: Floats | None = None,
-) -> Curves:  # fmt: skip
+) -> Curves:
     """Recall and precision of detections already judged, sorted by class and then best first.
 
     weight [D]: how often each counts.
@@ -242,8 +250,15 @@ def interval(
         positives = np.bincount(truth.label[counted], times[truth.image[counted]], classes)
         if not positives.any():
             continue
-        drawn = curves_of(curve.order, curve.label, curve.score, curve.right, curve.passed,
-                          positives, times[image])  # fmt: skip
+        drawn = curves_of(
+            curve.order,
+            curve.label,
+            curve.score,
+            curve.right,
+            curve.passed,
+            positives,
+            times[image],
+        )
         means.append(float(np.nanmean(average_precision(drawn, points))))
     if not means:
         return None

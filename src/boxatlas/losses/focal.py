@@ -126,13 +126,15 @@ class _Focal(torch.autograd.Function):
                 skip = None
                 if skipped is not None:
                     skip = skipped[image, start // columns : start // columns + anchors]
-                sums[image] += _negatives(flat[image, part], gradient[image, part], gamma, skip,
-                                          columns)  # fmt: skip
+                sums[image] += _negatives(
+                    flat[image, part], gradient[image, part], gamma, skip, columns
+                )
         scale = flat.new_ones(images) if weight is None else weight.to(flat)
         gradient.mul_((far * scale)[:, None]) if weight is not None else gradient.mul_(far)
         total = (sums * scale).sum() * far
-        total = total + _positives(logits, gradient.view(logits.shape), positive, near, far, gamma,
-                                   weight, ignore)  # fmt: skip
+        total = total + _positives(
+            logits, gradient.view(logits.shape), positive, near, far, gamma, weight, ignore
+        )
         ctx.save_for_backward(gradient.view(logits.shape))
         return total
 

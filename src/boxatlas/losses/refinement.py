@@ -61,16 +61,32 @@ def refinement_loss(
     """
     found = match(anchors, boxes, valid)
     arm = multibox_loss(
-        arm_logits, arm_deltas, found, anchors, boxes, torch.zeros_like(labels), coder,
-        ratio=ratio, ranking=ranking, neg_overlap=neg_overlap,
-    )  # fmt: skip
+        arm_logits,
+        arm_deltas,
+        found,
+        anchors,
+        boxes,
+        torch.zeros_like(labels),
+        coder,
+        ratio=ratio,
+        ranking=ranking,
+        neg_overlap=neg_overlap,
+    )
     objectness = arm_logits.detach().softmax(dim=-1)[..., 1]
     refined = coder.decode(arm_deltas.detach(), anchors) if two_step else anchors
     again = match(refined, boxes, valid) if two_step else found
     odm = multibox_loss(
-        logits, deltas, again, refined, boxes, labels, coder,
-        ratio=ratio, ranking=ranking, neg_overlap=neg_overlap,
+        logits,
+        deltas,
+        again,
+        refined,
+        boxes,
+        labels,
+        coder,
+        ratio=ratio,
+        ranking=ranking,
+        neg_overlap=neg_overlap,
         candidates=objectness >= least if filter_negatives else None,
         dropped=objectness <= least if filter_positives else None,
-    )  # fmt: skip
+    )
     return RefinementLoss(arm, odm, found, again, objectness)

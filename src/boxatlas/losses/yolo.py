@@ -170,8 +170,9 @@ def assign(truth: Truth, prior: Tensor, shape: tuple[int, int, int, int]) -> Pla
     last = torch.full_like(unique, -1).scatter_reduce(0, choice, item, "amax")
     column, rest = unique % columns, unique // columns
     row, rest = rest % rows, rest // rows
-    return Places(rest // priors, rest % priors, row, column, last, choice,
-                  truth.labels[image, item])  # fmt: skip
+    return Places(
+        rest // priors, rest % priors, row, column, last, choice, truth.labels[image, item]
+    )
 
 
 def _best_overlap(boxes: Tensor, truth: Truth, floor: float) -> tuple[Tensor, Tensor]:
@@ -344,9 +345,14 @@ def _joined(
 
 
 def _box_loss(
-    own: Tensor, goal: Tensor, places: Places, priors: Tensor, grid: tuple[int, int],
-    coder: PriorCoder, rule: BoxLoss,
-) -> Tensor:  # fmt: skip
+    own: Tensor,
+    goal: Tensor,
+    places: Places,
+    priors: Tensor,
+    grid: tuple[int, int],
+    coder: PriorCoder,
+    rule: BoxLoss,
+) -> Tensor:
     """own [P, 4] raw against goal [P, 4], weighed by 2 - width * height."""
     prior, scale = priors[places.prior], 2 - goal[:, 2:].prod(-1)
     if rule in ("paper", "squared"):
@@ -372,9 +378,10 @@ def _iou_loss(a: Tensor, b: Tensor, rule: str) -> Tensor:
     if rule == "iou":
         return 1 - iou(a, b)
     rules = {
-        "giou": ops.generalized_box_iou_loss, "diou": ops.distance_box_iou_loss,
+        "giou": ops.generalized_box_iou_loss,
+        "diou": ops.distance_box_iou_loss,
         "ciou": ops.complete_box_iou_loss,
-    }  # fmt: skip
+    }
     return rules[rule](a, b)
 
 

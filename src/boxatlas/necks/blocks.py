@@ -52,9 +52,15 @@ class ConvNorm(nn.Sequential):
         down, across = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         same = (dilation * (down // 2), dilation * (across // 2))
         conv = nn.Conv2d(
-            channels, width, (down, across), stride, same if padding is None else padding,
-            dilation, groups, bias=False,
-        )  # fmt: skip
+            channels,
+            width,
+            (down, across),
+            stride,
+            same if padding is None else padding,
+            dilation,
+            groups,
+            bias=False,
+        )
         nn.init.kaiming_normal_(conv.weight, mode="fan_out")
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv=conv, bn=BatchNorm(width, eps, momentum)
@@ -68,9 +74,13 @@ class ConvRelu(nn.Sequential):
     """Convolution with bias, Xavier weights, and ReLU: the layers of the Caffe-born methods."""
 
     def __init__(
-        self, channels: int, width: int, kernel: int = 3, stride: int = 1,
+        self,
+        channels: int,
+        width: int,
+        kernel: int = 3,
+        stride: int = 1,
         padding: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         conv = nn.Conv2d(
             channels, width, kernel, stride, kernel // 2 if padding is None else padding
         )

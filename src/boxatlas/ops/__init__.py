@@ -21,10 +21,20 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Hierarchy", "SelectiveSearch", "hierarchies", "mask_targets", "paste_masks", "psroi_align",
-    "psroi_pool", "pyramid_pool", "rasterise", "roi_align", "roi_pool", "selective_search",
+    "Hierarchy",
+    "SelectiveSearch",
+    "hierarchies",
+    "mask_targets",
+    "paste_masks",
+    "psroi_align",
+    "psroi_pool",
+    "pyramid_pool",
+    "rasterise",
+    "roi_align",
+    "roi_pool",
+    "selective_search",
     "selective_search_many",
-]  # fmt: skip
+]
 
 _WHERE = {
     "Hierarchy": "grouping",

@@ -136,9 +136,23 @@ def _sample(window, top, left, y, x, height, width):
 
 @compiled
 def _bitmap_targets(
-    points, parts, objects, ends, runs, is_rle, rows, which, rois, height, width, aligned,
-    threshold, out, start, stop,
-):  # fmt: skip
+    points,
+    parts,
+    objects,
+    ends,
+    runs,
+    is_rle,
+    rows,
+    which,
+    rois,
+    height,
+    width,
+    aligned,
+    threshold,
+    out,
+    start,
+    stop,
+):
     side = out.shape[1]
     shift = np.float32(0.5 if aligned else 0.0)
     for i in range(start, stop):
@@ -193,10 +207,20 @@ def polygon_targets(
 
 
 def bitmap_targets(
-    points: Array, parts: Array, objects: Array, ends: Array, runs: Array, is_rle: Array,
-    rows: Array, which: Array, rois: Array, size: tuple[int, int], aligned: bool,
-    threshold: float, out: Array,
-) -> None:  # fmt: skip
+    points: Array,
+    parts: Array,
+    objects: Array,
+    ends: Array,
+    runs: Array,
+    is_rle: Array,
+    rows: Array,
+    which: Array,
+    rois: Array,
+    size: tuple[int, int],
+    aligned: bool,
+    threshold: float,
+    out: Array,
+) -> None:
     """For each k of `which`: the RoIAlign of object rows[k]'s pixels in rois[k], into out[k].
 
     threshold < 0: the mean itself; else whether it is reached.

@@ -25,9 +25,11 @@ def convert(image: NDArray[np.uint8], space: str) -> Planes:
     """
     if space not in COLOUR_SPACES:
         raise InputError(
-            "no such colour space", field="colour space", value=space,
+            "no such colour space",
+            field="colour space",
+            value=space,
             hint=nearest(space, COLOUR_SPACES),
-        )  # fmt: skip
+        )
     return COLOUR_SPACES[space](np.require(image, np.uint8, ["C", "W"]))
 
 

@@ -59,9 +59,13 @@ class Crop:
         return torch.cat([low, high, taken, start], 1).long()
 
     def __call__(
-        self, images: Tensor, boxes: Tensor, image: Tensor, sizes: Tensor | None = None,
+        self,
+        images: Tensor,
+        boxes: Tensor,
+        image: Tensor,
+        sizes: Tensor | None = None,
         mean: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Crops [R, C, S, S] (channels last) of boxes [R, 4] in images [B, C, H, W].
 
         image [R]: which one each box lies in; sizes [B, 2]: height, width of their content, whole

@@ -119,9 +119,16 @@ def similarity(
     """The sum of the named similarities for pairs [P, 2] of regions, neighbours or not: [P]."""
     out, row = np.empty(len(pairs), np.float32), np.arange(len(regions), dtype=np.int32)
     _of_pairs(
-        regions.colour, regions.texture, regions.boxes, regions.sizes, pairs.astype(np.int64),
-        np.float32(regions.area), bits(similarities), row, out,
-    )  # fmt: skip
+        regions.colour,
+        regions.texture,
+        regions.boxes,
+        regions.sizes,
+        pairs.astype(np.int64),
+        np.float32(regions.area),
+        bits(similarities),
+        row,
+        out,
+    )
     return out
 
 
@@ -181,9 +188,16 @@ def group(
         described = regions.colour.copy(), regions.texture.copy(), boxes, sizes
         pairs, heap = np.empty((room, 2), np.int32), np.empty(room, np.int64)
         done = _group(
-            *described, regions.starts, regions.adjacent, np.float32(regions.area),
-            bits(similarities), pairs, heap, merges, alike,
-        )  # fmt: skip
+            *described,
+            regions.starts,
+            regions.adjacent,
+            np.float32(regions.area),
+            bits(similarities),
+            pairs,
+            heap,
+            merges,
+            alike,
+        )
         if done:
             return boxes, sizes, merges, alike
         room *= 2  # a region that borders on very many: rare enough to begin again
@@ -192,7 +206,7 @@ def group(
 @_FAST
 def _group(
     colour, texture, boxes, sizes, starts, adjacent, area, switches, pairs, heap, merges, alike
-):  # fmt: skip
+):
     """-> whether there was room for all candidates.
 
     Histograms of a union take the row of one of its two. A region's neighbours are a linked list,

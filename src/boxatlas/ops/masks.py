@@ -74,9 +74,18 @@ def mask_targets(
 
     polygon_targets(*objects, rows, inside, rois, out)
     bitmap_targets(
-        *objects, packed.ends, packed.runs, packed.kinds == _RLE, rows, sampled, rois, size,
-        rule.aligned, -1.0 if rule.threshold is None else rule.threshold, out,
-    )  # fmt: skip
+        *objects,
+        packed.ends,
+        packed.runs,
+        packed.kinds == _RLE,
+        rows,
+        sampled,
+        rois,
+        size,
+        rule.aligned,
+        -1.0 if rule.threshold is None else rule.threshold,
+        out,
+    )
     return torch.from_numpy(out).to(boxes.device)
 
 

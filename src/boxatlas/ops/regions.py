@@ -111,9 +111,14 @@ def describe(
     starts, adjacent = _neighbours(pairs, count)
     split = channels * colour_bins
     return Regions(
-        np.ascontiguousarray(histograms[:, :split]), np.ascontiguousarray(histograms[:, split:]),
-        boxes, sizes, starts, adjacent, labels.size,
-    )  # fmt: skip
+        np.ascontiguousarray(histograms[:, :split]),
+        np.ascontiguousarray(histograms[:, split:]),
+        boxes,
+        sizes,
+        starts,
+        adjacent,
+        labels.size,
+    )
 
 
 @_FAST

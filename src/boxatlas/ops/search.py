@@ -39,9 +39,11 @@ _SETS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[float
     "single": (("HSV",), (_ALL,), (100,)),
     "fast": (("HSV", "Lab"), (_ALL, _ALL[1:]), (50, 100)),
     "quality": (
-        ("HSV", "Lab", "rgI", "H", "I"), (_ALL, _ALL[1:], ("fill",), ("size",)), (50, 100, 150, 300)
+        ("HSV", "Lab", "rgI", "H", "I"),
+        (_ALL, _ALL[1:], ("fill",), ("size",)),
+        (50, 100, 150, 300),
     ),
-}  # fmt: skip
+}
 
 
 class SelectiveSearch(Options):
@@ -60,9 +62,10 @@ class SelectiveSearch(Options):
     sigma: float = switch(0.8, "section 3.1: smoothing before the segmentation", ge=0)
     min_size: int | None = convention(None, "smallest first region in pixels; k if not given", ge=1)
     rank: Literal["random", "position", "none"] = switch(
-        "random", "section 4.3: position in the hierarchy times a random number, the position "
+        "random",
+        "section 4.3: position in the hierarchy times a random number, the position "
         "alone, or the hierarchies one after the other",
-    )  # fmt: skip
+    )
     resize_width: int | None = convention(
         500, "wider images are reduced to it first, as R-CNN does; None keeps every size", ge=8
     )

@@ -46,9 +46,14 @@ class Position:
 
 
 def save_state(
-    folder: Path, position: Position, model: nn.Module, optimizer: Optimizer | None = None,
-    ema: Ema | None = None, scaler: GradScaler | None = None, **extra: Any,
-) -> None:  # fmt: skip
+    folder: Path,
+    position: Position,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    ema: Ema | None = None,
+    scaler: GradScaler | None = None,
+    **extra: Any,
+) -> None:
     """Write the state of a run. `extra` is JSON kept in the header."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     header: dict[str, Any] = {"format": 1, "position": asdict(position), **extra}
@@ -78,9 +83,12 @@ def read_header(folder: Path) -> dict[str, Any] | None:
 
 @torch.no_grad()
 def load_state(
-    folder: Path, model: nn.Module, optimizer: Optimizer | None = None, ema: Ema | None = None,
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    ema: Ema | None = None,
     scaler: GradScaler | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Put a state back, in place. Raises InputError where the file is of another model."""
     header = read_header(folder) or {}
     path = folder / STATE
@@ -91,8 +99,11 @@ def load_state(
             for name, tensor in module.state_dict().items():
                 key = f"{prefix}/{name}"
                 if key not in names or tuple(file.get_slice(key).get_shape()) != tensor.shape:
-                    raise InputError(f"holds no fitting {name}", file=path,
-                                     hint="it is the state of another model")  # fmt: skip
+                    raise InputError(
+                        f"holds no fitting {name}",
+                        file=path,
+                        hint="it is the state of another model",
+                    )
                 tensor.copy_(file.get_tensor(key))
 
         fill("model", model)
@@ -128,9 +139,11 @@ def _fill_optimizer(optimizer: Optimizer, file: Any, names: set[str]) -> None:
             for key in sorted(keys.get(name, [])):
                 saved = file.get_tensor(f"optim/{name}/{key}")
                 # The parameter's own memory layout, so that the arithmetic repeats bit for bit.
-                like = torch.empty_like(parameter) if saved.shape == parameter.shape else (
-                    torch.empty(saved.shape, dtype=saved.dtype, device=parameter.device)
-                )  # fmt: skip
+                like = (
+                    torch.empty_like(parameter)
+                    if saved.shape == parameter.shape
+                    else (torch.empty(saved.shape, dtype=saved.dtype, device=parameter.device))
+                )
                 state[key] = like.copy_(saved)
             if state:
                 optimizer.state[parameter] = state

@@ -102,9 +102,13 @@ def save_batch(batch: Batch, path: Path, **extra: object) -> None:
     """A batch as safetensors, with its images' names in the header, to look into later."""
     targets = batch.targets
     tensors = {
-        "images": batch.images, "boxes": targets.boxes, "labels": targets.labels,
-        "ignore": targets.ignore, "image_label": targets.image_label,
-        "proposals": batch.proposals, "valid": batch.valid,
-    }  # fmt: skip
+        "images": batch.images,
+        "boxes": targets.boxes,
+        "labels": targets.labels,
+        "ignore": targets.ignore,
+        "image_label": targets.image_label,
+        "proposals": batch.proposals,
+        "valid": batch.valid,
+    }
     kept = {k: v for k, v in tensors.items() if v is not None}
     write_tensors(path, kept, {"names": json.dumps(batch.names), "about": json.dumps(extra)})

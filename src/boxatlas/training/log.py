@@ -102,8 +102,11 @@ class Table:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 file.write(text.getvalue())
         except OSError as error:
-            raise InputError(f"could not be written: {error.strerror}", file=self.path,
-                             hint="go on with --resume when there is room") from error  # fmt: skip
+            raise InputError(
+                f"could not be written: {error.strerror}",
+                file=self.path,
+                hint="go on with --resume when there is room",
+            ) from error
 
     def _write_all(self) -> None:
         text = io.StringIO()
@@ -210,15 +213,23 @@ class Log:
 
 
 _SHOWN_APART = {
-    "phase", "iteration", "epoch", "images", "seconds", "lr", "loss", "images_per_second",
+    "phase",
+    "iteration",
+    "epoch",
+    "images",
+    "seconds",
+    "lr",
+    "loss",
+    "images_per_second",
     "memory_mb",
-}  # fmt: skip
+}
 
 
 def _note(row: Row) -> str:
     if "loss" not in row:
         return ""
-    parts = " ".join(f"{k} {v:.3f}" for k, v in row.items()
-                     if k not in _SHOWN_APART and isinstance(v, float))  # fmt: skip
+    parts = " ".join(
+        f"{k} {v:.3f}" for k, v in row.items() if k not in _SHOWN_APART and isinstance(v, float)
+    )
     speed = f"{row['images_per_second']:.1f} images/s {row['memory_mb'] / 1024:.1f} GB"
     return f"loss {row['loss']:.3f} ({parts}) lr {row['lr']:.2g} {speed}"

@@ -49,8 +49,10 @@ def run(job: Job) -> Position:
     position: Position = header["position"] if header else Position()
     log = Log(job.folder, job.world.first)
     if header and header["threads"] != torch.get_num_threads():
-        log.say(f"{header['threads']} threads before, {torch.get_num_threads()} now: "
-                "the numbers will differ in their last bits")  # fmt: skip
+        log.say(
+            f"{header['threads']} threads before, {torch.get_num_threads()} now: "
+            "the numbers will differ in their last bits"
+        )
     log.open(position.phase, position.step)
     try:
         with Stop().listening() as stop:
@@ -96,8 +98,9 @@ def run_phase(
         product = descent.product
     staging.finish(job, stages, index, product)
     over = index + 1 == len(stages)
-    after = replace(position, phase=index + 1, step=0, evaluated=0,
-                    best=position.best if over else None)  # fmt: skip
+    after = replace(
+        position, phase=index + 1, step=0, evaluated=0, best=position.best if over else None
+    )
     if job.world.first:
         save_detector(job, product, "last.safetensors", position)
         if over and position.best is None:  # never evaluated: the last is best
@@ -109,8 +112,9 @@ def run_phase(
 class Descent:
     """Gradient descent through one phase."""
 
-    def __init__(self, job: Job, phase: Phase, recipe: Recipe, position: Position, log: Log,
-                 stop: Stop) -> None:  # fmt: skip
+    def __init__(
+        self, job: Job, phase: Phase, recipe: Recipe, position: Position, log: Log, stop: Stop
+    ) -> None:
         self.job, self.recipe, self.position, self.log, self.stop = job, recipe, position, log, stop
         self.model = job.model.to(job.device)
         if job.device.type in ("cpu", "cuda"):
@@ -122,8 +126,9 @@ class Descent:
         if position.step and position.epoch_steps != self.epoch_steps:
             raise InputError(
                 f"{self.epoch_steps} iterations an epoch, {position.epoch_steps} before",
-                file=job.folder, hint="resume with the same data and processes",
-            )  # fmt: skip
+                file=job.folder,
+                hint="resume with the same data and processes",
+            )
         position.epoch_steps = self.epoch_steps
         self.total = max(steps_in(recipe.length, recipe, self.epoch_steps), 1)
         self.eval_steps = max(steps_in(recipe.eval_every, recipe, self.epoch_steps), 1)
@@ -211,9 +216,11 @@ class Descent:
                 raise
             field = "micro_batch" if self.recipe.batch > 1 and self.parts > 1 else "batch"
             raise InputError(
-                "one image is too few for the batch norm of a map of one cell", field=field,
-                value=1, hint="learn two or more at once, or use a larger input",
-            ) from None  # fmt: skip
+                "one image is too few for the batch norm of a map of one cell",
+                field=field,
+                value=1,
+                hint="learn two or more at once, or use a larger input",
+            ) from None
 
     def _after(self, resumed: bool = False) -> None:
         """What is due between two iterations: a row of the log, evaluation, a checkpoint."""
@@ -265,8 +272,15 @@ class Descent:
         if self.job.world.first:
             self.position.seconds = self._seconds + time.monotonic() - self._began
             scaler, about = self.scaler, _about(self.job)
-            save_state(self.job.folder, self.position, self.model, self.optimizer, self.ema, scaler,
-                       **about)  # fmt: skip
+            save_state(
+                self.job.folder,
+                self.position,
+                self.model,
+                self.optimizer,
+                self.ema,
+                scaler,
+                **about,
+            )
             save_detector(self.job, self.product, "last.safetensors", self.position)
         self._saved = time.monotonic()
 
@@ -280,16 +294,24 @@ class Descent:
             self.position.best = score
             save_detector(self.job, self.product, "best.safetensors", self.position)
         epoch = self.position.step / self.epoch_steps
-        self.log.say(f"epoch {epoch:g}, iteration {self.position.step}: {self.recipe.metric} mAP "
-                     f"{score:.4f}{' (best so far)' if better else ''}")  # fmt: skip
+        self.log.say(
+            f"epoch {epoch:g}, iteration {self.position.step}: {self.recipe.metric} mAP "
+            f"{score:.4f}{' (best so far)' if better else ''}"
+        )
 
     def _row(self, values: dict[str, Any]) -> None:
         step = self.position.step
         seconds = self._seconds + time.monotonic() - self._began
-        self.log.row({
-            "phase": self.position.phase, "iteration": step, "epoch": step / self.epoch_steps,
-            "seconds": seconds, "memory_mb": memory_mb(self.job.device), **values,
-        })  # fmt: skip
+        self.log.row(
+            {
+                "phase": self.position.phase,
+                "iteration": step,
+                "epoch": step / self.epoch_steps,
+                "seconds": seconds,
+                "memory_mb": memory_mb(self.job.device),
+                **values,
+            }
+        )
 
     def _mode(self) -> None:
         """Training mode, but for the norms that are kept as they are."""
@@ -329,10 +351,12 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype | None:
 def save_detector(job: Job, model: Detector, name: str, position: Position) -> None:
     """The detector as a checkpoint of the run folder, with the recipe and the metrics."""
     model.save(
-        job.folder / name, recipe=job.recipe.model_dump(mode="json"),
+        job.folder / name,
+        recipe=job.recipe.model_dump(mode="json"),
         metrics=plain(position.metrics),
-        trained={"phase": position.phase, "iteration": position.step}, **job.about,
-    )  # fmt: skip
+        trained={"phase": position.phase, "iteration": position.step},
+        **job.about,
+    )
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
@@ -364,6 +388,8 @@ def _is_number(value: Any) -> bool:
 
 def _about(job: Job) -> dict[str, Any]:
     return {
-        "recipe": job.recipe.model_dump(mode="json"), "threads": torch.get_num_threads(),
-        "processes": job.world.size, "classes": list(job.model.classes),
-    }  # fmt: skip
+        "recipe": job.recipe.model_dump(mode="json"),
+        "threads": torch.get_num_threads(),
+        "processes": job.world.size,
+        "classes": list(job.model.classes),
+    }

@@ -14,8 +14,10 @@ from boxatlas.errors import InputError, nearest
 from boxatlas.training.recipe import Recipe
 
 NORMS = (
-    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm,
-)  # fmt: skip
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -28,8 +30,9 @@ def check_patterns(field: str, patterns: Iterable[str], names: Sequence[str]) ->
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in names):
             stems = sorted({n.rsplit(".", i)[0] for n in names for i in (0, 1, 2, 3)} - {""})
-            raise InputError("matches no layer", field=field, value=pattern,
-                             hint=nearest(pattern, stems))  # fmt: skip
+            raise InputError(
+                "matches no layer", field=field, value=pattern, hint=nearest(pattern, stems)
+            )
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
@@ -41,9 +44,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     check_patterns("lr_scale", recipe.lr_scale, names)
     norms = {
         id(parameter)
-        for module in model.modules() if isinstance(module, NORMS)
+        for module in model.modules()
+        if isinstance(module, NORMS)
         for parameter in module.parameters(recurse=False)
-    }  # fmt: skip
+    }
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -96,8 +100,9 @@ def divided(recipe: Recipe, processes: int) -> tuple[int, int]:
     if recipe.batch % (processes * parts):
         raise InputError(
             f"{recipe.batch} images do not divide into {processes} processes of {parts} parts",
-            field="batch", hint="choose batch and micro_batch so that they do",
-        )  # fmt: skip
+            field="batch",
+            hint="choose batch and micro_batch so that they do",
+        )
     return recipe.batch // (processes * parts), parts
 
 

@@ -67,8 +67,12 @@ def check(phases: Sequence[Phase], recipe: Recipe) -> None:
     names = [phase.name for phase in phases]
     for name in recipe.phases:
         if name not in names:
-            raise InputError("the method has no such phase", field="phases", value=name,
-                             hint=nearest(name, names))  # fmt: skip
+            raise InputError(
+                "the method has no such phase",
+                field="phases",
+                value=name,
+                hint=nearest(name, names),
+            )
         recipe.for_phase(name)
 
 

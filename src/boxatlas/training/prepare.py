@@ -50,9 +50,11 @@ def images_of(recipe: Recipe) -> Images:
         raise InputError("no data set was given", field="--data", hint="--data DIR")
     if recipe.val_split == "test":
         raise InputError(
-            "the best checkpoint is never chosen on test", field="val_split", value="test",
+            "the best checkpoint is never chosen on test",
+            field="val_split",
+            value="test",
             hint="use auto, and `boxatlas eval RUN/best.safetensors --split test` afterwards",
-        )  # fmt: skip
+        )
     known = {folder: splits(folder, recipe.format) for folder in recipe.data}
     parts, learned = [], []
     for folder, names in known.items():
@@ -231,9 +233,14 @@ def judging(
 
 
 def prepare(
-    recipe: Recipe, folder: Path, device: torch.device, world: World, *,
-    begun: bool = False, judged: int | None = None,
-) -> tuple[Job, list[str]]:  # fmt: skip
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    world: World,
+    *,
+    begun: bool = False,
+    judged: int | None = None,
+) -> tuple[Job, list[str]]:
     """The job of a recipe, and lines that say what was found.
 
     begun: the folder holds the weights to go on with; judged: judge by at most so many images.
@@ -252,9 +259,14 @@ def prepare(
     augment = augmentation(recipe.augment, **recipe.augment_options)
     tables = [images.train] if images.val is None else [images.train, images.val]
     boxes, told = given(
-        recipe, model.takes_proposals, tables, folder / "proposals", world,
-        min_side=model.min_proposal_side, try_out=judged is not None,
-    )  # fmt: skip
+        recipe,
+        model.takes_proposals,
+        tables,
+        folder / "proposals",
+        world,
+        min_side=model.min_proposal_side,
+        try_out=judged is not None,
+    )
     said = [*told, *said]
 
     def loader(
@@ -262,12 +274,18 @@ def prepare(
     ) -> Loader:
         here = world if learning else World()
         made = make_loader(
-            learned if learning else images.train, model.preprocess,
+            learned if learning else images.train,
+            model.preprocess,
             augment=augment if learning else None,
-            batch_size=batch_size, shuffle=learning, seed=recipe.seed, workers=workers,
-            rank=here.rank, world=here.size, drop_last=learning,
+            batch_size=batch_size,
+            shuffle=learning,
+            seed=recipe.seed,
+            workers=workers,
+            rank=here.rank,
+            world=here.size,
+            drop_last=learning,
             proposals=boxes if proposals is None else proposals,
-        )  # fmt: skip
+        )
         if sizes and learning:
             made.change_sizes(changing(sizes, model, recipe, len(made), world))
         return made
@@ -277,6 +295,5 @@ def prepare(
         val = val.select(list(range(min(judged, len(val)))))
 
     judge = None if val is None else judging(val, recipe.metric, workers, boxes, world)
-    job = Job(recipe, model, folder, loader, judge, images.train,
-              device, world)  # fmt: skip
+    job = Job(recipe, model, folder, loader, judge, images.train, device, world)
     return job, [*images.notes, *said]

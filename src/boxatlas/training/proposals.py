@@ -18,9 +18,15 @@ from boxatlas.training.recipe import Recipe
 
 
 def given(
-    recipe: Recipe, most: int, tables: Sequence[Table], folder: Path, world: World,
-    *, min_side: float = 0, try_out: bool = False,
-) -> tuple[Mapping[str, Any] | None, list[str]]:  # fmt: skip
+    recipe: Recipe,
+    most: int,
+    tables: Sequence[Table],
+    folder: Path,
+    world: World,
+    *,
+    min_side: float = 0,
+    try_out: bool = False,
+) -> tuple[Mapping[str, Any] | None, list[str]]:
     """(image path -> boxes, what to say of them); None where none are wanted.
 
     The recipe's file, else `proposals.npz` in each data folder, else selective search of every

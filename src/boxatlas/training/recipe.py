@@ -183,8 +183,9 @@ def find_recipe(what: str, settings: Sequence[str] = ()) -> Recipe:
     models = list_models()
     if what not in models:
         known = [*models, *ours]
-        raise InputError("no such model or recipe", field="train", value=what,
-                         hint=nearest(what, known))  # fmt: skip
+        raise InputError(
+            "no such model or recipe", field="train", value=what, hint=nearest(what, known)
+        )
     return with_settings(GENERAL.changed({"model": what}), settings)
 
 
@@ -232,8 +233,12 @@ def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any)
     elif len(parts) == 1 and parts[0] in Recipe.model_fields:
         values[parts[0]] = value
     else:
-        raise InputError("no such key of a recipe", field="--set", value=".".join(parts),
-                         hint=nearest(parts[-1], Recipe.model_fields))  # fmt: skip
+        raise InputError(
+            "no such key of a recipe",
+            field="--set",
+            value=".".join(parts),
+            hint=nearest(parts[-1], Recipe.model_fields),
+        )
 
 
 def differences(ours: Recipe, theirs: Recipe, *, ignoring: Iterable[str] = ()) -> dict[str, Any]:
@@ -256,6 +261,15 @@ def _first_line(error: Exception) -> str:
 
 # For a model that has no recipe of its own: careful values that learn something on most data.
 GENERAL = Recipe.of(
-    model="", init="imagenet", augment="flip", epochs=40, batch=16, lr=0.005, weight_decay=5e-4,
-    warmup=1, clip=10.0, ema=0.999, precision="auto",
-)  # fmt: skip
+    model="",
+    init="imagenet",
+    augment="flip",
+    epochs=40,
+    batch=16,
+    lr=0.005,
+    weight_decay=5e-4,
+    warmup=1,
+    clip=10.0,
+    ema=0.999,
+    precision="auto",
+)

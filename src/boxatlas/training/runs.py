@@ -39,16 +39,22 @@ class Trained:
 
     def document(self) -> dict[str, Any]:
         return {
-            "run": str(self.folder), "best": str(self.best), "last": str(self.last),
-            "iterations": self.iterations, "seconds": round(self.seconds, 1),
+            "run": str(self.folder),
+            "best": str(self.best),
+            "last": str(self.last),
+            "iterations": self.iterations,
+            "seconds": round(self.seconds, 1),
             "metrics": plain(self.metrics),
-        }  # fmt: skip
+        }
 
 
 def train(
-    recipe: Recipe | None, out: str | Path, *, device: str | torch.device = "cpu",
+    recipe: Recipe | None,
+    out: str | Path,
+    *,
+    device: str | torch.device = "cpu",
     resume: bool = False,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Train a recipe in the folder `out`, alone or as one of torchrun's processes.
 
     resume: go on where the folder stands, or begin if nothing was saved yet; recipe None: the
@@ -79,8 +85,14 @@ def train(
                 _withdraw(folder)
             raise
     iterations = int(position.trained)
-    return Trained(folder, folder / "best.safetensors", folder / "last.safetensors", iterations,
-                   position.seconds, position.metrics)  # fmt: skip
+    return Trained(
+        folder,
+        folder / "best.safetensors",
+        folder / "last.safetensors",
+        iterations,
+        position.seconds,
+        position.metrics,
+    )
 
 
 def _withdraw(folder: Path) -> None:
@@ -93,8 +105,11 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
     """The recipe that this run follows, once it is sure that nothing is overwritten."""
     if not resume:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise InputError("holds something already", file=folder,
-                             hint="--resume goes on with it; or pass another --out")  # fmt: skip
+            raise InputError(
+                "holds something already",
+                file=folder,
+                hint="--resume goes on with it; or pass another --out",
+            )
         if recipe is None:
             raise InputError("no model or recipe was given", field="train")
         return recipe
@@ -111,8 +126,11 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
     changed = differences(old, recipe, ignoring=_FREE)
     if changed and (folder / STATE).exists():
         name, (before, now) = next(iter(changed.items()))
-        raise InputError(f"the run has {name} {before!r}, not {now!r}", file=held,
-                         hint="train into another --out to change it")  # fmt: skip
+        raise InputError(
+            f"the run has {name} {before!r}, not {now!r}",
+            file=held,
+            hint="train into another --out to change it",
+        )
     return recipe
 
 
@@ -123,10 +141,18 @@ def try_out(recipe: Recipe, *, device: str | torch.device = "cpu") -> dict[str, 
     """
     device = torch.device(device)
     batch = min(recipe.batch, 4) if device.type == "cpu" else recipe.batch
-    once = with_start(recipe).changed({
-        "iterations": 1, "milestones": [], "warmup": 0, "eval_every": 1, "log_every": 1,
-        "batch": batch, "micro_batch": min(recipe.micro_batch or batch, batch), "workers": 0,
-    })  # fmt: skip
+    once = with_start(recipe).changed(
+        {
+            "iterations": 1,
+            "milestones": [],
+            "warmup": 0,
+            "eval_every": 1,
+            "log_every": 1,
+            "batch": batch,
+            "micro_batch": min(recipe.micro_batch or batch, batch),
+            "workers": 0,
+        }
+    )
     with tempfile.TemporaryDirectory() as name, world(device) as (here, own_device):
         begun = time.perf_counter()
         job, notes = prepare(once, Path(name), own_device, here, judged=4)
@@ -136,10 +162,13 @@ def try_out(recipe: Recipe, *, device: str | torch.device = "cpu") -> dict[str, 
         position = run(job)
         size = (Path(name) / "last.safetensors").stat().st_size
         return {
-            "model": recipe.model, "batch": batch, "device": str(own_device),
+            "model": recipe.model,
+            "batch": batch,
+            "device": str(own_device),
             "seconds_to_prepare": round(ready - begun, 2),
             "seconds_of_iteration_and_evaluation": round(time.perf_counter() - ready, 2),
-            "memory_mb": round(memory_mb(own_device)), "checkpoint_mb": round(size / 2**20, 1),
+            "memory_mb": round(memory_mb(own_device)),
+            "checkpoint_mb": round(size / 2**20, 1),
             "losses": {k: round(v, 4) for k, v in position.losses.items()},
             "metrics": plain(position.metrics),
-        }  # fmt: skip
+        }

@@ -59,9 +59,10 @@ class Case:
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
             why = "is missing" if not arrays.exists() else f"cannot be read: {error}"
             raise InputError(
-                f"the other half of {self.path.name} {why}", file=arrays,
+                f"the other half of {self.path.name} {why}",
+                file=arrays,
                 hint="a case is a .json and a .npz of the same name",
-            ) from None  # fmt: skip
+            ) from None
 
     def close(self) -> None:
         """Let go of the open file."""

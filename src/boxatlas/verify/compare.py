@@ -40,9 +40,12 @@ def compare(case: Case, entry: Mapping[str, Any], value: Any) -> Outcome:
     rules = {"close": _close, "equal": _equal, "set": _as_set}
     if rule not in rules:
         raise InputError(
-            "no such comparison", file=case.path, field=f"outputs.{entry['name']}.compare",
-            value=rule, hint=nearest(str(rule), rules),
-        )  # fmt: skip
+            "no such comparison",
+            file=case.path,
+            field=f"outputs.{entry['name']}.compare",
+            value=rule,
+            hint=nearest(str(rule), rules),
+        )
     ok, absolute, relative, reason = rules[rule](entry, got, wanted)
     return Outcome(entry["name"], ok, absolute, relative, reason, shown)
 

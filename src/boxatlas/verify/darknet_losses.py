@@ -52,8 +52,14 @@ def quantities(
     found: dict[str, Any] = {}
     for entry in case.outputs:
         params, name, quantity = entry["params"], entry["name"], entry["quantity"]
-        expect(params, cost=["sum_of_delta_squared_over_batch"], delta_sign=["minus_gradient"],
-               cell_arithmetic=["float32"], coords=[4], absolute=[1])  # fmt: skip
+        expect(
+            params,
+            cost=["sum_of_delta_squared_over_batch"],
+            delta_sign=["minus_gradient"],
+            cell_arithmetic=["float32"],
+            coords=[4],
+            absolute=[1],
+        )
         given = case.input(entry["input"])
         own = delta(params, given)
         part = entry.get("part", "all")
@@ -94,12 +100,20 @@ def grid(case: Case) -> dict[str, Any]:
     def delta(params: dict[str, Any], given: Tensor) -> Tensor:
         expect(params, softmax=[0], delta_on=["raw"])
         expect(params, vector_order=[["classes", "confidences", "boxes"]])
-        return delta_of(given, lambda output: grid_loss(
-            output, cells, params["boxes_per_cell"], coord_scale=params["coord_scale"],
-            noobject_scale=params["noobject_scale"], object_scale=params["object_scale"],
-            class_scale=params["class_scale"], square_root=bool(params["sqrt"]),
-            confidence_target="iou" if params["rescore"] else "one",
-        ))  # fmt: skip
+        return delta_of(
+            given,
+            lambda output: grid_loss(
+                output,
+                cells,
+                params["boxes_per_cell"],
+                coord_scale=params["coord_scale"],
+                noobject_scale=params["noobject_scale"],
+                object_scale=params["object_scale"],
+                class_scale=params["class_scale"],
+                square_root=bool(params["sqrt"]),
+                confidence_target="iou" if params["rescore"] else "one",
+            ),
+        )
 
     def part(number: int) -> Part:
         def cut(own: Tensor, params: dict[str, Any]) -> Tensor:
@@ -121,9 +135,11 @@ def _numbers(at: slice) -> Part:
 
 
 _PRIOR_PARTS = {
-    "xy": _numbers(slice(0, 2)), "wh": _numbers(slice(2, 4)),
-    "objectness": _numbers(slice(4, 5)), "classes": _numbers(slice(5, None)),
-}  # fmt: skip
+    "xy": _numbers(slice(0, 2)),
+    "wh": _numbers(slice(2, 4)),
+    "objectness": _numbers(slice(4, 5)),
+    "classes": _numbers(slice(5, None)),
+}
 
 
 def region(case: Case) -> dict[str, Any]:
@@ -148,24 +164,34 @@ def region(case: Case) -> dict[str, Any]:
 
     def losses(params: dict[str, Any], found: Tensor) -> dict[str, Tensor]:
         out = region_loss(
-            found[~alone], boxed, priors, coder, object_scale=params["object_scale"],
-            noobject_scale=params["noobject_scale"], class_scale=params["class_scale"],
-            coord_scale=params["coord_scale"], ignore_iou=params["thresh"],
+            found[~alone],
+            boxed,
+            priors,
+            coder,
+            object_scale=params["object_scale"],
+            noobject_scale=params["noobject_scale"],
+            class_scale=params["class_scale"],
+            coord_scale=params["coord_scale"],
+            ignore_iou=params["thresh"],
             objectness_target="iou" if params["rescore"] else "one",
             small_boxes=_COORD_WEIGHTS[params["coord_weight"]],
             early=params["prior_scale"] if _early(params) else 0.0,
             match="prior" if params["bias_match"] else "prediction",
             **({} if tree is None else {"class_loss": tree_classes(tree)}),
-        )  # fmt: skip
+        )
         if alone.any():
             assert tree is not None
             words = image_loss(
-                found[alone], labels[alone, 0], tree, rule=params["cls_image_pick"],
+                found[alone],
+                labels[alone, 0],
+                tree,
+                rule=params["cls_image_pick"],
                 objectness=params["cls_image_objectness"],
                 suppress_others=params["cls_image_background"] == "suppress_others",
-                object_scale=params["object_scale"], noobject_scale=params["noobject_scale"],
+                object_scale=params["object_scale"],
+                noobject_scale=params["noobject_scale"],
                 class_scale=params["class_scale"],
-            )  # fmt: skip
+            )
             out.update({f"image {name}": value for name, value in words.items()})
         return out
 
@@ -215,10 +241,19 @@ def logistic(case: Case) -> dict[str, Any]:
         expect(params, coord_weight=["2-wh"], delta_on=["raw"])
         truth = truth_of(case.stored("truth"), params["max_boxes"])
         numbers = given.unflatten(1, (len(params["mask"]), -1))
-        return delta_of(numbers, lambda raw: logistic_loss(
-            raw, truth, anchors, params["mask"], size, coder,
-            ignore_iou=params["ignore_thresh"], truth_iou=params["truth_thresh"],
-        ))  # fmt: skip
+        return delta_of(
+            numbers,
+            lambda raw: logistic_loss(
+                raw,
+                truth,
+                anchors,
+                params["mask"],
+                size,
+                coder,
+                ignore_iou=params["ignore_thresh"],
+                truth_iou=params["truth_thresh"],
+            ),
+        )
 
     def more(entry: dict[str, Any], given: Tensor, own: Tensor) -> Any:
         expect(entry, quantity=["count"], part=["positives", "ignored"])

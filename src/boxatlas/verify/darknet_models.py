@@ -22,8 +22,9 @@ from boxatlas.weights.darknet_cfg import write_cfg
 from boxatlas.weights.darknet_layers import layers_of
 
 EPS_PLACES: dict[str, EpsPlace] = {
-    "added_to_sqrt": "added_to_root", "inside_sqrt": "inside_root",
-}  # fmt: skip
+    "added_to_sqrt": "added_to_root",
+    "inside_sqrt": "inside_root",
+}
 
 
 def eps_place(form: str) -> EpsPlace:
@@ -42,9 +43,10 @@ def detector(case: Case) -> PriorDetector | YOLOv1:
     """The detector of a case's cfg, filled by the case's rule."""
     switches = case.switches
     options: dict[str, Any] = {
-        "norm_eps": switches["bn_eps"], "norm_place": eps_place(switches["bn_eps_form"]),
+        "norm_eps": switches["bn_eps"],
+        "norm_place": eps_place(switches["bn_eps_form"]),
         "resize": "letterbox" if case.params["letterbox"] else "stretch",
-    }  # fmt: skip
+    }
     if "nms_iou" in case.params:
         options["nms_iou"] = case.params["nms_iou"]
     expect(switches, tree_softmax_temperature=[1.0], leaky_slope=[0.1])
@@ -66,8 +68,9 @@ def network(case: Case) -> dict[str, Any]:
     expect(params, box_units=["image_fraction", "image_pixels"])
     model = detector(case)
     images = case.input()
-    mean, std = (torch.tensor(v)[:, None, None] for v in (model.preprocess.mean,
-                                                          model.preprocess.std))  # fmt: skip
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in (model.preprocess.mean, model.preprocess.std)
+    )
     watch = Watch(model, case)
     raw = model((images - mean) / std)
     found = watch.outputs()
@@ -164,8 +167,10 @@ def _prior_boxes(case: Case, model: PriorDetector, raw: Mapping[str, Tensor]) ->
 
 def _grid_boxes(case: Case, model: YOLOv1, raw: Mapping[str, Tensor]) -> dict[str, Any]:
     """The same of YOLO's cells."""
-    expect({"order": next(e["order"] for e in case.outputs if e["name"] == "decoded.boxes")},
-           order=["row,column,box"])  # fmt: skip
+    expect(
+        {"order": next(e["order"] for e in case.outputs if e["name"] == "decoded.boxes")},
+        order=["row,column,box"],
+    )
     boxes, confidence, scores = model.decode(dict(raw))
     height, width = model.config.shape
     half = boxes[0, :, 2:] / 2

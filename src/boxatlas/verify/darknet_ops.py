@@ -29,9 +29,14 @@ from boxatlas.wordtree import WordTree
 def ops(case: Case) -> dict[str, Any]:
     """Every operator of a case, by the `op` of its entry."""
     known = {
-        "resize": _resize, "letterbox": _letterbox, "place": _place, "crop": _crop,
-        "distort": _distort, "do_nms_sort": _nms, "do_nms_obj": _nms,
-    }  # fmt: skip
+        "resize": _resize,
+        "letterbox": _letterbox,
+        "place": _place,
+        "crop": _crop,
+        "distort": _distort,
+        "do_nms_sort": _nms,
+        "do_nms_obj": _nms,
+    }
     found = {}
     for entry in case.outputs:
         if entry["op"] == "learning_rate":
@@ -50,9 +55,14 @@ def _resize(entry: Mapping[str, Any], image: Tensor) -> Tensor:
 def _letterbox(entry: Mapping[str, Any], image: Tensor) -> Tensor:
     params = entry["params"]
     rule = Preprocess(
-        size=(params["height"], params["width"]), resize="letterbox", align_corners=True,
-        truncate=True, pad_value=(params["fill"],) * 3, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-    )  # fmt: skip
+        size=(params["height"], params["width"]),
+        resize="letterbox",
+        align_corners=True,
+        truncate=True,
+        pad_value=(params["fill"],) * 3,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
     frame = rule.frame(*image.shape[-2:])
     return rule.placed(rule.resized(image[None], frame.content)[0], frame)
 
@@ -112,12 +122,20 @@ def recipe_of(params: Mapping[str, Any]) -> Recipe:
     kinds = {"steps": "step", "poly": "poly_whole", "constant": "constant"}
     burn_in = params["burn_in"]
     return Recipe.of(
-        model="", iterations=params["max_batches"], lr=params["learning_rate"],
-        schedule=kinds[params["policy"]], milestones=[max(step, burn_in) for step in steps],
-        gamma=scales, power=params["power"], warmup=burn_in, warmup_from=0.0,
-        warmup_power=params["power"], momentum=params.get("momentum", 0.9),
-        weight_decay=params.get("decay", 0.0), batch=params.get("batch", 1),
-    )  # fmt: skip
+        model="",
+        iterations=params["max_batches"],
+        lr=params["learning_rate"],
+        schedule=kinds[params["policy"]],
+        milestones=[max(step, burn_in) for step in steps],
+        gamma=scales,
+        power=params["power"],
+        warmup=burn_in,
+        warmup_from=0.0,
+        warmup_power=params["power"],
+        momentum=params.get("momentum", 0.9),
+        weight_decay=params.get("decay", 0.0),
+        batch=params.get("batch", 1),
+    )
 
 
 def rates(params: Mapping[str, Any]) -> list[float]:
@@ -166,9 +184,15 @@ def training(case: Case) -> dict[str, Any]:
                 raw = network(images[rows])[-1].unflatten(1, (len(mask), -1))
                 raw.retain_grad()
                 losses = logistic_loss(
-                    raw, truth[rows], anchors, mask, size, PriorCoder("cell"),
-                    ignore_iou=params["ignore_thresh"], truth_iou=params["truth_thresh"],
-                )  # fmt: skip
+                    raw,
+                    truth[rows],
+                    anchors,
+                    mask,
+                    size,
+                    PriorCoder("cell"),
+                    ignore_iou=params["ignore_thresh"],
+                    truth_iou=params["truth_thresh"],
+                )
                 torch.stack(list(losses.values())).sum().backward()
             assert raw.grad is not None
             costs.append(raw.grad.double().square().sum())
@@ -202,10 +226,13 @@ def word_tree(case: Case) -> dict[str, Any]:
     conditional = tree.conditional(case.input())
     absolute = tree.absolute(conditional)
     facts: dict[str, Any] = {
-        "nodes": len(tree), "groups": len(tree.sizes), "largest_group": max(tree.sizes),
-        "groups_of_one": tree.sizes.count(1), "leaves": len(tree.leaves),
+        "nodes": len(tree),
+        "groups": len(tree.sizes),
+        "largest_group": max(tree.sizes),
+        "groups_of_one": tree.sizes.count(1),
+        "leaves": len(tree.leaves),
         "first_group": [tree.offsets[0], tree.sizes[0]],
-    }  # fmt: skip
+    }
     found: dict[str, Any] = {}
     for entry in case.outputs:
         op, params, name = entry["op"], entry["params"], entry["name"]

@@ -45,8 +45,12 @@ def _ap(curve: voc.Curves, metric: str) -> float:
 def _voc_call(case: Case, call: Mapping[str, Any]) -> voc.Curves:
     """The curves of the class that the call is for."""
     params = {**case.params, **call["params"]}
-    expect(params, difficult=("ignore", "count"), match=("best_overlap_even_if_taken",),
-           iou_compare=("gt", "ge"))  # fmt: skip
+    expect(
+        params,
+        difficult=("ignore", "count"),
+        match=("best_overlap_even_if_taken",),
+        iou_compare=("gt", "ge"),
+    )
     inputs = case.arguments(call)
     objects: Mapping[str, Any] = inputs["annotations"]
     images = list(objects)
@@ -61,9 +65,11 @@ def _voc_call(case: Case, call: Mapping[str, Any]) -> voc.Curves:
         np.array([row[columns.index("score")] for row in rows], np.float64),
     )
     mine = [
-        (i, one) for i, name in enumerate(images) for one in objects[name]
+        (i, one)
+        for i, name in enumerate(images)
+        for one in objects[name]
         if one["name"] == params["class"]
-    ]  # fmt: skip
+    ]
     counted = params["difficult"] == "count"
     truth = Truth(
         np.array([i for i, _ in mine], np.int64),
@@ -72,9 +78,13 @@ def _voc_call(case: Case, call: Mapping[str, Any]) -> voc.Curves:
         np.array([bool(one["difficult"]) and not counted for _, one in mine], bool),
     )
     return voc.curves(
-        found, truth, 1, float(params["iou_threshold"]),
-        width_offset=float(params["width_offset"]), inclusive=params["iou_compare"] == "ge",
-    )  # fmt: skip
+        found,
+        truth,
+        1,
+        float(params["iou_threshold"]),
+        width_offset=float(params["width_offset"]),
+        inclusive=params["iou_compare"] == "ge",
+    )
 
 
 def eval_coco(case: Case) -> dict[str, Any]:
@@ -104,10 +114,13 @@ def _coco_call(case: Case, call: Mapping[str, Any]) -> coco.Accumulated:
     expect(params, iou_type=("bbox", "segm"), width_offset=(0,))
     points = int(params["recall_points"])
     rules = coco.Rules(
-        params["iou_type"], bool(params["use_categories"]), tuple(params["iou_thresholds"]),
-        tuple(np.linspace(0, 1, points).tolist()), tuple(params["max_detections"]),
+        params["iou_type"],
+        bool(params["use_categories"]),
+        tuple(params["iou_thresholds"]),
+        tuple(np.linspace(0, 1, points).tolist()),
+        tuple(params["max_detections"]),
         {name: (low, high) for name, (low, high) in params["area_ranges"].items()},
-    )  # fmt: skip
+    )
     inputs = case.arguments(call)
     return coco.accumulate(inputs["ground_truth"], inputs["detections"], rules)
 

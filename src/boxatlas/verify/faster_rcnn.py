@@ -27,10 +27,15 @@ _VALUES: dict[str, tuple[str, dict[Any, Any]]] = {
     "p6_from": ("p6", {"p5_maxpool": "maxpool", "p5_conv": "conv"}),
 }
 _SAME = {
-    "backbone": "backbone", "stride_in_1x1": "stride_in_1x1", "batch_norm_eps": "norm_eps",
-    "fpn_channels": "width", "rpn_convs": "rpn_convs", "rpn_cls": "rpn_cls",
-    "box_head_channels": "box_width", "class_agnostic_box": "class_agnostic",
-}  # fmt: skip
+    "backbone": "backbone",
+    "stride_in_1x1": "stride_in_1x1",
+    "batch_norm_eps": "norm_eps",
+    "fpn_channels": "width",
+    "rpn_convs": "rpn_convs",
+    "rpn_cls": "rpn_cls",
+    "box_head_channels": "box_width",
+    "class_agnostic_box": "class_agnostic",
+}
 
 
 def network(case: Case) -> dict[str, Any]:
@@ -71,21 +76,32 @@ def set_rules(case: Case, model: RegionDetector) -> None:
     own = model.rpn.anchors.rule
     model.rpn.anchors = Anchors(
         AnchorRule(
-            tuple(tuple(sizes) for sizes in anchors["sizes"]), tuple(anchors["ratios"]),
-            tuple(anchors.get("strides", own.strides)), rounded=anchors["rounded"],
+            tuple(tuple(sizes) for sizes in anchors["sizes"]),
+            tuple(anchors["ratios"]),
+            tuple(anchors.get("strides", own.strides)),
+            rounded=anchors["rounded"],
             order=anchors.get("anchor_order", "ratio,size"),
             stride="fixed" if anchors["stride"] == "fixed" else "image // grid",
         )
-    )  # fmt: skip
+    )
     rule = LevelRule(
-        level["k_min"], level["k_max"], level["k0"], level["canonical_size"],
-        bool(level["width_offset"]), level["epsilon_inside_log"], level["epsilon_outside_log"],
+        level["k_min"],
+        level["k_max"],
+        level["k0"],
+        level["canonical_size"],
+        bool(level["width_offset"]),
+        level["epsilon_inside_log"],
+        level["epsilon_outside_log"],
         level["add_k0_inside_floor"],
-    )  # fmt: skip
+    )
     model.roi = replace(
-        model.roi, size=roi["output_size"], sampling_ratio=roi["sampling_ratio"],
-        aligned=roi["aligned"], level=rule, strides=model.roi.strides[: len(roi["levels"])],
-    )  # fmt: skip
+        model.roi,
+        size=roi["output_size"],
+        sampling_ratio=roi["sampling_ratio"],
+        aligned=roi["aligned"],
+        level=rule,
+        strides=model.roi.strides[: len(roi["levels"])],
+    )
     stages = params["coder"].get("weights", params["coder"].get("stds"))
     if not isinstance(stages[0], list):  # a cascade has a code for each stage
         model.coder = coder(params["coder"])

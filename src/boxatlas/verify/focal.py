@@ -26,9 +26,12 @@ def _output(entry: Mapping[str, Any], logits: Tensor, targets: Tensor) -> Tensor
     logits = logits.clone().requires_grad_()
     with torch.enable_grad():
         loss = focal_loss(
-            logits, targets, alpha=params["alpha"], gamma=params["gamma"],
+            logits,
+            targets,
+            alpha=params["alpha"],
+            gamma=params["gamma"],
             reduction=params["reduction"],
-        )  # fmt: skip
+        )
         if entry["quantity"] == "loss":
             return loss.detach()
         gradient = torch.autograd.grad(loss.sum(), logits)[0]

@@ -29,17 +29,24 @@ def clusters(case: Case) -> dict[str, Any]:
 
 def _clustered(shapes: Any, params: Mapping[str, Any]) -> dict[str, Any]:
     expect(
-        params, init=["first_k"], ties=["first"], empty_cluster=["unchanged"],
-        stop=["no_assignment_changes"], update=["mean", "median"],
-    )  # fmt: skip
+        params,
+        init=["first_k"],
+        ties=["first"],
+        empty_cluster=["unchanged"],
+        stop=["no_assignment_changes"],
+        update=["mean", "median"],
+    )
     distance = {"1-iou": "iou", "euclidean": "euclidean"}.get(params["distance"])
     if distance is None:
         raise UnsupportedError(f"distance {params['distance']!r}")
     k = params["k"]
     priors, own, iterations = kmeans_priors(
-        shapes, k, distance=distance, update=params["update"],  # pyright: ignore[reportArgumentType]
+        shapes,
+        k,
+        distance=distance,  # pyright: ignore[reportArgumentType]
+        update=params["update"],  # pyright: ignore[reportArgumentType]
         max_iterations=params["max_iterations"],
-    )  # fmt: skip
+    )
     stopped = iterations < params["max_iterations"]
     return {
         "centroids": priors,

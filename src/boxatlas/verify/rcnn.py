@@ -26,17 +26,29 @@ def network(case: Case) -> dict[str, Tensor]:
     """The layers of the crop network by name, inner ones read as they pass."""
     switches, params = dict(case.switches), case.params
     lrn_order = switches.pop("lrn_order", "relu_pool_lrn")
-    expect(switches, backbone=("caffenet",), groups=([1, 2, 1, 2, 2],), ceil_pool=(True,),
-           dropout=("off",))  # fmt: skip
-    expect(params, lrn=({"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0},), fc6_relu=(True,),
-           fc7_relu=(True,))  # fmt: skip
+    expect(
+        switches,
+        backbone=("caffenet",),
+        groups=([1, 2, 1, 2, 2],),
+        ceil_pool=(True,),
+        dropout=("off",),
+    )
+    expect(
+        params,
+        lrn=({"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0},),
+        fc6_relu=(True,),
+        fc7_relu=(True,),
+    )
     count = int(case.run["foreground_classes"])
     images = case.input()
     model = import_model(
-        case.weights(), source=case.run["profile"], as_=case.run["model"],
-        classes=[f"class{i}" for i in range(count)], lrn_order=lrn_order,
+        case.weights(),
+        source=case.run["profile"],
+        as_=case.run["model"],
+        classes=[f"class{i}" for i in range(count)],
+        lrn_order=lrn_order,
         crop_size=images.shape[-1],
-    ).eval()  # fmt: skip
+    ).eval()
     assert isinstance(model, RCNN)
     inner: dict[str, Tensor] = {}
     for name, module in model.network.named_modules():
@@ -55,10 +67,17 @@ def crops(case: Case) -> dict[str, Any]:
 
 
 def _crop(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    expect(params, one_based=(True,), width_offset=(1,), round=("half_away_from_zero",),
-           resize=("bilinear_half_pixel",), antialias=(False,), outside_value_after_mean=(0.0,),
-           mean_image=("mean_rows[:,None,:]+mean_columns[None,:,:]",),
-           mode=("warp", "square"))  # fmt: skip
+    expect(
+        params,
+        one_based=(True,),
+        width_offset=(1,),
+        round=("half_away_from_zero",),
+        resize=("bilinear_half_pixel",),
+        antialias=(False,),
+        outside_value_after_mean=(0.0,),
+        mean_image=("mean_rows[:,None,:]+mean_columns[None,:,:]",),
+        mode=("warp", "square"),
+    )
     image = given["image"].permute(2, 0, 1)[None].float()
     boxes = given["boxes"].double().clone()
     boxes[:, :2] -= 1
@@ -79,14 +98,20 @@ def svm(case: Case) -> dict[str, Any]:
 
 def _svm(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     expect(params, loss=("hinge",), penalty=("l2",), regularise_bias=(True,))
-    rule = SVMRule(C=params["C"], positive_weight=params["positive_weight"],
-                   bias=params["bias_feature"], tolerance=params["tolerance"])  # fmt: skip
+    rule = SVMRule(
+        C=params["C"],
+        positive_weight=params["positive_weight"],
+        bias=params["bias_feature"],
+        tolerance=params["tolerance"],
+    )
     features, positive = given["X"].double().numpy(), given["y"].numpy() > 0
     weights, bias = linear_svm(features, positive, rule)
     return {
-        "w": weights, "bias": np.array([bias]), "scores": features @ weights + bias,
+        "w": weights,
+        "bias": np.array([bias]),
+        "scores": features @ weights + bias,
         "objective": svm_objective(weights, bias, features, positive, rule),
-    }  # fmt: skip
+    }
 
 
 def ridge(case: Case) -> dict[str, Any]:
@@ -100,8 +125,12 @@ def _ridge(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any
         raise UnsupportedError("widths counted otherwise")
     boxes, truth = given["boxes"].double(), given["gt"].double()
     features = given["features"].double()
-    rule = RidgeRule(params["min_iou"], params["ridge_lambda"], params["whitening_epsilon"],
-                     params["feature_norm"])  # fmt: skip
+    rule = RidgeRule(
+        params["min_iou"],
+        params["ridge_lambda"],
+        params["whitening_epsilon"],
+        params["feature_norm"],
+    )
     iou = pairwise_iou(boxes, truth, inclusive=bool(params["iou_width_offset"]))
     best, assigned = iou.max(1)
     rows = (best > rule.min_iou).nonzero()[:, 0]
@@ -111,14 +140,22 @@ def _ridge(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any
     fitted = fit_ridge(features[rows] * scale, targets[rows], rule)
     moved = coder.decode(fitted.predict(features * scale), boxes)
     x1, y1, x2, y2 = params["clip_window"]
-    clipped = moved.clamp(min=moved.new_tensor([x1, y1, x1, y1]),
-                          max=moved.new_tensor([x2, y2, x2, y2]))  # fmt: skip
+    clipped = moved.clamp(
+        min=moved.new_tensor([x1, y1, x1, y1]), max=moved.new_tensor([x2, y2, x2, y2])
+    )
     return {
-        "iou_best": best, "assigned_gt": assigned, "rows_used": rows, "targets": targets,
-        "mean": fitted.mean, "whitening": fitted.whitening, "whitening_inverse": fitted.inverse,
-        "beta": fitted.beta, "predicted_boxes": moved, "clipped_boxes": clipped,
+        "iou_best": best,
+        "assigned_gt": assigned,
+        "rows_used": rows,
+        "targets": targets,
+        "mean": fitted.mean,
+        "whitening": fitted.whitening,
+        "whitening_inverse": fitted.inverse,
+        "beta": fitted.beta,
+        "predicted_boxes": moved,
+        "clipped_boxes": clipped,
         "mean_norm": rule.norm / scale,
-    }  # fmt: skip
+    }
 
 
 Call = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]

@@ -35,24 +35,36 @@ def losses(case: Case) -> dict[str, Any]:
     raw = {name: case.generated(name).requires_grad_(bool(needed)) for name in _INPUTS}
     with torch.enable_grad():
         found = refinement_loss(
-            raw["arm_conf"], raw["arm_loc"], raw["odm_conf"], raw["odm_loc"], anchors,
-            targets.boxes, targets.labels, targets.valid,
-            lambda a, boxes, valid: matches(params, a, boxes, valid), coder(params),
-            least=params["objectness"], filter_negatives=params["filter_negatives"],
-            filter_positives=params["filter_positives"], ratio=params["neg_pos_ratio"],
+            raw["arm_conf"],
+            raw["arm_loc"],
+            raw["odm_conf"],
+            raw["odm_loc"],
+            anchors,
+            targets.boxes,
+            targets.labels,
+            targets.valid,
+            lambda a, boxes, valid: matches(params, a, boxes, valid),
+            coder(params),
+            least=params["objectness"],
+            filter_negatives=params["filter_negatives"],
+            filter_positives=params["filter_positives"],
+            ratio=params["neg_pos_ratio"],
             ranking=_RANKING[params["mining_score"]],  # pyright: ignore[reportArgumentType]
             neg_overlap=params.get("neg_overlap"),
-        )  # fmt: skip
+        )
         terms = {
-            "arm_loss_loc": found.arm.box, "arm_loss_conf": found.arm.classes,
-            "odm_loss_loc": found.odm.box, "odm_loss_conf": found.odm.classes,
-        }  # fmt: skip
+            "arm_loss_loc": found.arm.box,
+            "arm_loss_conf": found.arm.classes,
+            "odm_loss_loc": found.odm.box,
+            "odm_loss_conf": found.odm.classes,
+        }
         chosen = [terms[name] for name in needed]
         grads = torch.autograd.grad(chosen, list(raw.values())) if needed else ()
     out: dict[str, Any] = {name: value.detach() for name, value in terms.items()}
     for step, part, own in (
-        ("arm", found.arm, found.arm_matches), ("odm", found.odm, found.odm_matches)
-    ):  # fmt: skip
+        ("arm", found.arm, found.arm_matches),
+        ("odm", found.odm, found.odm_matches),
+    ):
         out |= {
             f"{step}_positive_prior_index": part.positive.nonzero()[:, 1],
             f"{step}_positive_gt_index": own.index[part.positive],

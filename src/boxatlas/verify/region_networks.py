@@ -52,9 +52,12 @@ def _mask_values(case: Case, model: RegionDetector, maps: list[Tensor]) -> Value
     assert isinstance(model, WithMasks)
     roi, boxes = case.params["mask_roi"], case.stored("mask_boxes")[None]
     model.mask_roi = replace(
-        model.mask_roi, size=roi["output_size"], sampling_ratio=roi["sampling_ratio"],
-        aligned=roi["aligned"], level=model.roi.level,
-    )  # fmt: skip
+        model.mask_roi,
+        size=roi["output_size"],
+        sampling_ratio=roi["sampling_ratio"],
+        aligned=roi["aligned"],
+        level=model.roi.level,
+    )
     pooled = model.mask_features(maps, boxes)
     features = pooled
     for conv in model.mask.convs:
@@ -119,10 +122,16 @@ def _loop(case: Case, model: CascadeRCNN, maps: list[Tensor], boxes: Tensor) -> 
 # -- on one map -----------------------------------------------------------------------------------
 
 _SAME = {
-    "backbone": "backbone", "stride_in_1x1": "stride_in_1x1", "batch_norm_eps": "norm_eps",
-    "rpn_cls": "rpn_cls", "box_head_channels": "box_width", "class_agnostic_box": "class_agnostic",
-    "ceil_pool": "ceil_pools", "vote": "vote", "k": "k",
-}  # fmt: skip
+    "backbone": "backbone",
+    "stride_in_1x1": "stride_in_1x1",
+    "batch_norm_eps": "norm_eps",
+    "rpn_cls": "rpn_cls",
+    "box_head_channels": "box_width",
+    "class_agnostic_box": "class_agnostic",
+    "ceil_pool": "ceil_pools",
+    "vote": "vote",
+    "k": "k",
+}
 _VALUES: dict[str, tuple[str, dict[Any, Any]]] = {
     "batch_norm": ("norm", {"frozen": "frozen", "real": "batch"}),
     "roi_op": ("roi_op", {"roi_align": "align", "roi_pool": "pool"}),
@@ -161,9 +170,13 @@ def anchor_rule(params: Mapping[str, Any]) -> AnchorRule:
     stride = params["strides"][0] if "strides" in params else params["stride"]
     order = params.get("anchor_order", "ratio,size").replace("scale", "size")
     return AnchorRule(
-        tuple(tuple(row) for row in sizes), tuple(params["ratios"]), (stride,),
-        rounded=params["rounded"], base=(params["base_size"],) if inclusive else None, order=order,
-    )  # fmt: skip
+        tuple(tuple(row) for row in sizes),
+        tuple(params["ratios"]),
+        (stride,),
+        rounded=params["rounded"],
+        base=(params["base_size"],) if inclusive else None,
+        order=order,
+    )
 
 
 def _at(pooled: Tensor, rois: Tensor, images: int) -> Tensor:
@@ -179,9 +192,11 @@ def _detectron2(case: Case) -> Values:
     model, roi = _one_map(case), case.params["box_roi"]
     assert model.rpn is not None
     model.roi = replace(
-        model.roi, size=roi["output_size"], sampling_ratio=roi["sampling_ratio"],
+        model.roi,
+        size=roi["output_size"],
+        sampling_ratio=roi["sampling_ratio"],
         aligned=roi["aligned"],
-    )  # fmt: skip
+    )
     maps = model.features(case.input())
     (scores,), (deltas,) = model.rpn.head(maps)
     height, width = case.params["image_size"]
@@ -223,9 +238,16 @@ def _vgg(case: Case) -> Values:
     fc7 = model.head(pooled)
     logits, boxes = model.predictor(fc7)
     return {
-        "conv5_3": maps[0], "conv5": maps[0], "rpn_cls_score": scores, "rpn_bbox_pred": deltas,
-        "pool5": pooled, "fc6": fc6, "fc7": fc7, "cls_score": logits, "bbox_pred": boxes,
-    }  # fmt: skip
+        "conv5_3": maps[0],
+        "conv5": maps[0],
+        "rpn_cls_score": scores,
+        "rpn_bbox_pred": deltas,
+        "pool5": pooled,
+        "fc6": fc6,
+        "fc7": fc7,
+        "cls_score": logits,
+        "bbox_pred": boxes,
+    }
 
 
 def _rfcn(case: Case) -> Values:
@@ -247,13 +269,17 @@ def _rfcn(case: Case) -> Values:
     raw = model.heads(features, boxes)
     row = torch.arange(len(rois))
     return {
-        "res4": trunk[0], "res5": trunk[-1], "rpn_cls_score": scores, "rpn_bbox_pred": deltas,
-        "conv_new_1": F.relu(model.score.reduce(trunk[-1])), "rfcn_cls": features[1],
+        "res4": trunk[0],
+        "res5": trunk[-1],
+        "rpn_cls_score": scores,
+        "rpn_bbox_pred": deltas,
+        "conv_new_1": F.relu(model.score.reduce(trunk[-1])),
+        "rfcn_cls": features[1],
         "rfcn_bbox": features[2],
         "psroipooled_cls": _at(model.pooled(features, boxes)[0], rois, images),
         "cls_score": raw["logits"][rois[:, 0].long(), row],
         "bbox_pred": raw["deltas"][rois[:, 0].long(), row].flatten(1),
-    }  # fmt: skip
+    }
 
 
 CASES = {

@@ -177,9 +177,13 @@ def _propose(params: Params, case: Case, object_score: Tensor, deltas: Tensor) -
     score = object_score.reshape(1, -1).masked_fill(~usable, -torch.inf)
     index, _ = top_per_level(score, [len(boxes)], params["pre_nms"])
     found = proposal_nms(
-        boxes[index], score.gather(1, index), params["nms_iou"], params["post_nms"],
-        usable=usable[index], **_rule(params, "nms_"),
-    )  # fmt: skip
+        boxes[index],
+        score.gather(1, index),
+        params["nms_iou"],
+        params["post_nms"],
+        usable=usable[index],
+        **_rule(params, "nms_"),
+    )
     image, place = found.valid.nonzero(as_tuple=True)
     kept = found.boxes[image, place]
     return {
@@ -201,10 +205,14 @@ def _propose_fpn(params: Params, case: Case, objectness: Tensor, deltas: Tensor)
     boxes = coder(params).decode(deltas[index], anchors[index])
     boxes = clip(boxes, tuple(params["image_size"]), params["clip_max_offset"])
     found = proposal_nms(
-        boxes, objectness.view(1, -1).gather(1, index).sigmoid(), params["nms_iou"],
-        params["post_nms"], usable=large_enough(boxes, params["min_side"]), level=level,
+        boxes,
+        objectness.view(1, -1).gather(1, index).sigmoid(),
+        params["nms_iou"],
+        params["post_nms"],
+        usable=large_enough(boxes, params["min_side"]),
+        level=level,
         **_rule(params, "nms_"),
-    )  # fmt: skip
+    )
     return {"boxes": found.boxes[found.valid], "scores": found.scores[found.valid]}
 
 
@@ -266,7 +274,12 @@ FUNCTIONS: dict[str, Function] = {
 CASES = {
     name: by_call(FUNCTIONS)
     for name in (
-        "op_anchors", "op_box_coder", "op_fpn_levels", "op_nms", "op_smooth_l1", "op_proposals",
+        "op_anchors",
+        "op_box_coder",
+        "op_fpn_levels",
+        "op_nms",
+        "op_smooth_l1",
+        "op_proposals",
         "op_detections",
     )
-}  # fmt: skip
+}

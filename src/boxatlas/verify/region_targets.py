@@ -27,11 +27,16 @@ def _anchor_matches(params: Params, anchors: Tensor, boxes: Tensor, usable: Tens
     valid = torch.ones(1, len(boxes), dtype=torch.bool)
     rule = params["low_quality"]
     return match_thresholds(
-        anchors, boxes[None], valid, params["positive_iou"], params["negative_iou"],
+        anchors,
+        boxes[None],
+        valid,
+        params["positive_iou"],
+        params["negative_iou"],
         low_quality="argmax_including_zero" if rule == "argmax_including_zero_iou" else rule,
-        negative_wins=not params.get("positive_wins", True), usable=usable,
+        negative_wins=not params.get("positive_wins", True),
+        usable=usable,
         inclusive=bool(params["width_offset"]),
-    )  # fmt: skip
+    )
 
 
 def _inside(params: Params, anchors: Tensor, height: float, width: float) -> Tensor:
@@ -79,9 +84,11 @@ def _anchor_target(
     kinds = cls_score.shape[1] // 2
     pair = torch.stack([from_map(part, 1)[:, 0] for part in cls_score.split(kinds, 1)], dim=1)
     loss = smooth_l1(
-        weight.double() * from_map(bbox_pred, 4), weight.double() * targets,
-        params["sigma"] ** -2, "none",
-    )  # fmt: skip
+        weight.double() * from_map(bbox_pred, 4),
+        weight.double() * targets,
+        params["sigma"] ** -2,
+        "none",
+    )
     return {
         "labels": _to_map(labels[:, None], grid).reshape(1, 1, -1, grid[1]),
         "bbox_targets": _to_map(targets, grid),
@@ -141,9 +148,13 @@ def _proposal_target(
         rois = torch.cat([rois, F.pad(truth, (1, 0))])
     valid = torch.ones(1, len(truth), dtype=torch.bool)
     found = match_thresholds(
-        rois[:, 1:], truth[None], valid, params["fg_iou"], params["bg_iou_hi"],
+        rois[:, 1:],
+        truth[None],
+        valid,
+        params["fg_iou"],
+        params["bg_iou_hi"],
         inclusive=bool(params["width_offset"]),
-    )  # fmt: skip
+    )
     low = found.negative & (found.iou >= params["bg_iou_lo"])
     if params["order"] == "input":  # every row, none drawn
         rows = torch.arange(len(rois))

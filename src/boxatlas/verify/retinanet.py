@@ -57,9 +57,12 @@ def built(case: Case) -> RetinaNet:
     run = case.run
     count = int(run["foreground_classes"])
     model = import_model(
-        case.weights(), source=run["profile"], as_=run["model"],
-        classes=[f"class{i}" for i in range(count)], **options(case),
-    )  # fmt: skip
+        case.weights(),
+        source=run["profile"],
+        as_=run["model"],
+        classes=[f"class{i}" for i in range(count)],
+        **options(case),
+    )
     assert isinstance(model, RetinaNet)
     model.coder = DeltaCoder(
         tuple(case.params["box_coder_weights"]), clamp=case.params["bbox_xform_clip"]
@@ -80,7 +83,7 @@ def options(case: Case) -> dict[str, Any]:
         "anchor_rounding": ("anchor_rounded", {"corners_rounded": True, None: False}),
         "low_quality": ("low_quality", {True: "argmax", False: "off"}),
         "normalise": ("normalise", {"per_image_then_mean": "image", "per_batch": "batch"}),
-    }  # fmt: skip
+    }
     made: dict[str, Any] = {}
     for name, (ours, values) in named.items():
         if name in switches:
@@ -88,17 +91,28 @@ def options(case: Case) -> dict[str, Any]:
                 raise UnsupportedError(f"{name} {switches[name]!r}")
             made[ours] = values[switches[name]]
     same = {
-        "backbone_norm_eps": "norm_eps", "p6_from": "p6_from", "relu_before_p7": "relu_before_p7",
-        "fpn_channels": "width", "head_convs": "head_convs", "anchor_ratios": "anchor_ratios",
-        "anchor_order": "anchor_order", "box_loss": "box_loss", "backbone": "backbone",
-    }  # fmt: skip
+        "backbone_norm_eps": "norm_eps",
+        "p6_from": "p6_from",
+        "relu_before_p7": "relu_before_p7",
+        "fpn_channels": "width",
+        "head_convs": "head_convs",
+        "anchor_ratios": "anchor_ratios",
+        "anchor_order": "anchor_order",
+        "box_loss": "box_loss",
+        "backbone": "backbone",
+    }
     made |= {ours: switches[name] for name, ours in same.items() if name in switches}
     made["anchor_sizes"] = tuple(tuple(level) for level in switches["anchor_sizes"])
     given = {
-        "fg_iou_thresh": "match_iou", "bg_iou_thresh": "background_iou", "focal_alpha": "alpha",
-        "focal_gamma": "gamma", "score_thresh": "score", "topk_candidates": "level_candidates",
-        "nms_thresh": "nms_iou", "detections_per_img": "max_detections",
-    }  # fmt: skip
+        "fg_iou_thresh": "match_iou",
+        "bg_iou_thresh": "background_iou",
+        "focal_alpha": "alpha",
+        "focal_gamma": "gamma",
+        "score_thresh": "score",
+        "topk_candidates": "level_candidates",
+        "nms_thresh": "nms_iou",
+        "detections_per_img": "max_detections",
+    }
     return made | {ours: params[name] for name, ours in given.items() if name in params}
 
 

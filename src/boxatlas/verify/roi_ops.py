@@ -35,9 +35,13 @@ def _roi_pool(params: Params, case: Case, feature: Tensor, rois: Tensor) -> dict
 def _roi_align(params: Params, case: Case, feature: Tensor, rois: Tensor) -> dict[str, Any]:
     expect(params, min_side=[0.0 if params["aligned"] else 1.0])
     pooled = roi_align(
-        feature, rois, tuple(params["output_size"]), params["spatial_scale"],
-        max(params["sampling_ratio"], 0), params["aligned"],
-    )  # fmt: skip
+        feature,
+        rois,
+        tuple(params["output_size"]),
+        params["spatial_scale"],
+        max(params["sampling_ratio"], 0),
+        params["aligned"],
+    )
     return {"pooled": pooled}
 
 
@@ -144,8 +148,11 @@ CASES = {
     "op_roi_align": by_call({"roi_align": _roi_align}),
     "op_psroi_pool": by_call({"psroi_pool": _psroi_pool, "psroi_align": _psroi_align}),
     "op_ohem": by_call({"ohem": _ohem}),
-    "op_mask": by_call({
-        "rasterise_polygons": _rasterise, "mask_targets": _mask_targets,
-        "paste_masks": _paste_masks,
-    }),
-}  # fmt: skip
+    "op_mask": by_call(
+        {
+            "rasterise_polygons": _rasterise,
+            "mask_targets": _mask_targets,
+            "paste_masks": _paste_masks,
+        }
+    ),
+}

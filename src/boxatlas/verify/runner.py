@@ -74,9 +74,10 @@ def find(folder: Path, only: str = "*") -> list[Path]:
     for path in lonely:
         if fnmatch.fnmatchcase(path.stem, only):
             raise InputError(
-                "has no .json beside it", file=path,
+                "has no .json beside it",
+                file=path,
                 hint="a case is a .json and a .npz of the same name",
-            )  # fmt: skip
+            )
     return chosen
 
 

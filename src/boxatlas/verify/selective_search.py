@@ -33,8 +33,15 @@ def _call(function: str, params: Mapping[str, Any], given: dict[str, np.ndarray]
         return felzenszwalb(given["image"], params["k"], params["sigma"], params["min_size"])
     if function not in ("similarity", "similarity_after_merge"):
         raise UnsupportedError(f"function {function}")
-    expect(params, kind=tuple(_KINDS), range=([0, 256],), normalise=("total",), width_offset=(1,),
-           merge=("size_weighted",), against=("all_others_ascending",))  # fmt: skip
+    expect(
+        params,
+        kind=tuple(_KINDS),
+        range=([0, 256],),
+        normalise=("total",),
+        width_offset=(1,),
+        merge=("size_weighted",),
+        against=("all_others_ascending",),
+    )
     regions = _regions(given["image"], given["regions"], params)
     if function == "similarity":
         pairs = given["pairs"]

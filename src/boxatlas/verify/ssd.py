@@ -22,9 +22,12 @@ def network(case: Case) -> dict[str, Tensor]:
     state = case.weights()
     count = int(run["foreground_classes"])
     model = import_model(
-        state, source=run["profile"], as_=run["model"],
-        classes=[f"class{i}" for i in range(count)], **options(case),
-    )  # fmt: skip
+        state,
+        source=run["profile"],
+        as_=run["model"],
+        classes=[f"class{i}" for i in range(count)],
+        **options(case),
+    )
     assert isinstance(model, SingleShot)
     set_norm_eps(model, state, run["profile"], case.params.get("batchnorm_eps", ()))
     raw = model.eval()(case.input())
@@ -110,10 +113,12 @@ def _dsod(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]
     names = ("prediction", "growth", "bottleneck", "stem", "compression", "last_map", "l2norm_maps")
     order = params["concat_order"]
     return {
-        **_taken(switches, *names), **_l2norm(params), "head_norm": params["head_norm"],
+        **_taken(switches, *names),
+        **_l2norm(params),
+        "head_norm": params["head_norm"],
         "blocks_first": order["second"][0] == "blocks",
         "learned_first": order["extras"][0] == "learned",
-    }  # fmt: skip
+    }
 
 
 def _dssd(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,9 +205,7 @@ def written(anchors: Tensor, boxes: Mapping[str, Any]) -> Tensor:
     return out.float()
 
 
-def set_norm_eps(
-    model: Detector, state: Mapping[str, Tensor], source: str, rules: Any
-) -> None:  # fmt: skip
+def set_norm_eps(model: Detector, state: Mapping[str, Tensor], source: str, rules: Any) -> None:
     """Each batch norm's epsilon by the first rule that its name in the reference matches."""
     name_of = names_of(state, source, model.name)
     for name, module in model.named_modules():

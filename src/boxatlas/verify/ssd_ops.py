@@ -66,10 +66,18 @@ def multibox(case: Case) -> dict[str, Any]:
     ranking = {"cross_entropy": "label", "cross_entropy_of_background": "background"}
     with torch.enable_grad():
         loss = multibox_loss(
-            conf, loc, found, anchors, targets.boxes, targets.labels, coder(params),
-            ratio=params["neg_pos_ratio"], ranking=ranking[params["mining_score"]],  # pyright: ignore
-            neg_overlap=params.get("neg_overlap"), beta=params["beta"],
-        )  # fmt: skip
+            conf,
+            loc,
+            found,
+            anchors,
+            targets.boxes,
+            targets.labels,
+            coder(params),
+            ratio=params["neg_pos_ratio"],
+            ranking=ranking[params["mining_score"]],  # pyright: ignore
+            neg_overlap=params.get("neg_overlap"),
+            beta=params["beta"],
+        )
         box = params["box_weight"] * loss.box
         parts = {"loss_loc": box, "loss_conf": loss.classes}
         grad = torch.autograd.grad([parts[n] for n in needed], [loc, conf]) if needed else None

@@ -40,9 +40,21 @@ __all__ = [
 ]
 
 SOURCES = (
-    "amdegroot", "caffe", "darknet", "detectron2", "lufficc", "luuuyi", "m2det", "mmdet",
-    "mxnet", "py_faster_rcnn", "pytorchssd", "rfbnet", "torchvision", "uoip",
-)  # fmt: skip
+    "amdegroot",
+    "caffe",
+    "darknet",
+    "detectron2",
+    "lufficc",
+    "luuuyi",
+    "m2det",
+    "mmdet",
+    "mxnet",
+    "py_faster_rcnn",
+    "pytorchssd",
+    "rfbnet",
+    "torchvision",
+    "uoip",
+)
 
 
 def load(path: str | Path) -> Detector:
@@ -55,9 +67,10 @@ def load(path: str | Path) -> Detector:
     state, description = read(path)
     if description is None:
         raise InputError(
-            "holds weights but not which detector they are of", file=path,
+            "holds weights but not which detector they are of",
+            file=path,
             hint="`boxatlas weights import` makes a detector of a published checkpoint",
-        )  # fmt: skip
+        )
     model = _described(description, path)
     _load_whole(model, state, path)
     return model
@@ -88,8 +101,11 @@ def load_into(
     done = transfer(model, state, classes)
     absent = [name for name, why in done.new.items() if why == ABSENT]
     if weights == "bundled" and any(name.startswith("backbone.") for name in absent):
-        raise InputError("the bundled weights are of a network with other options",
-                         field="options", value=str(bundled_options(model.name)))  # fmt: skip
+        raise InputError(
+            "the bundled weights are of a network with other options",
+            field="options",
+            value=str(bundled_options(model.name)),
+        )
     if not done.rows and not [name for name in done.loaded if name != "images_seen"]:
         raise InputError(f"no tensor of this file fits {model.name or 'the model'}", file=file)
     return done
@@ -146,13 +162,15 @@ def names_of(state: Mapping[str, Tensor], source: str, model: str) -> Callable[[
 
 def _recogniser(source: str, model: str) -> Callable[[Mapping[str, Tensor], str], Imported]:
     if source not in SOURCES:
-        raise InputError("no such source", field="source", value=source,
-                         hint=nearest(source, SOURCES))  # fmt: skip
+        raise InputError(
+            "no such source", field="source", value=source, hint=nearest(source, SOURCES)
+        )
     module = importlib.import_module(f"boxatlas.weights.{source}")
     if model not in module.MODELS:
         known = module.MODELS if model in list_models() else list_models()
-        raise InputError(f"{source} has no such model", field="as", value=model,
-                         hint=nearest(model, known))  # fmt: skip
+        raise InputError(
+            f"{source} has no such model", field="as", value=model, hint=nearest(model, known)
+        )
     return module.recognise
 
 
@@ -182,9 +200,10 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
     left = sorted(name for name in set(state) - used if not found.ignored(name))
     if left:
         raise InputError(
-            f"{len(left)} tensors have no place in this model", field=left[0],
+            f"{len(left)} tensors have no place in this model",
+            field=left[0],
             hint="is it a checkpoint of another model?",
-        )  # fmt: skip
+        )
     return out
 
 
@@ -193,13 +212,19 @@ def _described(description: Mapping[str, Any], path: str | Path) -> Detector:
     name, options = description.get("model"), description.get("options", {})
     classes, preprocess = description.get("classes"), description.get("preprocess")
     shapes = (
-        ("model", name, str), ("options", options, dict), ("classes", classes, list),
+        ("model", name, str),
+        ("options", options, dict),
+        ("classes", classes, list),
         ("preprocess", preprocess, dict),
-    )  # fmt: skip
+    )
     for field, value, kind in shapes:
         if not isinstance(value, kind):
-            raise InputError("the description of the detector is damaged", file=path,
-                             field=f"{KEY}.{field}", value=value)  # fmt: skip
+            raise InputError(
+                "the description of the detector is damaged",
+                file=path,
+                field=f"{KEY}.{field}",
+                value=value,
+            )
     # The weights are in the file: the backbone's own are not fetched again.
     fresh = {**options, **({"pretrained": False} if "pretrained" in options else {})}
     try:
@@ -223,6 +248,8 @@ def _load_whole(model: Detector, state: Mapping[str, Tensor], file: str | Path |
         if target.shape != state[name].shape:
             raise InputError(
                 f"not a checkpoint of {model.name}: the shape is {list(state[name].shape)}, "
-                f"not {list(target.shape)}", file=file, field=name,
-            )  # fmt: skip
+                f"not {list(target.shape)}",
+                file=file,
+                field=name,
+            )
         target.copy_(state[name])

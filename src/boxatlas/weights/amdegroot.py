@@ -9,19 +9,27 @@ from boxatlas.weights.source import (
     class_names,
     port_name,
     ssd_sizes,
-)  # fmt: skip
+)
 
 CHECKPOINTS = (
     Published(
-        "ssd300_mAP_77.43_v2.pth", "ssd300_vgg16", "VOC 07+12", "amdegroot/ssd.pytorch",
-        "https://s3.amazonaws.com/amdegroot-models/ssd300_mAP_77.43_v2.pth", licence="MIT",
+        "ssd300_mAP_77.43_v2.pth",
+        "ssd300_vgg16",
+        "VOC 07+12",
+        "amdegroot/ssd.pytorch",
+        "https://s3.amazonaws.com/amdegroot-models/ssd300_mAP_77.43_v2.pth",
+        licence="MIT",
     ),
-)  # fmt: skip
+)
 
 PROFILE = {
-    "clip_boxes": "each", "match": "argmax", "difficult": "drop", "ceil_pools": (3,),
-    "norm_place": "added_to_root", "candidates": 200,
-}  # fmt: skip
+    "clip_boxes": "each",
+    "match": "argmax",
+    "difficult": "drop",
+    "ceil_pools": (3,),
+    "norm_place": "added_to_root",
+    "candidates": 200,
+}
 MODELS = ("ssd300_vgg16",)
 
 

@@ -67,8 +67,10 @@ def find(name: str) -> Published:
         return ends[0]
     raise InputError(
         "no such checkpoint is known" if not ends else "several checkpoints are called so",
-        field="fetch", value=name, hint=nearest(name, known) or "`boxatlas weights list`",
-    )  # fmt: skip
+        field="fetch",
+        value=name,
+        hint=nearest(name, known) or "`boxatlas weights list`",
+    )
 
 
 def name_of(one: Published) -> str:
@@ -89,9 +91,10 @@ def fetch_checkpoint(
     if where is None:
         raise InputError(
             f"its publisher ({one.where}) names no address that a program can fetch",
-            field="fetch", value=one.file,
+            field="fetch",
+            value=one.file,
             hint="fetch it by hand as its page says, then `boxatlas weights import`",
-        )  # fmt: skip
+        )
     part = out.with_name(f".part-{out.name}")
     make_folder(part.parent)
     fetch(where, part, one.checksum, advance, None if one.checksum else size_of(one))

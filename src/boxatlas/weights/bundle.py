@@ -92,16 +92,23 @@ def bundled(name: str) -> Path:
         held = sorted(p.stem for p in FOLDER.glob("*.safetensors"))
         if name == "bundled":
             raise InputError(
-                "this package carries no trained detector", field="weights", value=name,
+                "this package carries no trained detector",
+                field="weights",
+                value=name,
                 hint="give a checkpoint: `boxatlas train` and `boxatlas weights import` make one",
-            )  # fmt: skip
+            )
         raise InputError(
-            f"no weights are bundled for {name}", field="weights", value="bundled",
+            f"no weights are bundled for {name}",
+            field="weights",
+            value="bundled",
             hint=f"bundled are: {', '.join(held)}" if held else None,
-        )  # fmt: skip
+        )
     if digest_of(path) != _card(path)["sha256"]:
-        raise InputError("is not the file that its card is of: its sha256 differs", file=path,
-                         hint="install boxatlas again")  # fmt: skip
+        raise InputError(
+            "is not the file that its card is of: its sha256 differs",
+            file=path,
+            hint="install boxatlas again",
+        )
     return path
 
 
@@ -124,8 +131,9 @@ def _card(weights: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"the card of the bundled weights cannot be read: {error}",
-                         file=path) from None  # fmt: skip
+        raise InputError(
+            f"the card of the bundled weights cannot be read: {error}", file=path
+        ) from None
     if not isinstance(card, dict):
         raise InputError("is no card of bundled weights", file=path)
     validated(_Card, card, str(path))
@@ -150,17 +158,20 @@ def write_weights(checkpoint: str | Path, folder: Path) -> tuple[Path, dict[str,
     halved = {name: _half(name, tensor, checkpoint) for name, tensor in state.items()}
     size = sum(t.numel() * t.element_size() for t in halved.values())
     if size > LARGEST:
-        raise InputError(f"would take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}",
-                         file=checkpoint)  # fmt: skip
+        raise InputError(
+            f"would take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}", file=checkpoint
+        )
     path = folder / f"{described['model']}.safetensors"
     write_tensors(path, halved, {KEY: json.dumps(described)})
     return path, {
         **{k: described[k] for k in ("model", "options", "classes", "versions")},
-        "file": path.name, "bytes": path.stat().st_size, "sha256": digest_of(path),
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": digest_of(path),
         "parameters": sum(t.numel() for t in state.values() if t.is_floating_point()),
         "recipe": _without_places(description.get("recipe") or {}),
         "trained": description.get("trained") or {},
-    }  # fmt: skip
+    }
 
 
 def _half(name: str, tensor: Tensor, file: str | Path) -> Tensor:
@@ -179,9 +190,14 @@ def _without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_card(
-    weights: Path, about: Mapping[str, Any], metrics: Mapping[str, Any], *, data: str, terms: str,
+    weights: Path,
+    about: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    *,
+    data: str,
+    terms: str,
     notes: Sequence[str] = (),
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Write the card of a file of `write_weights`, and return it.
 
     about: what that returned; metrics: the JSON of `boxatlas eval` of that very file; data: what
@@ -190,15 +206,27 @@ def write_card(
     """
     judged = {
         "data": [Path(d).name for d in metrics.get("data", [])],
-        **{k: metrics[k] for k in ("split", "images", "metric", "mAP", "per_class", "voc07",
-                                   "voc12", "coco") if k in metrics},
-    }  # fmt: skip
+        **{
+            k: metrics[k]
+            for k in ("split", "images", "metric", "mAP", "per_class", "voc07", "voc12", "coco")
+            if k in metrics
+        },
+    }
     validated(_Evaluation, judged)
     speed = metrics.get("speed") or {}
-    measured = {k: speed[k] for k in ("fps", "fps_whole", "latency_ms", "device", "threads",
-                                      "input") if k in speed}  # fmt: skip
-    card = {**about, "data": data, "terms": terms, "evaluation": judged, "fps": measured or None,
-            "fails_at": [*failings(metrics), *notes]}  # fmt: skip
+    measured = {
+        k: speed[k]
+        for k in ("fps", "fps_whole", "latency_ms", "device", "threads", "input")
+        if k in speed
+    }
+    card = {
+        **about,
+        "data": data,
+        "terms": terms,
+        "evaluation": judged,
+        "fps": measured or None,
+        "fails_at": [*failings(metrics), *notes],
+    }
     validated(_Card, card)
     write_text(weights.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return card
@@ -217,13 +245,15 @@ def failings(metrics: Mapping[str, Any]) -> list[str]:
         said.append(f"{len(under)} of {len(per_class)} classes stay under an AP of {_FEW}")
     sizes = {k: (metrics.get("coco") or {}).get(f"AP_{k}") for k in ("small", "medium", "large")}
     if all(isinstance(v, int | float) for v in sizes.values()):
-        said.append("COCO AP by size of the object: "
-                    + ", ".join(f"{k} {v:.2f}" for k, v in sizes.items()))  # fmt: skip
+        said.append(
+            "COCO AP by size of the object: " + ", ".join(f"{k} {v:.2f}" for k, v in sizes.items())
+        )
     lost = (metrics.get("errors") or {}).get("lost_ap") or {}
     costs = sorted(((v, k) for k, v in lost.items() if isinstance(v, int | float)), reverse=True)
     if costs:
-        said.append("the mistakes that cost most AP: "
-                    + ", ".join(f"{k} {v:.2f}" for v, k in costs[:3]))  # fmt: skip
+        said.append(
+            "the mistakes that cost most AP: " + ", ".join(f"{k} {v:.2f}" for v, k in costs[:3])
+        )
     return said
 
 
@@ -236,26 +266,31 @@ def card_text(card: Mapping[str, Any]) -> str:
     recipe = card["recipe"]
     length = next((f"{recipe[k]:g} {k}" for k in ("epochs", "iterations") if recipe.get(k)), None)
     lines = [
-        f"bundled: {card['model']} of {len(card['classes'])} classes", "",
+        f"bundled: {card['model']} of {len(card['classes'])} classes",
+        "",
         f"file       {card['file']}, {card['bytes'] / 1e6:.1f} MB, "
         f"{card['parameters'] / 1e6:.1f} M parameters, half precision",
         f"sha256     {card['sha256']}",
         f"options    {', '.join(f'{k}={v}' for k, v in card['options'].items()) or 'none'}",
         f"data       {card['data']}",
         f"terms      {card['terms']}",
-    ]  # fmt: skip
+    ]
     if length:
         keys = ("init", "batch", "optimizer", "lr", "augment", "ema", "seed")
         rest = [f"{k}={recipe[k]}" for k in keys if recipe.get(k) is not None]
         lines.append(f"recipe     {length}, {', '.join(rest)}")
     where = " + ".join(judged["data"]) + (f" {judged['split']}" if judged.get("split") else "")
     lines += ["", f"On {where}, {judged['images']} images"]
-    lines.append(f"  mAP@0.5 ({judged['metric']}) {judged['mAP']:.3f}"
-                 f"   COCO AP {judged['coco']['AP']:.3f}")  # fmt: skip
+    lines.append(
+        f"  mAP@0.5 ({judged['metric']}) {judged['mAP']:.3f}   COCO AP {judged['coco']['AP']:.3f}"
+    )
     for name, ap in judged["per_class"].items():
         lines.append(f"  {name:14} {'-' if ap is None else f'{ap:.3f}'}")
     if fps:
-        lines += ["", f"Speed: {fps['fps']:.1f} images a second at {fps['input'][1]}x"
-                  f"{fps['input'][0]} on {fps['device']}, {fps['threads']} threads"]  # fmt: skip
+        lines += [
+            "",
+            f"Speed: {fps['fps']:.1f} images a second at {fps['input'][1]}x"
+            f"{fps['input'][0]} on {fps['device']}, {fps['threads']} threads",
+        ]
     lines += ["", "What it fails at", *(f"  {one}" for one in card["fails_at"])]
     return "\n".join(lines)

@@ -12,10 +12,13 @@ _WHERE = "szq0214/DSOD (as named arrays, npz)"
 CHECKPOINTS = tuple(
     Published(f"DSOD300 {data}", "dsod300", data, _WHERE, None, megabytes, licence="BSD-2-Clause")
     for data, megabytes in (
-        ("VOC 07+12", 59.2), ("VOC 07++12", 59.2), ("COCO+VOC 07+12", 59.2),
-        ("COCO+VOC 07++12", 59.2), ("COCO", 87.2),
+        ("VOC 07+12", 59.2),
+        ("VOC 07++12", 59.2),
+        ("COCO+VOC 07+12", 59.2),
+        ("COCO+VOC 07++12", 59.2),
+        ("COCO", 87.2),
     )
-)  # fmt: skip
+)
 
 PROFILE = {"truncate_sizes": True, "last_map": 2}
 MODELS = ("dsod300",)
@@ -25,15 +28,15 @@ _LAYERS = (6, 8, 8, 8)
 
 def recognise(state: State, model: str) -> Imported:
     """DS/stem-bottleneck-growth from the first layers' shapes."""
-    count, boxes = ssd_sizes(
-        state, "First_norm_mbox_conf.weight", "First_norm_mbox_loc.weight"
-    )  # fmt: skip
+    count, boxes = ssd_sizes(state, "First_norm_mbox_conf.weight", "First_norm_mbox_loc.weight")
     options = {
-        **PROFILE, "boxes": "voc" if count <= 20 else "coco", "boxes_on_first_map": boxes,
+        **PROFILE,
+        "boxes": "voc" if count <= 20 else "coco",
+        "boxes_on_first_map": boxes,
         "stem": tensor_of(state, "Convolution1.weight").shape[0],
         "bottleneck": tensor_of(state, "Convolution4.weight").shape[0],
         "growth": tensor_of(state, "Convolution5.weight").shape[0],
-    }  # fmt: skip
+    }
     numbers = dict(_numbered())
 
     def name(own: str) -> str:

@@ -40,7 +40,8 @@ def recognise(state: State, model: str) -> Imported:
     kind = _kinds(state)[0]
     tower = state.get(f"{heads[0]}_{kind}_inter.weight")
     options: dict[str, Any] = {
-        **PROFILE, **TABLES[re.findall(r"\d+", model)[0]],
+        **PROFILE,
+        **TABLES[re.findall(r"\d+", model)[0]],
         "boxes": "voc" if count <= 20 else "coco",
         "head_kernels": tuple(tensor_of(state, f"{h}_{kind}.weight").shape[-1] for h in heads),
         "module_widths": tuple(
@@ -50,7 +51,7 @@ def recognise(state: State, model: str) -> Imported:
             state, f"{heads[0].removesuffix('_mbox')}_branch2b.weight"
         ).shape[-1],
         "tower": None if tower is None else tower.shape[0],
-    }  # fmt: skip
+    }
     if model.startswith("dssd"):
         options["fusion"] = "sum" if "EltwiseSUM" in heads[0] else "product"
 
@@ -100,6 +101,9 @@ def _decoder(rest: str) -> str:
     source = _FINE[level] if level < 2 else f"res{target}_relu"
     if part == "up":
         return f"deconv_{target}.{rest}"
-    layers = {"lateral1": f"{source}_pre1", "lateral2": f"{source}_pre2",
-              "after": f"deconv_{target}_pre"}  # fmt: skip
+    layers = {
+        "lateral1": f"{source}_pre1",
+        "lateral2": f"{source}_pre2",
+        "after": f"deconv_{target}_pre",
+    }
     return convolution(rest, layers[part])

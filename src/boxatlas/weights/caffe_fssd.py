@@ -10,9 +10,14 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 _WHERE = "lzx1413/CAFFE_SSD, branch fssd (as named arrays, npz)"
 CHECKPOINTS = tuple(
     Published(f"FSSD{size} {data}", f"fssd{size}_vgg16", data, _WHERE, licence="BSD-2-Clause")
-    for size, data in ((300, "VOC 07+12"), (300, "COCO+VOC 07+12"), (512, "COCO+VOC 07+12"),
-                       (300, "COCO"), (512, "COCO"))
-)  # fmt: skip
+    for size, data in (
+        (300, "VOC 07+12"),
+        (300, "COCO+VOC 07+12"),
+        (512, "COCO+VOC 07+12"),
+        (300, "COCO"),
+        (512, "COCO"),
+    )
+)
 
 PROFILE = {"truncate_sizes": True}
 MODELS = ("fssd300_vgg16", "fssd512_vgg16")
@@ -28,9 +33,12 @@ def recognise(state: State, model: str) -> Imported:
     if tensor_of(state, f"{_FUSED}.running_mean").shape[0] == 4 * 256:
         sources = ("conv3_3", *sources)
     options: dict[str, Any] = {
-        **PROFILE, "boxes": "voc" if count <= 20 else "coco", "boxes_on_first_map": boxes,
-        "sources": sources, "generator": "direct" if direct else "simple",
-    }  # fmt: skip
+        **PROFILE,
+        "boxes": "voc" if count <= 20 else "coco",
+        "boxes_on_first_map": boxes,
+        "sources": sources,
+        "generator": "direct" if direct else "simple",
+    }
 
     def name(own: str) -> str:
         part, rest = own.split(".", 1)

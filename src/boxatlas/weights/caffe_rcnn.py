@@ -10,9 +10,10 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ten
 _WHERE = "rbgirshick/rcnn, data/fetch_models.sh (as named arrays, npz)"
 _ARCHIVE: dict[str, Any] = {
     "url": "https://dl.dropboxusercontent.com/s/og7ghmiken2olzh/r-cnn-release1-data.tgz",
-    "megabytes": 1536, "checksum": "md5:758aff9fa51d830be3281f91a8b03126",
+    "megabytes": 1536,
+    "checksum": "md5:758aff9fa51d830be3281f91a8b03126",
     "licence": "BSD-2-Clause",
-}  # fmt: skip
+}
 CHECKPOINTS = (
     Published(
         "finetune_voc_2007_trainval_iter_70k", "rcnn_alexnet", "VOC 07 trainval", _WHERE, **_ARCHIVE

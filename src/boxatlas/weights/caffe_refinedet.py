@@ -10,8 +10,13 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ten
 
 _WHERE = "sfzhang15/RefineDet (as named arrays, npz)"
 CHECKPOINTS = tuple(  # as the authors' scripts name them
-    Published(f"{trained}_refinedet_{network}_{size}x{size}{tuned}_final.caffemodel",
-              f"refinedet{size}_{backbone}", data, _WHERE, licence="BSD-2-Clause")
+    Published(
+        f"{trained}_refinedet_{network}_{size}x{size}{tuned}_final.caffemodel",
+        f"refinedet{size}_{backbone}",
+        data,
+        _WHERE,
+        licence="BSD-2-Clause",
+    )
     for size in (320, 512)
     for trained, network, tuned, backbone, data in (
         ("VOC0712", "vgg16", "", "vgg16", "VOC 07+12"),
@@ -21,7 +26,7 @@ CHECKPOINTS = tuple(  # as the authors' scripts name them
         ("VOC0712Plus", "vgg16", "_ft", "vgg16", "COCO+VOC 07++12"),
         ("coco", "resnet101", "", "r101", "COCO"),
     )
-)  # fmt: skip
+)
 
 PROFILE = {"truncate_sizes": True, "candidates": 1000, "max_detections": 500}
 MODELS = ("refinedet320_vgg16", "refinedet512_vgg16", "refinedet320_r101", "refinedet512_r101")

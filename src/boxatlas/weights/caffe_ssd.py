@@ -8,15 +8,22 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 
 _WHERE = "weiliu89/caffe, branch ssd (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"VGG_{trained}_SSD_{size}x{size}_{steps}.caffemodel", f"ssd{size}_vgg16", data,
-              _WHERE, licence="BSD-2-Clause")
+    Published(
+        f"VGG_{trained}_SSD_{size}x{size}_{steps}.caffemodel",
+        f"ssd{size}_vgg16",
+        data,
+        _WHERE,
+        licence="BSD-2-Clause",
+    )
     for size, last in ((300, 400_000), (512, 360_000))
     for trained, steps, data in (
-        ("VOC0712", "iter_120000", "VOC 07+12"), ("VOC0712Plus", "iter_240000", "VOC 07++12"),
-        ("coco", f"iter_{last}", "COCO"), ("VOC0712", "ft_iter_120000", "COCO+VOC 07+12"),
+        ("VOC0712", "iter_120000", "VOC 07+12"),
+        ("VOC0712Plus", "iter_240000", "VOC 07++12"),
+        ("coco", f"iter_{last}", "COCO"),
+        ("VOC0712", "ft_iter_120000", "COCO+VOC 07+12"),
         ("VOC0712Plus", "ft_iter_160000", "COCO+VOC 07++12"),
     )
-)  # fmt: skip
+)
 
 PROFILE = {"truncate_sizes": True}
 PREPROCESS = {"channels": "bgr", "mean": (104.0, 117.0, 123.0)}

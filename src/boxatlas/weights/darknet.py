@@ -32,34 +32,44 @@ from boxatlas.wordtree import WordTree
 _SITE = "pjreddie.com/media/files"
 # Bytes, as listings of the files say, and the digests that their users compare (the site has none).
 _SIZES = {
-    "yolov1.weights": 789_312_988, "yolov2.weights": 203_934_260, "yolo-voc.weights": 202_704_260,
-    "yolov2-tiny.weights": 44_948_600, "yolov2-tiny-voc.weights": 63_471_556,
-    "yolo9000.weights": 195_230_020, "yolov3.weights": 248_007_048,
+    "yolov1.weights": 789_312_988,
+    "yolov2.weights": 203_934_260,
+    "yolo-voc.weights": 202_704_260,
+    "yolov2-tiny.weights": 44_948_600,
+    "yolov2-tiny-voc.weights": 63_471_556,
+    "yolo9000.weights": 195_230_020,
+    "yolov3.weights": 248_007_048,
     "yolov3-tiny.weights": 35_434_956,
-}  # fmt: skip
+}
 _DIGESTS = {
-    "yolov3.weights":
-        "sha256:523e4e69e1d015393a1b0a441cef1d9c7659e3eb2d7e15f793f060a21b32f297",
-    "yolov3-tiny.weights":
-        "sha256:dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c",
-}  # fmt: skip
+    "yolov3.weights": "523e4e69e1d015393a1b0a441cef1d9c7659e3eb2d7e15f793f060a21b32f297",
+    "yolov3-tiny.weights": "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c",
+}
 CHECKPOINTS = tuple(
     Published(
-        file, model, data, _SITE, f"https://{_SITE}/{file}",
-        round(_SIZES[file] / 2**20, 3) if file in _SIZES else None, _DIGESTS.get(file),
+        file,
+        model,
+        data,
+        _SITE,
+        f"https://{_SITE}/{file}",
+        round(_SIZES[file] / 2**20, 3) if file in _SIZES else None,
+        f"sha256:{_DIGESTS[file]}" if file in _DIGESTS else None,
         "public domain",
     )
     for file, model, data in (
         ("yolov1.weights", "yolov1", "VOC 07+12"),
         ("yolov1-tiny.weights", "yolov1_tiny", "VOC 07+12"),
-        ("yolov2.weights", "yolov2", "COCO"), ("yolov2-voc.weights", "yolov2", "VOC 07+12"),
-        ("yolo-voc.weights", "yolov2", "VOC 07+12"), ("yolov2-tiny.weights", "yolov2_tiny", "COCO"),
+        ("yolov2.weights", "yolov2", "COCO"),
+        ("yolov2-voc.weights", "yolov2", "VOC 07+12"),
+        ("yolo-voc.weights", "yolov2", "VOC 07+12"),
+        ("yolov2-tiny.weights", "yolov2_tiny", "COCO"),
         ("yolov2-tiny-voc.weights", "yolov2_tiny", "VOC 07+12"),
-        ("yolo9000.weights", "yolo9000", "COCO + ImageNet"), ("yolov3.weights", "yolov3", "COCO"),
+        ("yolo9000.weights", "yolo9000", "COCO + ImageNet"),
+        ("yolov3.weights", "yolov3", "COCO"),
         ("yolov3-spp.weights", "yolov3_spp", "COCO"),
         ("yolov3-tiny.weights", "yolov3_tiny", "COCO"),
     )
-)  # fmt: skip
+)
 
 # What the program does that a file does not say, by model: as its code of 2018 and its cfg files.
 _REGION = {"resize": "letterbox", "small_boxes": True}
@@ -118,8 +128,9 @@ def import_darknet(
         classes = read_names(names)
     called = tuple(classes) if classes is not None else class_names(found.classes)
     if len(called) != found.classes:
-        raise InputError(f"{len(called)} class names for {found.classes} classes",
-                         field="classes", file=names)  # fmt: skip
+        raise InputError(
+            f"{len(called)} class names for {found.classes} classes", field="classes", file=names
+        )
     model = create_model(found.model, classes=called, **options)
     if isinstance(weights, Mapping):
         load_state(model, weights)
@@ -149,19 +160,26 @@ def _near(name: str, field: str, cfg: str | Path | None) -> Path:
     for one in tries:
         if one.is_file():
             return one
-    raise InputError(f"the {field} is missing",
-                     file=None if cfg is None else str(cfg).split("\n")[0], field=field, value=name,
-                     hint=f"looked at {', '.join(map(str, dict.fromkeys(tries)))}")  # fmt: skip
+    raise InputError(
+        f"the {field} is missing",
+        file=None if cfg is None else str(cfg).split("\n")[0],
+        field=field,
+        value=name,
+        hint=f"looked at {', '.join(map(str, dict.fromkeys(tries)))}",
+    )
 
 
 def _guessed(
-    weights: str | Path | Mapping[str, Any], model: str, classes: Sequence[str] | None,
+    weights: str | Path | Mapping[str, Any],
+    model: str,
+    classes: Sequence[str] | None,
     overrides: Mapping[str, Any],
-) -> Recognised:  # fmt: skip
+) -> Recognised:
     """Profile and number of classes from how many numbers there are."""
     if model not in PROFILES:
-        raise InputError("Darknet has no such model", field="as", value=model,
-                         hint=nearest(model, PROFILES))  # fmt: skip
+        raise InputError(
+            "Darknet has no such model", field="as", value=model, hint=nearest(model, PROFILES)
+        )
     file = None if isinstance(weights, Mapping) else Path(weights)
     if file is None:
         assert isinstance(weights, Mapping)
@@ -179,8 +197,10 @@ def _guessed(
     raise InputError(
         f"holds {have} numbers, which no {model} does (with "
         f"{len(classes) if classes is not None else 80} classes {wanted}, to byte "
-        f"{20 + 4 * wanted})", file=file, hint="truncated, or of another network; --cfg names it",
-    )  # fmt: skip
+        f"{20 + 4 * wanted})",
+        file=file,
+        hint="truncated, or of another network; --cfg names it",
+    )
 
 
 def _size(model: str, classes: int, options: Mapping[str, Any]) -> int:
@@ -239,8 +259,9 @@ def load_state(network: nn.Module, state: Mapping[str, Any]) -> None:
                 raise InputError("no such tensor: not the weights of this network", field=key)
             value = torch.as_tensor(state[key])
             if value.numel() != target.numel():
-                raise InputError(f"has shape {list(value.shape)}, not {list(target.shape)}",
-                                 field=key)  # fmt: skip
+                raise InputError(
+                    f"has shape {list(value.shape)}, not {list(target.shape)}", field=key
+                )
             target.copy_(value.reshape(target.shape))
             used.add(key)
     left = sorted(set(state) - used)
@@ -292,13 +313,18 @@ def _check(model: Detector, sections: Sequence[Section]) -> None:
         raise InputError("Darknet has sigmoid centres alone", field="location_prediction")
     kind = getattr(config, "class_loss", None)
     if kind not in (None, "logistic", "hierarchical"):
-        raise InputError("Darknet reads this network's classes otherwise", field="class_loss",
-                         value=kind)  # fmt: skip
+        raise InputError(
+            "Darknet reads this network's classes otherwise", field="class_loss", value=kind
+        )
     normed = any("batch_normalize" in options for _, options in sections)
     if normed and (config.norm_eps, config.norm_place) not in _NORMS:
-        raise InputError("a cfg has no epsilon: Darknet's is 1e-5 inside the root on a GPU, 1e-6 "
-                         "added to it on a CPU", field="norm_eps", value=config.norm_eps,
-                         hint=f"norm_place is {config.norm_place}")  # fmt: skip
+        raise InputError(
+            "a cfg has no epsilon: Darknet's is 1e-5 inside the root on a GPU, 1e-6 "
+            "added to it on a CPU",
+            field="norm_eps",
+            value=config.norm_eps,
+            hint=f"norm_place is {config.norm_place}",
+        )
 
 
 def departures(model: Detector) -> list[str]:
@@ -308,18 +334,30 @@ def departures(model: Detector) -> list[str]:
     own = "stretch" if isinstance(model, YOLOv1) else "letterbox"
     if config.resize != own:
         does = {"stretch": "stretches", "letterbox": "letterboxes"}
-        out.append(f"Darknet {does[own]} an image, this model {does[config.resize]} it: boxes "
-                   "differ where the image has not the input's shape")  # fmt: skip
+        out.append(
+            f"Darknet {does[own]} an image, this model {does[config.resize]} it: boxes "
+            "differ where the image has not the input's shape"
+        )
     if isinstance(model, YOLO9000):
         if config.tree_decode != "darknet":
-            out.append("Darknet reads the tree as tree_decode=darknet does, this model as "
-                       f"{config.tree_decode}: words differ")  # fmt: skip
+            out.append(
+                "Darknet reads the tree as tree_decode=darknet does, this model as "
+                f"{config.tree_decode}: words differ"
+            )
         if config.tree_score != "objectness":
             out.append(f"Darknet's scores are the objectness, this model's {config.tree_score}")
     return out
 
 
 __all__ = [
-    "CHECKPOINTS", "MODELS", "Numbers", "departures", "export_darknet", "import_darknet",
-    "load_file", "load_prefix", "load_state", "state_of",
-]  # fmt: skip
+    "CHECKPOINTS",
+    "MODELS",
+    "Numbers",
+    "departures",
+    "export_darknet",
+    "import_darknet",
+    "load_file",
+    "load_prefix",
+    "load_state",
+    "state_of",
+]

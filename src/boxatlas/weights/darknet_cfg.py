@@ -15,9 +15,13 @@ from boxatlas.errors import InputError
 from boxatlas.weights.darknet_layers import Section
 
 _ALIASES = {
-    "network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool",
-    "conn": "connected", "soft": "softmax",
-}  # fmt: skip
+    "network": "net",
+    "conv": "convolutional",
+    "max": "maxpool",
+    "avg": "avgpool",
+    "conn": "connected",
+    "soft": "softmax",
+}
 Options = Mapping[str, str]
 _MOST = 1_000_000  # no count is larger
 # What of a section decides what it computes, with Darknet's value where a cfg does not say: the
@@ -135,16 +139,21 @@ def _integer(options: Options, key: str, default: int, file: str | Path | None, 
     try:
         return int(options.get(key, default))
     except ValueError:
-        raise InputError("must be a whole number", file=file, field=where + key,
-                         value=options[key]) from None  # fmt: skip
+        raise InputError(
+            "must be a whole number", file=file, field=where + key, value=options[key]
+        ) from None
 
 
 def whole(options: Options, key: str, default: int, file: str | Path | None) -> int:
     """A count of a section. Raises InputError where it is no whole number from 1 to a million."""
     value = number(options, key, default, file)
     if value != int(value) or not 1 <= value <= _MOST:
-        raise InputError(f"must be a whole number from 1 to {_MOST}", file=file, field=key,
-                         value=options.get(key))  # fmt: skip
+        raise InputError(
+            f"must be a whole number from 1 to {_MOST}",
+            file=file,
+            field=key,
+            value=options.get(key),
+        )
     return int(value)
 
 
@@ -154,8 +163,9 @@ def wholes(options: Options, key: str, file: str | Path | None, where: str = "")
     try:
         return tuple(int(v) for v in text.split(",") if v)
     except ValueError:
-        raise InputError("must be whole numbers", file=file, field=where + key,
-                         value=text) from None  # fmt: skip
+        raise InputError(
+            "must be whole numbers", file=file, field=where + key, value=text
+        ) from None
 
 
 def anchors_of(options: Options, file: str | Path | None) -> tuple[tuple[float, float], ...]:
@@ -166,6 +176,7 @@ def anchors_of(options: Options, file: str | Path | None) -> tuple[tuple[float, 
     except ValueError:
         values = []
     if not values or len(values) % 2 or not all(0 < v < math.inf for v in values):
-        raise InputError("must be pairs of positive numbers", file=file, field="anchors",
-                         value=text)  # fmt: skip
+        raise InputError(
+            "must be pairs of positive numbers", file=file, field="anchors", value=text
+        )
     return tuple(zip(values[0::2], values[1::2], strict=True))

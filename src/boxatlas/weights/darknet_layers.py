@@ -41,8 +41,9 @@ class Layer:
 class _Layers(list[Layer]):
     """Layers in the making."""
 
-    def put(self, kind: str, module: nn.Module | None = None, *, before: bool = False,
-            **options: Any) -> None:  # fmt: skip
+    def put(
+        self, kind: str, module: nn.Module | None = None, *, before: bool = False, **options: Any
+    ) -> None:
         text = {key: str(value) for key, value in options.items()}
         self.append(Layer(kind, text, [], module, before))
 
@@ -52,22 +53,37 @@ class _Layers(list[Layer]):
 
     def route(self, source: int) -> None:
         """The output of one earlier layer again."""
-        self.put("route", self[source].module, before=self[source].before,
-                 layers=source - len(self))  # fmt: skip
+        self.put(
+            "route", self[source].module, before=self[source].before, layers=source - len(self)
+        )
 
     def conv(self, conv: Conv) -> None:
         own = dict(conv.named_children())
         layer = own["conv"]
         assert isinstance(layer, nn.Conv2d)
         norm: dict[str, Any] = {"batch_normalize": 1} if "norm" in own else {}
-        self.put("convolutional", conv, **norm, filters=layer.out_channels,
-                 size=layer.kernel_size[0], stride=layer.stride[0], pad=1,
-                 activation="leaky" if "act" in own else "linear")  # fmt: skip
+        self.put(
+            "convolutional",
+            conv,
+            **norm,
+            filters=layer.out_channels,
+            size=layer.kernel_size[0],
+            stride=layer.stride[0],
+            pad=1,
+            activation="leaky" if "act" in own else "linear",
+        )
         self[-1].parts = parts_of(conv, f"layer{self.last}")
 
     def head(self, layer: nn.Conv2d) -> None:
-        self.put("convolutional", layer, filters=layer.out_channels, size=1, stride=1, pad=1,
-                 activation="linear")  # fmt: skip
+        self.put(
+            "convolutional",
+            layer,
+            filters=layer.out_channels,
+            size=1,
+            stride=1,
+            pad=1,
+            activation="linear",
+        )
         self[-1].parts = conv_parts(layer, None, f"layer{self.last}")
 
     def any(self, module: nn.Module) -> None:
@@ -98,8 +114,9 @@ class _Layers(list[Layer]):
     def backbone(self, network: nn.Module) -> list[int]:
         """The layers of a backbone; the number of the layer of each map it returns."""
         if not isinstance(network, Darknet):
-            raise InputError("Darknet has no such backbone", field="backbone",
-                             value=type(network).__name__)  # fmt: skip
+            raise InputError(
+                "Darknet has no such backbone", field="backbone", value=type(network).__name__
+            )
         ends = []
         for stage in network.stages[: max(network._wanted) + 1]:
             self.any(stage)
@@ -127,8 +144,9 @@ def layers_of(network: nn.Module) -> list[Layer]:
             layers.put("avgpool", network)
         layers.put("softmax", groups=1)
     else:
-        raise InputError("is not a network of Darknet's", field="model",
-                         value=type(network).__name__)  # fmt: skip
+        raise InputError(
+            "is not a network of Darknet's", field="model", value=type(network).__name__
+        )
     return layers
 
 
@@ -136,21 +154,41 @@ def _yolov1(layers: _Layers, network: YOLOv1) -> None:
     config = network.config
     if config.centred:
         height, width = config.shape
-        layers.put("crop", network.backbone, before=True, crop_width=width, crop_height=height,
-                   flip=0, angle=0, saturation=1.5, exposure=1.5)  # fmt: skip
+        layers.put(
+            "crop",
+            network.backbone,
+            before=True,
+            crop_width=width,
+            crop_height=height,
+            flip=0,
+            angle=0,
+            saturation=1.5,
+            exposure=1.5,
+        )
     layers.backbone(network.backbone)
     layers.any(network.convs)
     parts = list(network.top)
     for i, part in enumerate(parts):
         if isinstance(part, LocallyConnected):
-            layers.put("local", parts[i + 1], size=part.kernel, stride=1, pad=1,
-                       filters=part.filters, activation="leaky")  # fmt: skip
+            layers.put(
+                "local",
+                parts[i + 1],
+                size=part.kernel,
+                stride=1,
+                pad=1,
+                filters=part.filters,
+                activation="leaky",
+            )
             where = f"layer{layers.last}"
             layers[-1].parts = [(f"{where}.bias", part.bias), (f"{where}.weight", part.weight)]
         elif isinstance(part, nn.Linear):
             leaky = i + 1 < len(parts)
-            layers.put("connected", parts[i + 1] if leaky else part, output=part.out_features,
-                       activation="leaky" if leaky else "linear")  # fmt: skip
+            layers.put(
+                "connected",
+                parts[i + 1] if leaky else part,
+                output=part.out_features,
+                activation="leaky" if leaky else "linear",
+            )
             where = f"layer{layers.last}"
             layers[-1].parts = [
                 (f"{where}.bias", part.bias),
@@ -159,11 +197,20 @@ def _yolov1(layers: _Layers, network: YOLOv1) -> None:
         elif isinstance(part, nn.Dropout):
             layers.put("dropout", part, probability=part.p)
     layers.put(
-        "detection", classes=network.num_classes, coords=4,
-        rescore=int(config.confidence_target == "iou"), side=network.side, num=config.boxes,
-        softmax=0, sqrt=int(config.square_root), jitter=0.2, object_scale=1,
-        noobject_scale=config.noobject_scale, class_scale=1, coord_scale=config.coord_scale,
-    )  # fmt: skip
+        "detection",
+        classes=network.num_classes,
+        coords=4,
+        rescore=int(config.confidence_target == "iou"),
+        side=network.side,
+        num=config.boxes,
+        softmax=0,
+        sqrt=int(config.square_root),
+        jitter=0.2,
+        object_scale=1,
+        noobject_scale=config.noobject_scale,
+        class_scale=1,
+        coord_scale=config.coord_scale,
+    )
 
 
 def _yolov2(layers: _Layers, network: YOLOv2) -> None:
@@ -183,14 +230,24 @@ def _yolov2(layers: _Layers, network: YOLOv2) -> None:
     layers.head(network.head)
     more: dict[str, Any] = {"tree": "classes.tree"} if isinstance(network, YOLO9000) else {}
     layers.put(
-        "region", anchors=_pairs(config.priors(network.num_classes)),
-        bias_match=int(config.match == "prior"), classes=network.num_classes, coords=4,
-        num=len(network.priors), softmax=1, jitter=0.2,
-        rescore=int(config.objectness_target == "iou"), object_scale=config.object_scale,
-        noobject_scale=config.noobject_scale, class_scale=config.class_scale,
-        coord_scale=config.coord_scale, absolute=1, thresh=config.ignore_iou,
-        random=int(config.multi_scale), **more,
-    )  # fmt: skip
+        "region",
+        anchors=_pairs(config.priors(network.num_classes)),
+        bias_match=int(config.match == "prior"),
+        classes=network.num_classes,
+        coords=4,
+        num=len(network.priors),
+        softmax=1,
+        jitter=0.2,
+        rescore=int(config.objectness_target == "iou"),
+        object_scale=config.object_scale,
+        noobject_scale=config.noobject_scale,
+        class_scale=config.class_scale,
+        coord_scale=config.coord_scale,
+        absolute=1,
+        thresh=config.ignore_iou,
+        random=int(config.multi_scale),
+        **more,
+    )
 
 
 def _yolov3(layers: _Layers, network: YOLOv3) -> None:
@@ -207,11 +264,16 @@ def _yolov3(layers: _Layers, network: YOLOv3) -> None:
         layers.any(tower.last)  # pyright: ignore[reportArgumentType]
         layers.head(network.heads[i])  # pyright: ignore[reportArgumentType]
         layers.put(
-            "yolo", mask=",".join(map(str, network.mask[i])), anchors=_pairs(config.shapes()),
-            classes=network.num_classes, num=len(network.anchors), jitter=0.3,
-            ignore_thresh=config.ignore_iou, truth_thresh=config.truth_iou,
+            "yolo",
+            mask=",".join(map(str, network.mask[i])),
+            anchors=_pairs(config.shapes()),
+            classes=network.num_classes,
+            num=len(network.anchors),
+            jitter=0.3,
+            ignore_thresh=config.ignore_iou,
+            truth_thresh=config.truth_iou,
             random=int(config.multi_scale),
-        )  # fmt: skip
+        )
 
 
 def _pairs(anchors: Sequence[Sequence[float]]) -> str:
@@ -220,7 +282,16 @@ def _pairs(anchors: Sequence[Sequence[float]]) -> str:
 
 def sections_of(network: nn.Module, size: tuple[int, int]) -> list[Section]:
     """The whole cfg of a network, with what Darknet needs to run it."""
-    net = {"batch": "1", "subdivisions": "1", "width": str(size[1]), "height": str(size[0]),
-           "channels": "3", "momentum": "0.9", "decay": "0.0005", "learning_rate": "0.001",
-           "max_batches": "500200", "policy": "constant"}  # fmt: skip
+    net = {
+        "batch": "1",
+        "subdivisions": "1",
+        "width": str(size[1]),
+        "height": str(size[0]),
+        "channels": "3",
+        "momentum": "0.9",
+        "decay": "0.0005",
+        "learning_rate": "0.001",
+        "max_batches": "500200",
+        "policy": "constant",
+    }
     return [("net", net), *((layer.kind, layer.options) for layer in layers_of(network))]

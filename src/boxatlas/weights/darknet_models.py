@@ -40,8 +40,11 @@ def recognised(sections: Sequence[Section], file: _File = None) -> Recognised:
     """Which model of ours a cfg is. Raises InputError naming the first section that differs."""
     outputs = [section for section in sections if section[0] in _OUTPUTS]
     if not outputs:
-        raise InputError("has no [yolo], [region] or [detection]: not a detector", file=file,
-                         hint="a classifier's weights begin a training: init")  # fmt: skip
+        raise InputError(
+            "has no [yolo], [region] or [detection]: not a detector",
+            file=file,
+            hint="a classifier's weights begin a training: init",
+        )
     kind, last = outputs[-1]
     count = whole(last, "classes", 20, file)
     size = whole(sections[0][1], "height", 0, file), whole(sections[0][1], "width", 0, file)
@@ -113,8 +116,9 @@ def _yolo(layers: Sequence[Section], outputs: list[dict[str, str]], file: _File)
         "multi_scale": number(outputs[-1], "random", 0.0, file) != 0,
     }
     for name, key, default in (
-        ("ignore_iou", "ignore_thresh", 0.5), ("truth_iou", "truth_thresh", 1.0),
-    ):  # fmt: skip
+        ("ignore_iou", "ignore_thresh", 0.5),
+        ("truth_iou", "truth_thresh", 1.0),
+    ):
         values = [number(one, key, default, file) for one in outputs]
         options[name] = _agreed(key, values, file)
     return "yolov3_tiny" if tiny else "yolov3_spp" if pools else "yolov3", options
@@ -134,10 +138,16 @@ def _region(layers: Sequence[Section], outputs: list[dict[str, str]], file: _Fil
         tower, join = join[:-1], join[-1:]
     width = _width([*((1024, own) for own in tower), *((64, own) for own in squeeze)])
     options = {
-        "backbone": backbone, "batch_norm": normed, "passthrough": passthrough,
-        "release": "later" if squeeze else "paper", "width": width, "tower": len(tower),
+        "backbone": backbone,
+        "batch_norm": normed,
+        "passthrough": passthrough,
+        "release": "later" if squeeze else "paper",
+        "width": width,
+        "tower": len(tower),
         "joined": round(join[0] / width) if join else 0,
-        "anchors": anchors_of(first, file), "resize": "letterbox", "small_boxes": True,
+        "anchors": anchors_of(first, file),
+        "resize": "letterbox",
+        "small_boxes": True,
         "match": "prior" if number(first, "bias_match", 0, file) else "prediction",
         "objectness_target": "iou" if number(first, "rescore", 0, file) else "one",
         "object_scale": number(first, "object_scale", 1, file),
@@ -146,7 +156,7 @@ def _region(layers: Sequence[Section], outputs: list[dict[str, str]], file: _Fil
         "coord_scale": number(first, "coord_scale", 1, file),
         "ignore_iou": number(first, "thresh", 0.5, file),
         "multi_scale": number(first, "random", 0.0, file) != 0,
-    }  # fmt: skip
+    }
     if "tree" in first:
         return "yolo9000", options
     tiny = backbone == "darknet_tiny" and not passthrough
@@ -158,15 +168,20 @@ def _grid(layers: Sequence[Section], outputs: list[dict[str, str]], file: _File)
     first, normed = outputs[0], _normed(layers)
     centred = layers[0][0] == "crop"  # it brings pixels to -1..1
     backbone, start = _backbone(
-        layers[centred:], lambda name: (64,) if name == "yolov1_tiny" else (32,), normed,
-        int(centred), file,
-    )  # fmt: skip
+        layers[centred:],
+        lambda name: (64,) if name == "yolov1_tiny" else (32,),
+        normed,
+        int(centred),
+        file,
+    )
     tiny, rest = backbone == "yolov1_tiny", layers[centred + start :]
     local = [whole(own, "filters", 1, file) for kind, own in rest if kind == "local"]
     connected = [whole(own, "output", 1, file) for kind, own in rest if kind == "connected"]
     pairs = [(256 if tiny else 1024, own) for own in _filters(rest, 3, file=file)]
     options = {
-        "backbone": backbone, "batch_norm": normed, "input_range": "-1..1" if centred else "0..1",
+        "backbone": backbone,
+        "batch_norm": normed,
+        "input_range": "-1..1" if centred else "0..1",
         "width": _width([*pairs, *((256, own) for own in local)]),
         "head": "local" if local else "fc" if len(connected) > 1 else "direct",
         "boxes_per_cell": whole(first, "num", 1, file),
@@ -174,7 +189,7 @@ def _grid(layers: Sequence[Section], outputs: list[dict[str, str]], file: _File)
         "confidence_target": "iou" if number(first, "rescore", 0, file) else "one",
         "noobject_scale": number(first, "noobject_scale", 1, file),
         "coord_scale": number(first, "coord_scale", 1, file),
-    }  # fmt: skip
+    }
     if len(connected) > 1:
         options["hidden"] = connected[0]
     for kind, own in rest:
@@ -209,9 +224,12 @@ def _filters(sections: Sequence[Section], *sizes: int, file: _File) -> list[int]
 
 
 def _backbone(
-    layers: Sequence[Section], strides: Callable[[str], tuple[int, ...]], normed: bool,
-    start: int, file: _File,
-) -> tuple[str, int]:  # fmt: skip
+    layers: Sequence[Section],
+    strides: Callable[[str], tuple[int, ...]],
+    normed: bool,
+    start: int,
+    file: _File,
+) -> tuple[str, int]:
     """(the longest backbone of ours that a cfg begins with, its number of layers).
 
     strides: of the maps that are taken of it, by its name; start: the number of the first layer.

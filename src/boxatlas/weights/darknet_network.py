@@ -95,13 +95,20 @@ def _layer(
     if kind == "convolutional":
         size, activation = number("size", 1), options.get("activation", "logistic")
         if activation not in _ACTIVATIONS or number("groups", 1) != 1:
-            raise InputError("only plain convolutions, leaky or linear, are known",
-                             field=f"layer {index}", value=dict(options))  # fmt: skip
+            raise InputError(
+                "only plain convolutions, leaky or linear, are known",
+                field=f"layer {index}",
+                value=dict(options),
+            )
         conv = Conv(
-            channels, number("filters", 1), size, number("stride", 1),
-            norm=norm if number("batch_normalize", 0) else None, leaky=activation == "leaky",
+            channels,
+            number("filters", 1),
+            size,
+            number("stride", 1),
+            norm=norm if number("batch_normalize", 0) else None,
+            leaky=activation == "leaky",
             padding=size // 2 if number("pad", 0) else number("padding", 0),
-        )  # fmt: skip
+        )
         return conv, conv.width
     if kind == "maxpool":
         stride = number("stride", 1)
@@ -113,11 +120,16 @@ def _layer(
     if kind == "upsample":
         return nn.Upsample(scale_factor=number("stride", 2), mode="nearest"), channels
     made = {
-        "avgpool": _Average(), "softmax": nn.Softmax(1), "route": nn.Identity(),
-        "dropout": nn.Dropout(float(options.get("probability", 0.5))), "yolo": nn.Identity(),
-        "region": nn.Identity(), "detection": nn.Identity(), "cost": nn.Identity(),
+        "avgpool": _Average(),
+        "softmax": nn.Softmax(1),
+        "route": nn.Identity(),
+        "dropout": nn.Dropout(float(options.get("probability", 0.5))),
+        "yolo": nn.Identity(),
+        "region": nn.Identity(),
+        "detection": nn.Identity(),
+        "cost": nn.Identity(),
         "shortcut": nn.LeakyReLU(SLOPE) if options.get("activation") == "leaky" else nn.Identity(),
-    }  # fmt: skip
+    }
     if kind not in made:
         raise InputError(f"[{kind}] is not known", field=f"layer {index}")
     return made[kind], channels

@@ -42,29 +42,45 @@ _MODELS = (
 )  # fmt: skip
 CHECKPOINTS = tuple(
     Published(
-        file, model, "COCO", _ZOO, f"{_FILES}/{folder}/{file}", None, f"md5:{file[-10:-4]}",
+        file,
+        model,
+        "COCO",
+        _ZOO,
+        f"{_FILES}/{folder}/{file}",
+        None,
+        f"md5:{file[-10:-4]}",
         "CC BY-SA 3.0",
     )
     for folder, file, model in _MODELS
-)  # fmt: skip
+)
 MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
 
 # No rounding anywhere; L1 losses; RoIAlign at half-pixel centres, as many samples as cells.
 PROFILE: dict[str, Any] = {
-    "roi_op": "align", "roi_aligned": True, "roi_sampling": 0, "rpn_beta": 0.0, "roi_beta": 0.0,
+    "roi_op": "align",
+    "roi_aligned": True,
+    "roi_sampling": 0,
+    "rpn_beta": 0.0,
+    "roi_beta": 0.0,
     "stride_in_1x1": True,
-}  # fmt: skip
+}
 PYRAMID: dict[str, Any] = {"level_epsilons": (1e-8, 0.0)}
 ONE_MAP: dict[str, Any] = {"anchor_base": None, "anchor_order": "size,ratio"}
 MASKS: dict[str, Any] = {"mask_target": "polygon", "mask_paste": "continuous"}
 CASCADE: dict[str, Any] = {
-    "score_boxes": "own", "stage_gradients": (1 / 3, 1 / 3, 1 / 3), "append_objects": False,
-    "drop_above": None, "mask_stages": "first",
-}  # fmt: skip
+    "score_boxes": "own",
+    "stage_gradients": (1 / 3, 1 / 3, 1 / 3),
+    "append_objects": False,
+    "drop_above": None,
+    "mask_stages": "first",
+}
 PREPROCESS: dict[str, Any] = {
-    "channels": "bgr", "scale": 1.0, "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0),
+    "channels": "bgr",
+    "scale": 1.0,
+    "mean": (103.53, 116.28, 123.675),
+    "std": (1.0, 1.0, 1.0),
     "multiple": 32,
-}  # fmt: skip
+}
 
 Rules = Sequence[tuple[str, str]]
 _RULES: Rules = (
@@ -101,13 +117,19 @@ def recognise(state: State, model: str) -> Imported:
     grouped = tensor_of(state, f"{body}res2.0.conv2.weight")
     if grouped.shape[1] != grouped.shape[0]:
         width = grouped.shape[1]
-        options |= {"backbone": f"resnext101_{grouped.shape[0] // width}x{width}d",
-                    "stride_in_1x1": False}  # fmt: skip
+        options |= {
+            "backbone": f"resnext101_{grouped.shape[0] // width}x{width}d",
+            "stride_in_1x1": False,
+        }
         preprocess["std"] = (57.375, 57.12, 58.395)
     return Imported(
-        options, class_names(count), namer(body), preprocess, convert=background_first,
+        options,
+        class_names(count),
+        namer(body),
+        preprocess,
+        convert=background_first,
         ignored=lambda name: "anchor_generator" in name or name.startswith("pixel_"),
-    )  # fmt: skip
+    )
 
 
 def namer(body: str) -> Callable[[str], str]:

@@ -11,19 +11,29 @@ from boxatlas.weights.source import (
     State,
     class_names,
     tensor_of,
-)  # fmt: skip
+)
 
 CHECKPOINTS = tuple(  # as its training script names what it ends with
-    Published(f"RefineDet{size}_VOC_final.pth", f"refinedet{size}_vgg16", "VOC 07+12",
-              "luuuyi/RefineDet.PyTorch")
+    Published(
+        f"RefineDet{size}_VOC_final.pth",
+        f"refinedet{size}_vgg16",
+        "VOC 07+12",
+        "luuuyi/RefineDet.PyTorch",
+    )
     for size in (320, 512)
-)  # fmt: skip
+)
 
 PROFILE = {
-    "clip_boxes": "each", "match": "argmax", "difficult": "drop", "ceil_pools": (3,),
-    "norm_place": "added_to_root", "filter_positives": True, "log_epsilon": 1e-5,
-    "candidates": 1000, "max_detections": 100_000,
-}  # fmt: skip
+    "clip_boxes": "each",
+    "match": "argmax",
+    "difficult": "drop",
+    "ceil_pools": (3,),
+    "norm_place": "added_to_root",
+    "filter_positives": True,
+    "log_epsilon": 1e-5,
+    "candidates": 1000,
+    "max_detections": 100_000,
+}
 MODELS = ("refinedet320_vgg16", "refinedet512_vgg16")
 
 
@@ -47,8 +57,12 @@ def _name(own: str) -> str:
     if part == "transfer":
         _, level, kind, _, leaf = rest.split(".")
         place = int(level)
-        layers = {"first": f"tcb0.{3 * place}", "second": f"tcb0.{3 * place + 2}",
-                  "up": f"tcb1.{place}", "last": f"tcb2.{3 * place + 1}"}  # fmt: skip
+        layers = {
+            "first": f"tcb0.{3 * place}",
+            "second": f"tcb0.{3 * place + 2}",
+            "up": f"tcb1.{place}",
+            "last": f"tcb2.{3 * place + 1}",
+        }
         return f"{layers[kind]}.{leaf}"
     kind, rest = rest.split(".", 1)
     return f"{'arm' if part == 'arm' else 'odm'}_{'conf' if kind == 'cls' else 'loc'}.{rest}"

@@ -18,25 +18,39 @@ from boxatlas.weights.source import (
     class_names,
     ssd_sizes,
     tensor_of,
-)  # fmt: skip
+)
 
 CHECKPOINTS = (
-    Published("m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det",
-              licence="MIT (from memory)"),
-)  # fmt: skip
+    Published(
+        "m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det", licence="MIT (from memory)"
+    ),
+)
 
 PROFILE = {
-    "form": "released", "clip_boxes": "each", "match": "argmax", "ceil_pools": (3,),
-    "score": 0.1, "soft_nms": "linear", "soft_iou": 0.3, "candidates": 100_000,
+    "form": "released",
+    "clip_boxes": "each",
+    "match": "argmax",
+    "ceil_pools": (3,),
+    "score": 0.1,
+    "soft_nms": "linear",
+    "soft_iou": 0.3,
+    "candidates": 100_000,
     "max_detections": 100_000,
-}  # fmt: skip
+}
 PREPROCESS = {
-    "channels": "bgr", "mean": (104.0, 117.0, 123.0), "std": (1.0, 1.0, 1.0), "scale": 1.0,
-}  # fmt: skip
+    "channels": "bgr",
+    "mean": (104.0, 117.0, 123.0),
+    "std": (1.0, 1.0, 1.0),
+    "scale": 1.0,
+}
 MODELS = (
-    "m2det320_vgg16", "m2det512_vgg16", "m2det800_vgg16", "m2det320_r101", "m2det512_r101",
+    "m2det320_vgg16",
+    "m2det512_vgg16",
+    "m2det800_vgg16",
+    "m2det320_r101",
+    "m2det512_r101",
     "m2det800_r101",
-)  # fmt: skip
+)
 
 
 def recognise(state: State, model: str) -> Imported:
@@ -48,10 +62,15 @@ def recognise(state: State, model: str) -> Imported:
     shared_sfam = attention and _alike(state, "sfam_module.fc1")
     scales = len({m[1] for name in state if (m := re.match(r"conf\.(\d+)\.", name))})
     options: dict[str, Any] = {
-        **PROFILE, "tums": tums, "scales": scales, "sfam": attention, "shared_leach": shared,
+        **PROFILE,
+        "tums": tums,
+        "scales": scales,
+        "sfam": attention,
+        "shared_leach": shared,
         "planes": tensor_of(state, "unet1.layers.0.conv.weight").shape[0],
-        "shared_sfam": shared_sfam, "norm_largest": "Norm.weight" in state,
-    }  # fmt: skip
+        "shared_sfam": shared_sfam,
+        "norm_largest": "Norm.weight" in state,
+    }
     if attention:
         wide = tensor_of(state, "sfam_module.fc1.0.weight")
         options["sfam_ratio"] = wide.shape[1] // wide.shape[0]
@@ -62,8 +81,9 @@ def recognise(state: State, model: str) -> Imported:
         return same or name.startswith("base.fc.")  # ResNet's classifier
 
     vgg = model.endswith("vgg16")
-    return Imported(options, class_names(count), _vgg if vgg else _name, PREPROCESS,
-                    ignored=ignored)  # fmt: skip
+    return Imported(
+        options, class_names(count), _vgg if vgg else _name, PREPROCESS, ignored=ignored
+    )
 
 
 def _alike(state: State, prefix: str) -> bool:

@@ -28,30 +28,50 @@ _MODELS = (
 )  # fmt: skip
 CHECKPOINTS = tuple(
     Published(
-        f"{name}_{rest}.pth", model, "COCO", _ZOO, f"{_FILES}/{folder}/{name}/{name}_{rest}.pth",
-        None, f"sha256:{rest[-8:]}", "Apache-2.0",
+        f"{name}_{rest}.pth",
+        model,
+        "COCO",
+        _ZOO,
+        f"{_FILES}/{folder}/{name}/{name}_{rest}.pth",
+        None,
+        f"sha256:{rest[-8:]}",
+        "Apache-2.0",
     )
     for folder, name, rest, model in _MODELS
-)  # fmt: skip
+)
 MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
 
 # A RoI's level is floor(2 + log2(side / 56 + 1e-6)); sizes shrink at most as they may grow.
 PROFILE: dict[str, Any] = {
-    "roi_op": "align", "roi_aligned": True, "roi_sampling": 0, "rpn_beta": 0.0, "roi_beta": 0.0,
-    "norm": "batch", "level_epsilons": (0.25e-6, 0.0), "box_clamp_below": True,
-}  # fmt: skip
+    "roi_op": "align",
+    "roi_aligned": True,
+    "roi_sampling": 0,
+    "rpn_beta": 0.0,
+    "roi_beta": 0.0,
+    "norm": "batch",
+    "level_epsilons": (0.25e-6, 0.0),
+    "box_clamp_below": True,
+}
 CASCADE: dict[str, Any] = {
-    "score_boxes": "own", "score_of": "logit", "stage_gradients": (1, 1, 1),
-    "stage_losses": (1, 0.5, 0.25), "resample": True, "drop_above": None, "roi_beta": 1.0,
+    "score_boxes": "own",
+    "score_of": "logit",
+    "stage_gradients": (1, 1, 1),
+    "stage_losses": (1, 0.5, 0.25),
+    "resample": True,
+    "drop_above": None,
+    "roi_beta": 1.0,
     "stage_weights": tuple(
         (1 / xy, 1 / xy, 1 / wh, 1 / wh) for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
     ),
-}  # fmt: skip
+}
 MASKS: dict[str, Any] = {"mask_paste": "continuous", "mask_target": "bitmap"}
 PREPROCESS: dict[str, Any] = {
-    "channels": "rgb", "scale": 1.0, "mean": (123.675, 116.28, 103.53),
-    "std": (58.395, 57.12, 57.375), "multiple": 32,
-}  # fmt: skip
+    "channels": "rgb",
+    "scale": 1.0,
+    "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375),
+    "multiple": 32,
+}
 
 _RULES = (
     (r"trunk\.backbone\.", "backbone."),

@@ -22,23 +22,37 @@ CHECKPOINTS = (
 MODELS = ("rfcn_r50", "rfcn_r101")
 
 PROFILE: dict[str, Any] = {
-    "inclusive": True, "inclusive_centre": True, "box_clamp": None, "pool_padding": 0,
-    "stride_in_1x1": True, "rpn_beta": 1 / 9, "score": 1e-3, "norm_eps": 1e-5,
-}  # fmt: skip
+    "inclusive": True,
+    "inclusive_centre": True,
+    "box_clamp": None,
+    "pool_padding": 0,
+    "stride_in_1x1": True,
+    "rpn_beta": 1 / 9,
+    "score": 1e-3,
+    "norm_eps": 1e-5,
+}
 PREPROCESS: dict[str, Any] = {
-    "channels": "bgr", "scale": 1.0, "mean": (103.06, 115.9, 123.15), "std": (1.0, 1.0, 1.0),
+    "channels": "bgr",
+    "scale": 1.0,
+    "mean": (103.06, 115.9, 123.15),
+    "std": (1.0, 1.0, 1.0),
     "multiple": 1,
-}  # fmt: skip
+}
 
 _HEADS = {
-    "rpn.head.conv.0": "rpn_conv_3x3", "rpn.head.cls": "rpn_cls_score",
-    "rpn.head.box": "rpn_bbox_pred", "score.reduce": "conv_new_1", "score.cls": "rfcn_cls",
+    "rpn.head.conv.0": "rpn_conv_3x3",
+    "rpn.head.cls": "rpn_cls_score",
+    "rpn.head.box": "rpn_bbox_pred",
+    "score.reduce": "conv_new_1",
+    "score.cls": "rfcn_cls",
     "score.box": "rfcn_bbox",
-}  # fmt: skip
+}
 _LEAVES = {
-    "weight": ("weight", "gamma"), "bias": ("bias", "beta"),
-    "running_mean": ("moving_mean",) * 2, "running_var": ("moving_var",) * 2,
-}  # fmt: skip
+    "weight": ("weight", "gamma"),
+    "bias": ("bias", "beta"),
+    "running_mean": ("moving_mean",) * 2,
+    "running_var": ("moving_var",) * 2,
+}
 
 
 def recognise(state: State, model: str) -> Imported:
@@ -49,8 +63,12 @@ def recognise(state: State, model: str) -> Imported:
     # Class-agnostic boxes are 8 maps a part; k is what divides both into whole numbers.
     k = next((n for n in (7, 3, 1) if boxes == 8 * n * n and outputs % (n * n) == 0), 7)
     count = outputs // (k * k) - 1
-    options = {**PROFILE, "k": k, "class_agnostic": boxes == 8 * k * k,
-               "conv_width": tensor_of(state, name("score.reduce.weight")).shape[0]}  # fmt: skip
+    options = {
+        **PROFILE,
+        "k": k,
+        "class_agnostic": boxes == 8 * k * k,
+        "conv_width": tensor_of(state, name("score.reduce.weight")).shape[0],
+    }
     return Imported(options, class_names(count), name, PREPROCESS)
 
 

@@ -19,34 +19,58 @@ _FAST = "rbgirshick/fast-rcnn (as named arrays, npz)"
 _BOX = "https://dl.dropboxusercontent.com/s"
 _FASTER_FILES: dict[str, Any] = {
     "url": "http://www.cs.berkeley.edu/~rbg/faster-rcnn-data/faster_rcnn_models.tgz",
-    "megabytes": 695, "checksum": "md5:ac116844f66aefe29587214272054668", "licence": "MIT",
-}  # fmt: skip
+    "megabytes": 695,
+    "checksum": "md5:ac116844f66aefe29587214272054668",
+    "licence": "MIT",
+}
 _FAST_FILES: dict[str, Any] = {
     "url": f"{_BOX}/e3ugqq3lca4z8q6/fast_rcnn_models.tgz",
-    "megabytes": 983, "checksum": "md5:5f7dde9f5376e18c8e065338cc5df3f7", "licence": "MIT",
-}  # fmt: skip
+    "megabytes": 983,
+    "checksum": "md5:5f7dde9f5376e18c8e065338cc5df3f7",
+    "licence": "MIT",
+}
 CHECKPOINTS = (
-    Published("VGG16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "VOC 07", _WHERE,
-              **_FASTER_FILES),
-    Published("ZF_faster_rcnn_final.caffemodel", "faster_rcnn_zf", "VOC 07", _WHERE,
-              **_FASTER_FILES),
-    Published("coco_vgg16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "COCO", _WHERE,
-              f"{_BOX}/cotx0y81zvbbhnt/coco_vgg16_faster_rcnn_final.caffemodel", licence="MIT"),
-    Published("vgg16_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_vgg16", "VOC 07", _FAST,
-              **_FAST_FILES),
-    Published("caffenet_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_alexnet", "VOC 07", _FAST,
-              **_FAST_FILES),
-)  # fmt: skip
+    Published(
+        "VGG16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "VOC 07", _WHERE, **_FASTER_FILES
+    ),
+    Published(
+        "ZF_faster_rcnn_final.caffemodel", "faster_rcnn_zf", "VOC 07", _WHERE, **_FASTER_FILES
+    ),
+    Published(
+        "coco_vgg16_faster_rcnn_final.caffemodel",
+        "faster_rcnn_vgg16",
+        "COCO",
+        _WHERE,
+        f"{_BOX}/cotx0y81zvbbhnt/coco_vgg16_faster_rcnn_final.caffemodel",
+        licence="MIT",
+    ),
+    Published(
+        "vgg16_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_vgg16", "VOC 07", _FAST, **_FAST_FILES
+    ),
+    Published(
+        "caffenet_fast_rcnn_iter_40000.caffemodel",
+        "fast_rcnn_alexnet",
+        "VOC 07",
+        _FAST,
+        **_FAST_FILES,
+    ),
+)
 MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
 
 PROFILE: dict[str, Any] = {
-    "inclusive": True, "roi_weights": (1.0, 1.0, 1.0, 1.0), "box_clamp": None,
-    "background_box": True, "ceil_pools": True,
-}  # fmt: skip
+    "inclusive": True,
+    "roi_weights": (1.0, 1.0, 1.0, 1.0),
+    "box_clamp": None,
+    "background_box": True,
+    "ceil_pools": True,
+}
 PREPROCESS: dict[str, Any] = {
-    "channels": "bgr", "scale": 1.0, "mean": (102.9801, 115.9465, 122.7717),
-    "std": (1.0, 1.0, 1.0), "multiple": 1,
-}  # fmt: skip
+    "channels": "bgr",
+    "scale": 1.0,
+    "mean": (102.9801, 115.9465, 122.7717),
+    "std": (1.0, 1.0, 1.0),
+    "multiple": 1,
+}
 
 _RULES = (
     (r"trunk\.(?:network\.)?(conv\d(?:_\d)?)\.", r"\1."),

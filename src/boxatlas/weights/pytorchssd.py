@@ -15,19 +15,24 @@ from boxatlas.weights.source import (
     class_names,
     port_name,
     ssd_sizes,
-)  # fmt: skip
+)
 
 CHECKPOINTS = (
     Published("SSD300 (07+12)", "ssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
     Published("FSSD300 (07+12)", "fssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
-)  # fmt: skip
+)
 
 _COMMON = {"clip_boxes": "each", "match": "argmax", "ceil_pools": (3,)}
 PROFILE = {**_COMMON, "norm_place": "added_to_root", "unit_trunk": True}
 FSSD_PROFILE = {
-    **_COMMON, "sources": ("conv4_3", "fc7", "conv7_2"), "generator": "simple",
-    "fuse_norm_affine": True, "align_corners": False, "reduce_all": True, "extra_padding": 0,
-}  # fmt: skip
+    **_COMMON,
+    "sources": ("conv4_3", "fc7", "conv7_2"),
+    "generator": "simple",
+    "fuse_norm_affine": True,
+    "align_corners": False,
+    "reduce_all": True,
+    "extra_padding": 0,
+}
 PREPROCESS = {"channels": "bgr", "mean": (104.0, 117.0, 123.0)}
 MODELS = ("ssd300_vgg16", "fssd300_vgg16", "fssd512_vgg16")
 

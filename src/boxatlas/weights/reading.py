@@ -79,9 +79,10 @@ def _read_torch(path: Path) -> State:
     except pickle.UnpicklingError:
         raise InputError(
             "not a file of weights, or one that holds more than tensors and could run code; "
-            "refused unread", file=path,
+            "refused unread",
+            file=path,
             hint="save it again as safetensors where you trust it",
-        ) from None  # fmt: skip
+        ) from None
     except Exception as error:  # a damaged file fails in any of the reader's ways
         reason = str(error).split(". ")[0].split("\n")[0]
         detail = f": {reason}" if isinstance(error, RuntimeError | OSError) else ""

@@ -20,15 +20,21 @@ CHECKPOINTS = (
 )
 
 PROFILE = {
-    "clip_boxes": "each", "match": "argmax", "rates": "released", "ceil_pools": (3,),
+    "clip_boxes": "each",
+    "match": "argmax",
+    "rates": "released",
+    "ceil_pools": (3,),
     "candidates": 100_000,
-}  # fmt: skip
+}
 PREPROCESS = {"channels": "bgr", "mean": (104.0, 117.0, 123.0)}
 _MOBILE = {"channels": "bgr", "mean": (103.94, 116.78, 123.68), "std": (1.0,) * 3, "scale": 1.0}
 MODELS = (
-    "rfbnet300_vgg16", "rfbnet300e_vgg16", "rfbnet512_vgg16", "rfbnet512e_vgg16",
+    "rfbnet300_vgg16",
+    "rfbnet300e_vgg16",
+    "rfbnet512_vgg16",
+    "rfbnet512e_vgg16",
     "rfbnet300_mobilenet",
-)  # fmt: skip
+)
 
 _vgg = port_name("base", "extras", "", "conf", "loc")
 
@@ -37,9 +43,11 @@ def recognise(state: State, model: str) -> Imported:
     """RFB-s is there or not; the table of sizes goes by the number of classes."""
     count, boxes = ssd_sizes(state, "conf.0.weight", "loc.0.weight")
     options: dict[str, Any] = {
-        **PROFILE, "boxes": "voc" if count <= 20 else "coco", "boxes_on_first_map": boxes,
+        **PROFILE,
+        "boxes": "voc" if count <= 20 else "coco",
+        "boxes_on_first_map": boxes,
         "rfb_s": any(name.startswith("Norm.branch") for name in state),
-    }  # fmt: skip
+    }
     light = model == "rfbnet300_mobilenet"
     if light:
         options["steps"] = (16.0, 32.0, 64.0, 100.0, 150.0, 300.0)

@@ -33,25 +33,43 @@ _FILES = (
 )  # fmt: skip
 CHECKPOINTS = tuple(
     Published(
-        file, model, "COCO", "torchvision", f"https://download.pytorch.org/models/{file}",
-        megabytes, f"sha256:{file[-12:-4]}", "BSD-3-Clause (code)",
+        file,
+        model,
+        "COCO",
+        "torchvision",
+        f"https://download.pytorch.org/models/{file}",
+        megabytes,
+        f"sha256:{file[-12:-4]}",
+        "BSD-3-Clause (code)",
     )
     for file, megabytes, model in _FILES
-)  # fmt: skip
+)
 
 # Boxes are cut to the input before suppression and the decoded sizes are bounded.
 _COMMON = {"clip_boxes": "size", "match": "argmax", "clip_before_nms": True, "clamp_deltas": True}
 PROFILE = {
-    **_COMMON, "boxes": "coco", "ceil_pools": (3,), "norm_eps": 1e-12,
+    **_COMMON,
+    "boxes": "coco",
+    "ceil_pools": (3,),
+    "norm_eps": 1e-12,
     "norm_place": "norm_clamped_below",
-}  # fmt: skip
+}
 PREPROCESS = {"mean": (0.48235, 0.45882, 0.40784), "std": (1 / 255,) * 3, "scale": 1 / 255}
 MODELS = (
-    "faster_rcnn_r50_fpn", "faster_rcnn_r50_fpn_v2", "faster_rcnn_r101_fpn",
-    "faster_rcnn_mobilenet_v3_fpn", "faster_rcnn320_mobilenet_v3_fpn", "retinanet_r50_fpn",
-    "retinanet_r50_fpn_v2", "retinanet_r101_fpn", "mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn_v2",
-    "mask_rcnn_r101_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large",
-)  # fmt: skip
+    "faster_rcnn_r50_fpn",
+    "faster_rcnn_r50_fpn_v2",
+    "faster_rcnn_r101_fpn",
+    "faster_rcnn_mobilenet_v3_fpn",
+    "faster_rcnn320_mobilenet_v3_fpn",
+    "retinanet_r50_fpn",
+    "retinanet_r50_fpn_v2",
+    "retinanet_r101_fpn",
+    "mask_rcnn_r50_fpn",
+    "mask_rcnn_r50_fpn_v2",
+    "mask_rcnn_r101_fpn",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+)
 
 _HEAD = {"cls": "head.classification_head.module_list", "reg": "head.regression_head.module_list"}
 
@@ -103,20 +121,29 @@ def _lite_name(own: str) -> str:
 PYRAMID_PREPROCESS = {"truncate": True}
 _ANCHORS = {"anchor_rounded": True, "anchor_stride": "image // grid", "anchor_order": "ratio,size"}
 RETINANET = {
-    **_ANCHORS, "low_quality": "argmax", "max_detections": 300,
+    **_ANCHORS,
+    "low_quality": "argmax",
+    "max_detections": 300,
     "anchor_sizes": tuple(
         (s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in (32, 64, 128, 256, 512)
     ),
-}  # fmt: skip
+}
 FASTER_RCNN = {
-    **_ANCHORS, "roi_op": "align", "background_box": True, "roi_beta": 1 / 9, "min_size": 1e-3,
+    **_ANCHORS,
+    "roi_op": "align",
+    "background_box": True,
+    "roi_beta": 1 / 9,
+    "min_size": 1e-3,
     "min_detection": 1e-2,
-}  # fmt: skip
+}
 
 # Targets are means of the object's pixels; map 0 is the background's.
 MASKS = {
-    "mask_background": True, "mask_target": "soft", "mask_aligned": False, "mask_paste": "whole",
-}  # fmt: skip
+    "mask_background": True,
+    "mask_target": "soft",
+    "mask_aligned": False,
+    "mask_paste": "whole",
+}
 
 Rules = Sequence[tuple[str, str]]
 
@@ -194,9 +221,12 @@ def _retinanet(state: State) -> Imported:
     p6 = tensor_of(state, "backbone.fpn.extra_blocks.p6.weight")
     second = "head.classification_head.conv.0.1.weight" in state
     options = {
-        **RETINANET, **backbone_norm(state), "p6_from": "p5" if p6.shape[1] == len(p6) else "c5",
-        "head_norm": "group" if second else "none", "box_loss": "giou" if second else "l1",
-    }  # fmt: skip
+        **RETINANET,
+        **backbone_norm(state),
+        "p6_from": "p5" if p6.shape[1] == len(p6) else "c5",
+        "head_norm": "group" if second else "none",
+        "box_loss": "giou" if second else "l1",
+    }
     return Imported(
         options, labelled(outputs // boxes), namer(_RETINANET_RULES, state), PYRAMID_PREPROCESS
     )

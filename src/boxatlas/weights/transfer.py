@@ -71,9 +71,14 @@ def transfer(
 
 
 def _take_rows(
-    name: str, target: Tensor, given: Tensor, rows: ClassRows, source: tuple[str, ...],
-    wanted: tuple[str, ...], done: Transferred,
-) -> None:  # fmt: skip
+    name: str,
+    target: Tensor,
+    given: Tensor,
+    rows: ClassRows,
+    source: tuple[str, ...],
+    wanted: tuple[str, ...],
+    done: Transferred,
+) -> None:
     """Copy the rows of shared classes and those before the classes, block by block."""
     shape = (rows.groups, rows.offset + len(source), rows.width, *target.shape[1:])
     if given.shape != (shape[0] * shape[1] * rows.width, *target.shape[1:]):

@@ -11,9 +11,13 @@ from boxatlas.weights.source import Imported, Published, State, class_names, ssd
 CHECKPOINTS: tuple[Published, ...] = ()
 
 PROFILE = {
-    "cell_order": "ratio", "last_map": 1, "head_norm": False, "learned_first": True,
-    "blocks_first": False, "norm_place": "clamp_sum_of_squares",
-}  # fmt: skip
+    "cell_order": "ratio",
+    "last_map": 1,
+    "head_norm": False,
+    "learned_first": True,
+    "blocks_first": False,
+    "norm_place": "clamp_sum_of_squares",
+}
 MODELS = ("dsod300",)
 # Our unit of the backbone -> theirs; a block is Block12.0, .2 or Block34.0, .2.
 _BLOCKS = ("Block12.0", "Block12.2", "Block34.0", "Block34.2")
@@ -26,11 +30,13 @@ def recognise(state: State, model: str) -> Imported:
     """Bottleneck and growth from the first dense layer."""
     count, boxes = ssd_sizes(state, "Conf.0.weight", "Loc.0.weight")
     options = {
-        **PROFILE, "boxes": "voc" if count <= 20 else "coco", "boxes_on_first_map": boxes,
+        **PROFILE,
+        "boxes": "voc" if count <= 20 else "coco",
+        "boxes_on_first_map": boxes,
         "stem": tensor_of(state, "Stem.0.0.weight").shape[0],
         "bottleneck": tensor_of(state, "Block12.0.layers.0.conv1.2.weight").shape[0],
         "growth": tensor_of(state, "Block12.0.layers.0.conv2.2.weight").shape[0],
-    }  # fmt: skip
+    }
     return Imported(options, class_names(count), _name, reshape=True)
 
 

@@ -42,7 +42,7 @@ def command(
     \b
     boxatlas data anchors photos --k 5
     boxatlas data anchors photos --k 9 --size 608 --letterbox --out anchors.png --json
-    """  # fmt: skip
+    """
     from boxatlas.data import Table, splits
     from boxatlas.data.anchors import cluster, curve, plot, shapes_of
     from boxatlas.progress import track
@@ -56,26 +56,41 @@ def command(
     update = "median" if median else "mean"
     found = cluster(shapes, k, update=update, seed=seed)
     ks = range(1, min(max(most, k), len(shapes)) + 1)
-    rows = curve(shapes, ks, update=update, seed=seed,
-                 each=lambda steps: track(steps, "clustering", len(ks)))  # fmt: skip
+    rows = curve(
+        shapes, ks, update=update, seed=seed, each=lambda steps: track(steps, "clustering", len(ks))
+    )
     if out is not None:
         plot(rows, shapes, found, out)
     pixels = found.pixels((size, size))
     cells = [(round(w / stride, 4), round(h / stride, 4)) for w, h in pixels]
     document = {
-        "k": k, "split": split, "objects": len(shapes), "size": size,
-        "average_iou": found.average_iou, "fractions": found.shapes.tolist(), "pixels": pixels,
-        "cells": cells, "counts": found.counts, "curve": rows, "plot": out and str(out),
-    }  # fmt: skip
+        "k": k,
+        "split": split,
+        "objects": len(shapes),
+        "size": size,
+        "average_iou": found.average_iou,
+        "fractions": found.shapes.tolist(),
+        "pixels": pixels,
+        "cells": cells,
+        "counts": found.counts,
+        "curve": rows,
+        "plot": out and str(out),
+    }
     if not as_json:
         _tables(document, stride)
-    emit(document, as_json, text=f"average IoU {found.average_iou:.4f} over {len(shapes)} objects"
-         + (f" of {split}" if split else ""))  # fmt: skip
+    emit(
+        document,
+        as_json,
+        text=f"average IoU {found.average_iou:.4f} over {len(shapes)} objects"
+        + (f" of {split}" if split else ""),
+    )
 
 
 def _tables(document: dict[str, Any], stride: int) -> None:
-    curve = [{"k": row["k"], "average IoU": row["iou"], "by Euclid": row["euclidean"]}
-             for row in document["curve"]]  # fmt: skip
+    curve = [
+        {"k": row["k"], "average IoU": row["iou"], "by Euclid": row["euclidean"]}
+        for row in document["curve"]
+    ]
     emit(None, False, rows=curve)
     priors = [
         {"width": w, "height": h, f"cells of {stride}": f"{x:.2f}, {y:.2f}", "objects": n}

@@ -49,11 +49,15 @@ def command(
 
     report = check(folder, format, images=images, each=each)
     document: dict[str, Any] = {
-        "folder": str(folder), "layout": report.module.__name__.rpartition(".")[2],
-        "images": report.images, "objects": report.objects, "splits": report.splits,
-        "errors": sum(flaw.count for flaw in report.errors), "counts": report.counts,
+        "folder": str(folder),
+        "layout": report.module.__name__.rpartition(".")[2],
+        "images": report.images,
+        "objects": report.objects,
+        "splits": report.splits,
+        "errors": sum(flaw.count for flaw in report.errors),
+        "counts": report.counts,
         "flaws": [flaw.as_dict() for flaw in report.flaws],
-    }  # fmt: skip
+    }
     if not as_json:
         _tell(report, every)
     if fix is not None:
@@ -68,8 +72,10 @@ def _tell(report: Report, every: bool) -> None:
     from boxatlas.data.doctor import KINDS
 
     counts = report.counts
-    rows = [{"": KINDS[kind].level, "flaw": kind, "what": KINDS[kind].meaning, "count": n}
-            for kind, n in counts.items()]  # fmt: skip
+    rows = [
+        {"": KINDS[kind].level, "flaw": kind, "what": KINDS[kind].meaning, "count": n}
+        for kind, n in counts.items()
+    ]
     if rows:
         emit(None, False, rows=rows)
     shown: dict[str, int] = {}
@@ -83,8 +89,10 @@ def _tell(report: Report, every: bool) -> None:
     errors = sum(flaw.count for flaw in report.errors)
     warnings = sum(counts.values()) - errors
     splits = ", ".join(f"{name} {n}" for name, n in report.splits.items())
-    print(f"{report.images} images{f' ({splits})' if splits else ''}, {report.objects} objects: "
-          f"{errors} errors, {warnings} warnings")  # fmt: skip
+    print(
+        f"{report.images} images{f' ({splits})' if splits else ''}, {report.objects} objects: "
+        f"{errors} errors, {warnings} warnings"
+    )
 
 
 def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> None:
@@ -97,8 +105,11 @@ def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> 
 
     actions = repair(report, out, each)
     again = check(out, report.module.__name__.rpartition(".")[2], images=False)
-    document["repaired"] = {"folder": str(out), "actions": [a.as_dict() for a in actions],
-                            "errors left": [flaw.as_dict() for flaw in again.errors]}  # fmt: skip
+    document["repaired"] = {
+        "folder": str(out),
+        "actions": [a.as_dict() for a in actions],
+        "errors left": [flaw.as_dict() for flaw in again.errors],
+    }
     if as_json:
         return
     for action in actions:

@@ -29,8 +29,9 @@ def chosen_splits(folder: Path, split: str | None, format: str | None) -> dict[s
         return read_splits(folder, format)
     known = splits(folder, format)
     if split not in known:
-        raise InputError("no such split", file=folder, field="--split", value=split,
-                         hint=nearest(split, known))  # fmt: skip
+        raise InputError(
+            "no such split", file=folder, field="--split", value=split, hint=nearest(split, known)
+        )
     return {split: read(folder, split, format)}
 
 

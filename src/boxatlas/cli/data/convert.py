@@ -23,7 +23,7 @@ def command(
     \b
     boxatlas data convert photos photos_coco --to coco
     boxatlas data convert photos photos_fiftyone --to fiftyone
-    """  # fmt: skip
+    """
     from boxatlas.data import read_splits
     from boxatlas.data.convert import convert
     from boxatlas.progress import track
@@ -31,8 +31,13 @@ def command(
     tables = read_splits(folder, format)
     jobs = sum(len(table) for table in tables.values())
     table, notes = convert(tables, out, to, lambda found: track(found, "copying images", jobs))
-    document = {"folder": str(out), "layout": to, "images": len(table),
-                "objects": len(table.labels), "left out": notes}  # fmt: skip
+    document = {
+        "folder": str(out),
+        "layout": to,
+        "images": len(table),
+        "objects": len(table.labels),
+        "left out": notes,
+    }
     lines = [f"not carried over: {note}" for note in notes]
     lines.append(f"{out}: {len(table)} images, {len(table.labels)} objects in {to} layout")
     emit(document, as_json, text="\n".join(lines))

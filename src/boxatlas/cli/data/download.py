@@ -35,8 +35,7 @@ def command(
     from boxatlas.errors import InputError, nearest
 
     if name not in SETS:
-        raise InputError("no such data set", field="download", value=name,
-                         hint=nearest(name, SETS))  # fmt: skip
+        raise InputError("no such data set", field="download", value=name, hint=nearest(name, SETS))
     out = out or Path(name)
     with bars() as advance:
         fresh = download(SETS[name], out, mirror=mirror, keep_archives=keep, advance=advance)
@@ -61,10 +60,14 @@ def bars():
             yield _line_maker(time, console())
             return
         bars = progress.Progress(
-            progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=24),
-            progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TextColumn("eta"),
-            progress.TimeRemainingColumn(), console=console(),
-        )  # fmt: skip
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TextColumn("eta"),
+            progress.TimeRemainingColumn(),
+            console=console(),
+        )
         with bars:
 
             def advance(name: str):

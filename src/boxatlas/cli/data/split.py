@@ -61,18 +61,23 @@ def command(
     members = stratified(table, wanted, seed=seed, groups=groups)
     tables = {name: table.select(images) for name, images in members.items()}
     _, notes = convert(
-        tables, out, to or format or detect_format(folder),
+        tables,
+        out,
+        to or format or detect_format(folder),
         lambda found: track(found, "copying images", len(table)),
-    )  # fmt: skip
+    )
     rows = shares(table, members)
     kept = [[table.paths[i] for i in group] for group in by_group(groups) if len(group) > 1]
     document = {
-        "folder": str(out), "seed": seed, "splits": {n: len(m) for n, m in members.items()},
-        "share of objects": rows, "kept together": kept, "left out": notes,
-    }  # fmt: skip
+        "folder": str(out),
+        "seed": seed,
+        "splits": {n: len(m) for n, m in members.items()},
+        "share of objects": rows,
+        "kept together": kept,
+        "left out": notes,
+    }
     lines = [f"kept together: {', '.join(Path(p).name for p in group)}" for group in kept]
     lines += [f"not carried over: {note}" for note in notes]
     counts = ", ".join(f"{name} {len(images)}" for name, images in members.items())
     lines.append(f"{out}: {counts} images")
-    emit(document, as_json, rows=rows, title="share of each class's objects",
-         text="\n".join(lines))  # fmt: skip
+    emit(document, as_json, rows=rows, title="share of each class's objects", text="\n".join(lines))

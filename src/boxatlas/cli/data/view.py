@@ -57,8 +57,14 @@ def command(
     images = chosen(table, count, seed, classes or ())
     if not images:
         raise InputError("no image shows that class", file=folder, value=", ".join(classes or ()))
-    made = sheet(table, images, augmented=augmented, seed=seed, columns=columns,
-                 each=lambda rows: track(rows, "drawing", len(images)))  # fmt: skip
+    made = sheet(
+        table,
+        images,
+        augmented=augmented,
+        seed=seed,
+        columns=columns,
+        each=lambda rows: track(rows, "drawing", len(images)),
+    )
     write_with(out, lambda temporary: made.save(temporary, format="png"))
     document = {"picture": str(out), "images": [table.paths[i] for i in images]}
     emit(document, as_json, text=f"{out}: {len(images)} of {len(table)} images")

@@ -89,9 +89,14 @@ def check(
             flaws += _pictures(part, seen)
         flaws += _twins(paths, pictures, splits, str(folder))
     return Report(
-        folder, module, len(paths), sum(len(part.table.labels) for part in parts),
-        {name: len(members) for name, members in splits.items()}, flaws, parts,
-    )  # fmt: skip
+        folder,
+        module,
+        len(paths),
+        sum(len(part.table.labels) for part in parts),
+        {name: len(members) for name, members in splits.items()},
+        flaws,
+        parts,
+    )
 
 
 def _pictures(part: Part, seen: dict[str, Picture]) -> Iterable[Flaw]:
@@ -105,17 +110,33 @@ def _pictures(part: Part, seen: dict[str, Picture]) -> Iterable[Flaw]:
         turned = (picture.size[1], picture.size[0]) if picture.turn >= 5 else picture.size
         where = part.file(i)
         if stated != picture.size and stated == turned:
-            yield Flaw("image_rotated", where, "size", f"states {_by(stated)}, but the image is "
-                       f"{_by(picture.size)} once its EXIF rotation ({picture.turn}) is applied",
-                       path, remedy="upright")  # fmt: skip
+            yield Flaw(
+                "image_rotated",
+                where,
+                "size",
+                f"states {_by(stated)}, but the image is "
+                f"{_by(picture.size)} once its EXIF rotation ({picture.turn}) is applied",
+                path,
+                remedy="upright",
+            )
         elif stated != picture.size:
-            yield Flaw("image_size", where, "size", f"states {_by(stated)}, but the image is "
-                       f"{_by(picture.size)} (width x height)", path,
-                       remedy=picture.size)  # fmt: skip
+            yield Flaw(
+                "image_size",
+                where,
+                "size",
+                f"states {_by(stated)}, but the image is {_by(picture.size)} (width x height)",
+                path,
+                remedy=picture.size,
+            )
         elif picture.turn != 1:
-            yield Flaw("image_turned", path, "EXIF orientation", f"the image is turned by its EXIF "
-                       f"tag ({picture.turn}); boxes are read as of the upright image",
-                       path)  # fmt: skip
+            yield Flaw(
+                "image_turned",
+                path,
+                "EXIF orientation",
+                f"the image is turned by its EXIF "
+                f"tag ({picture.turn}); boxes are read as of the upright image",
+                path,
+            )
 
 
 def _by(size: Sequence[int]) -> str:
@@ -137,8 +158,14 @@ def _twins(
             names = f"{Path(keeper).name} and {Path(path).name} are the same file"
             split = split_of.get(path, "")
             if split != ours and split and ours:
-                yield Flaw("leak_same", folder, f"{split}, {ours}", f"{names}, one in {ours}, one "
-                           f"in {split}", path, remedy=(path, keeper, split, ours))  # fmt: skip
+                yield Flaw(
+                    "leak_same",
+                    folder,
+                    f"{split}, {ours}",
+                    f"{names}, one in {ours}, one in {split}",
+                    path,
+                    remedy=(path, keeper, split, ours),
+                )
             elif path != keeper:
                 yield Flaw("image_same", folder, split, names, path)
     for group in _groups(paths, similar(pictures)):
@@ -159,11 +186,23 @@ def _alike(group: list[str], split_of: dict[str, str], folder: str) -> Flaw:
     named = {split: names for split, names in members.items() if split}
     if len(named) > 1:
         told = "; ".join(f"in {split} {few(names)}" for split, names in named.items())
-        return Flaw("leak_near", folder, ", ".join(named), f"{len(group)} images show nearly the "
-                    f"same: {told}", group[-1], len(group) - 1)  # fmt: skip
+        return Flaw(
+            "leak_near",
+            folder,
+            ", ".join(named),
+            f"{len(group)} images show nearly the same: {told}",
+            group[-1],
+            len(group) - 1,
+        )
     names = [Path(path).name for path in group]
-    return Flaw("image_near", folder, next(iter(named), ""), f"{len(group)} images show nearly the "
-                f"same: {few(names)}", group[-1], len(group) - 1)  # fmt: skip
+    return Flaw(
+        "image_near",
+        folder,
+        next(iter(named), ""),
+        f"{len(group)} images show nearly the same: {few(names)}",
+        group[-1],
+        len(group) - 1,
+    )
 
 
 __all__ = ["KINDS", "Flaw", "Report", "check"]

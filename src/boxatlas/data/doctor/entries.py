@@ -28,16 +28,25 @@ def check_entries(parts: Sequence[Part]) -> Iterator[Flaw]:
 
 def _no_sizes(part: Part) -> Iterator[Flaw]:
     for i, (height, width) in part.builder.no_sizes.items():
-        yield Flaw("image_size", part.file(i), "size", f"states {width} x {height}, which is no "
-                   "size", part.table.paths[i],
-                   remedy=tuple(part.table.sizes[i].tolist()))  # fmt: skip
+        yield Flaw(
+            "image_size",
+            part.file(i),
+            "size",
+            f"states {width} x {height}, which is no size",
+            part.table.paths[i],
+            remedy=tuple(part.table.sizes[i].tolist()),
+        )
 
 
 def _category_ids(part: Part) -> Iterator[Flaw]:
     ids = [i for i in part.table.category_ids or () if isinstance(i, int)]
     if ids and sorted(ids) != list(range(min(ids), min(ids) + len(ids))):
-        yield Flaw("id_gaps", part.file(0), "categories",
-                   f"{len(ids)} categories have ids from {min(ids)} to {max(ids)}")  # fmt: skip
+        yield Flaw(
+            "id_gaps",
+            part.file(0),
+            "categories",
+            f"{len(ids)} categories have ids from {min(ids)} to {max(ids)}",
+        )
 
 
 def _listed_twice(part: Part) -> Iterator[Flaw]:
@@ -46,9 +55,13 @@ def _listed_twice(part: Part) -> Iterator[Flaw]:
     seen: dict[str, Any] = {}
     for path, id_ in zip(table.paths, table.ids, strict=True):
         if times[path] > 1 and seen.setdefault(path, id_) != id_:
-            yield Flaw("image_twice", part.file(0), f"images: id {id_}",
-                       f"{Path(path).name} is listed already, with id {seen[path]}",
-                       path)  # fmt: skip
+            yield Flaw(
+                "image_twice",
+                part.file(0),
+                f"images: id {id_}",
+                f"{Path(path).name} is listed already, with id {seen[path]}",
+                path,
+            )
 
 
 def _shared_ids(parts: Sequence[Part]) -> Iterator[Flaw]:
@@ -57,9 +70,14 @@ def _shared_ids(parts: Sequence[Part]) -> Iterator[Flaw]:
     for a, b in itertools.combinations(range(len(parts)), 2):
         shared = [id_ for id_ in of[a].keys() & of[b].keys() if of[a][id_] != of[b][id_]]
         if shared:
-            yield Flaw("id_shared", parts[b].file(0), "images",
-                       f"{len(shared)} ids are of other images in {parts[a].split} and in "
-                       f"{parts[b].split}", count=len(shared))  # fmt: skip
+            yield Flaw(
+                "id_shared",
+                parts[b].file(0),
+                "images",
+                f"{len(shared)} ids are of other images in {parts[a].split} and in "
+                f"{parts[b].split}",
+                count=len(shared),
+            )
 
 
 def _annotation_ids(file: Path) -> Iterator[Flaw]:
@@ -68,13 +86,24 @@ def _annotation_ids(file: Path) -> Iterator[Flaw]:
         for key, i, value in members(file):
             if key == "annotations" and i is not None and i >= 0 and isinstance(value, dict):
                 if value.get("id") == 0:
-                    yield Flaw("annotation_id_zero", str(file), f"annotations[{i}].id",
-                               "id 0 counts as unmatched in COCO's own evaluator", number=i,
-                               remedy="renumber")  # fmt: skip
+                    yield Flaw(
+                        "annotation_id_zero",
+                        str(file),
+                        f"annotations[{i}].id",
+                        "id 0 counts as unmatched in COCO's own evaluator",
+                        number=i,
+                        remedy="renumber",
+                    )
                 nameless += not isinstance(value.get("id"), int | str)
     except InputError:
         return  # told already by the reader
     if nameless:
         message = f"{nameless} annotations have no id"
-        yield Flaw("annotation_invalid", str(file), "annotations", message, count=nameless,
-                   remedy="renumber")  # fmt: skip
+        yield Flaw(
+            "annotation_invalid",
+            str(file),
+            "annotations",
+            message,
+            count=nameless,
+            remedy="renumber",
+        )

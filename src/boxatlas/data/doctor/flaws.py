@@ -26,15 +26,20 @@ KINDS: dict[str, Kind] = {
     "image_unreadable": Kind("error", "the image cannot be decoded", "image left out"),
     "image_truncated": Kind("error", "the image file is cut off", "image left out"),
     "image_size": Kind("error", "the image has another size than stated", "the size restated"),
-    "image_rotated": Kind("error", "the boxes are of the image before its EXIF rotation",
-                          "the rotation tag removed"),
-    "image_turned": Kind("warning", "the image has an EXIF rotation; boxes are read as of the "
-                         "upright image"),
+    "image_rotated": Kind(
+        "error", "the boxes are of the image before its EXIF rotation", "the rotation tag removed"
+    ),
+    "image_turned": Kind(
+        "warning", "the image has an EXIF rotation; boxes are read as of the upright image"
+    ),
     "image_unannotated": Kind("warning", "an image without annotation"),
     "image_empty": Kind("warning", "images without objects; they count as background"),
     "image_ambiguous": Kind("error", "two images beside each other share an annotation"),
-    "image_twice": Kind("error", "an image is listed twice, each time with some of its objects",
-                        "listed once, with all"),
+    "image_twice": Kind(
+        "error",
+        "an image is listed twice, each time with some of its objects",
+        "listed once, with all",
+    ),
     "image_same": Kind("warning", "the same image file twice"),
     "image_near": Kind("warning", "nearly the same image twice"),
     # Splits
@@ -42,13 +47,15 @@ KINDS: dict[str, Kind] = {
     "leak_near": Kind("warning", "nearly the same image in two splits"),
     "split_shared": Kind("error", "splits share images", "left out of the training split"),
     "split_empty": Kind("error", "an empty split"),
-    "split_unknown": Kind("error", "a split lists an image that has no annotation",
-                          "line left out"),
+    "split_unknown": Kind(
+        "error", "a split lists an image that has no annotation", "line left out"
+    ),
     "split_twice": Kind("warning", "a split lists an image twice", "line left out"),
     "split_none": Kind("warning", "annotations that are in no split"),
     # Boxes
-    "box_format": Kind("error", "the boxes look as if they were in another format",
-                       "read in that format"),
+    "box_format": Kind(
+        "error", "the boxes look as if they were in another format", "read in that format"
+    ),
     "box_inverted": Kind("error", "the box is inverted", "its corners swapped"),
     "box_no_area": Kind("error", "the box has no area", "object left out"),
     "box_outside": Kind("error", "the box lies outside the image", "object left out"),
@@ -60,13 +67,16 @@ KINDS: dict[str, Kind] = {
     "box_twice": Kind("warning", "the same object twice", "second one left out"),
     "box_two_classes": Kind("warning", "one box with two classes"),
     # Numbers, ids and references
-    "not_a_number": Kind("error", "text, NaN or infinity where a number should be",
-                         "object left out"),
+    "not_a_number": Kind(
+        "error", "text, NaN or infinity where a number should be", "object left out"
+    ),
     "annotation_invalid": Kind("error", "an annotation that cannot be read", "left out"),
-    "annotation_orphan": Kind("error", "an annotation of an image that is not listed",
-                              "object left out"),
-    "annotation_id_zero": Kind("warning", "annotation id 0: some evaluators take it for none",
-                               "ids begin at 1"),
+    "annotation_orphan": Kind(
+        "error", "an annotation of an image that is not listed", "object left out"
+    ),
+    "annotation_id_zero": Kind(
+        "warning", "annotation id 0: some evaluators take it for none", "ids begin at 1"
+    ),
     "id_twice": Kind("error", "two things of one id", "second one left out"),
     "id_shared": Kind("warning", "one id, two images in two splits"),
     "id_gaps": Kind("warning", "category ids with gaps; labels are numbered without them"),
@@ -89,7 +99,7 @@ KINDS: dict[str, Kind] = {
     "file_line_ends": Kind("warning", "line ends of another system"),
     "file_name": Kind("warning", "the annotation names another image file than its own name"),
     "label_missing": Kind("warning", "images without a label file; they count as background"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,13 @@ class Flaw:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        out: dict[str, Any] = {"kind": self.kind, "level": self.level, "file": self.file,
-                               "field": self.field, "message": self.message}  # fmt: skip
+        out: dict[str, Any] = {
+            "kind": self.kind,
+            "level": self.level,
+            "file": self.file,
+            "field": self.field,
+            "message": self.message,
+        }
         if self.image:
             out["image"] = self.image
         if self.count != 1:

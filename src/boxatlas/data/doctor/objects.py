@@ -32,10 +32,14 @@ def check_objects(part: Part) -> Iterator[Flaw]:
         name, share, rows, fixed = guess
         file = part.file(0) if part.module is not voc else _folder(part.file(0))
         yield Flaw(
-            "box_format", file, "", f"only {share:.0%} of {len(rows)} boxes lie in their "
-            f"images as they are; read as {name}, nearly all do", count=len(rows),
+            "box_format",
+            file,
+            "",
+            f"only {share:.0%} of {len(rows)} boxes lie in their "
+            f"images as they are; read as {name}, nearly all do",
+            count=len(rows),
             remedy=(part, rows, fixed),
-        )  # fmt: skip
+        )
         boxes = table.boxes.copy()
         boxes[rows] = fixed
         part = replace(part, table=replace(table, boxes=boxes))  # what is wrong with them even so
@@ -52,8 +56,15 @@ def _folder(file: str) -> str:
 def _flaw(
     part: Part, k: int | np.intp, image: int, kind: str, message: str, remedy: object = None
 ) -> Flaw:
-    return Flaw(kind, part.file(image), part.field(k), message, part.table.paths[image],
-                number=int(part.builder.origins[k]), remedy=remedy)  # fmt: skip
+    return Flaw(
+        kind,
+        part.file(image),
+        part.field(k),
+        message,
+        part.table.paths[image],
+        number=int(part.builder.origins[k]),
+        remedy=remedy,
+    )
 
 
 def _limits(part: Part) -> Boxes:
@@ -98,9 +109,13 @@ def _shapes(part: Part) -> Iterator[Flaw]:
             yield _flaw(part, k, int(owner[k]), kind, told.format(shown(boxes[k]), size), action)
     zero = int((boxes[:, :2] == -1).any(1).sum()) if part.module is voc else 0
     if zero:
-        yield Flaw("box_zero_based", _folder(part.file(int(owner[0]))), "bndbox",
-                   f"{zero} boxes begin at 0: the files count pixels from 0, not from 1",
-                   count=zero)  # fmt: skip
+        yield Flaw(
+            "box_zero_based",
+            _folder(part.file(int(owner[0]))),
+            "bndbox",
+            f"{zero} boxes begin at 0: the files count pixels from 0, not from 1",
+            count=zero,
+        )
 
 
 def shown(box: NDArray[np.floating]) -> str:
@@ -121,8 +136,9 @@ def _twice(part: Part) -> Iterator[Flaw]:
         kind = "box_twice" if names[0] == names[1] else "box_two_classes"
         what = names[0] if names[0] == names[1] else " and ".join(names)
         message = f"{what} at {shown(table.boxes[second])} is {part.field(first)} again"
-        yield _flaw(part, second, int(owner[second]), kind, message,
-                    "drop" if kind == "box_twice" else None)  # fmt: skip
+        yield _flaw(
+            part, second, int(owner[second]), kind, message, "drop" if kind == "box_twice" else None
+        )
 
 
 def _masks(part: Part) -> Iterator[Flaw]:
@@ -132,12 +148,19 @@ def _masks(part: Part) -> Iterator[Flaw]:
             continue
         image = int(owner[k])
         if isinstance(mask, list) and any(len(polygon) < 6 for polygon in mask):
-            yield _flaw(part, k, image, "mask_points", "a polygon of fewer than three points",
-                        "polygons")  # fmt: skip
+            yield _flaw(
+                part, k, image, "mask_points", "a polygon of fewer than three points", "polygons"
+            )
         size = tuple(table.sizes[image].tolist())
         if isinstance(mask, dict) and tuple(mask["size"]) != size:
-            yield _flaw(part, k, image, "mask_size", f"a mask of {mask['size']} for an image of "
-                        f"{list(size)} (height, width)", "mask")  # fmt: skip
+            yield _flaw(
+                part,
+                k,
+                image,
+                "mask_size",
+                f"a mask of {mask['size']} for an image of {list(size)} (height, width)",
+                "mask",
+            )
             continue
         try:
             around = extent(mask)
@@ -147,8 +170,14 @@ def _masks(part: Part) -> Iterator[Flaw]:
         if around is None:
             yield _flaw(part, k, image, "mask_points", "the mask is empty", "mask")
         elif _iou(around, table.boxes[k].astype(np.float64)) < _AGREE:
-            yield _flaw(part, k, image, "mask_box", f"the box is {shown(table.boxes[k])}, the mask "
-                        f"{shown(around)}", around.tolist())  # fmt: skip
+            yield _flaw(
+                part,
+                k,
+                image,
+                "mask_box",
+                f"the box is {shown(table.boxes[k])}, the mask {shown(around)}",
+                around.tolist(),
+            )
 
 
 def extent(mask: Mask) -> Boxes | None:

@@ -77,8 +77,11 @@ def examine(
 def same_files(pictures: Sequence[Picture]) -> Pairs:
     """Pairs of equal files: the first with each that repeats it."""
     seen: dict[bytes, int] = {}
-    return [(seen[p.digest], i) for i, p in enumerate(pictures)
-            if p.digest and seen.setdefault(p.digest, i) != i]  # fmt: skip
+    return [
+        (seen[p.digest], i)
+        for i, p in enumerate(pictures)
+        if p.digest and seen.setdefault(p.digest, i) != i
+    ]
 
 
 def similar(pictures: Sequence[Picture]) -> Iterator[tuple[int, int]]:

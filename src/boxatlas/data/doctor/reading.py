@@ -100,8 +100,10 @@ def parts_of(folder: Path, format: str | None) -> tuple[ModuleType, list[Part], 
 
 def flaw_of(error: InputError) -> Flaw:
     """A reader's complaint as a flaw."""
-    kind = next((kind for said, kind in _KIND_OF.items() if error.problem.startswith(said)),
-                "annotation_invalid")  # fmt: skip
+    kind = next(
+        (kind for said, kind in _KIND_OF.items() if error.problem.startswith(said)),
+        "annotation_invalid",
+    )
     if kind == "image_unreadable":
         message, whole = str(error), str(error.file or "")
         kind = "image_truncated" if "truncated" in message else kind
@@ -111,9 +113,13 @@ def flaw_of(error: InputError) -> Flaw:
     field = error.field or ""
     number = re.search(r"(?:annotations|object|images|categories|line) ?\[?(\d+)", field)
     return Flaw(
-        kind, str(error.file or ""), field, message.removeprefix(f"{where}: "),
-        number=int(number[1]) if number else None, remedy=_remedy(error),
-    )  # fmt: skip
+        kind,
+        str(error.file or ""),
+        field,
+        message.removeprefix(f"{where}: "),
+        number=int(number[1]) if number else None,
+        remedy=_remedy(error),
+    )
 
 
 def _remedy(error: InputError) -> str:

@@ -67,11 +67,16 @@ def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
     """
     out, folder = Path(out), report.folder
     write: Callable[[Report, Plan, Path], None] | None = {
-        voc: rewrite.voc_set, coco: rewrite.coco_set, yolo: rewrite.yolo_set,
-    }.get(report.module)  # fmt: skip
+        voc: rewrite.voc_set,
+        coco: rewrite.coco_set,
+        yolo: rewrite.yolo_set,
+    }.get(report.module)
     if write is None:
-        raise InputError("only VOC, COCO and YOLO sets are repaired", file=folder,
-                         hint="convert it first: boxatlas data convert")  # fmt: skip
+        raise InputError(
+            "only VOC, COCO and YOLO sets are repaired",
+            file=folder,
+            hint="convert it first: boxatlas data convert",
+        )
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("a copy must not lie within the set itself", file=out)
     with new_folder(out) as temporary:
@@ -175,8 +180,12 @@ def _left_out_of(split: str) -> str:
 def _copy_images(report: Report, plan: Plan, out: Path, each: Each) -> None:
     """Every image that can be read, its rotation tag removed where the boxes are of the rest."""
     folder = report.folder
-    keep = {path for part in report.parts for path in part.table.paths
-            if path not in plan.leaked.get(part.split or "", ())}  # fmt: skip
+    keep = {
+        path
+        for part in report.parts
+        for path in part.table.paths
+        if path not in plan.leaked.get(part.split or "", ())
+    }
     wanted = keep | {str(path) for path in images_below(folder)}
     left = plan.images | ({path for paths in plan.leaked.values() for path in paths} - keep)
     for path in each(sorted(wanted - left)):

@@ -176,8 +176,11 @@ def _coco_categories(document: dict[str, Any]) -> dict[Any, Any]:
     renamed: dict[Any, Any] = {}
     kept = []
     for category in document["categories"]:
-        id_, name = (category.get("id"), category.get("name")) if isinstance(category, dict) else (
-            None, None)  # fmt: skip
+        id_, name = (
+            (category.get("id"), category.get("name"))
+            if isinstance(category, dict)
+            else (None, None)
+        )
         if not isinstance(name, str) or not _is_id(id_) or id_ in renamed:
             continue
         renamed[id_] = first.setdefault(name, id_)
@@ -188,9 +191,12 @@ def _coco_categories(document: dict[str, Any]) -> dict[Any, Any]:
 
 
 def _coco_annotations(
-    document: dict[str, Any], file: str, plan: Plan, merged: dict[Any, Any],
+    document: dict[str, Any],
+    file: str,
+    plan: Plan,
+    merged: dict[Any, Any],
     renamed: dict[Any, Any],
-) -> None:  # fmt: skip
+) -> None:
     gone, boxes = plan.objects.get(file, set()), plan.boxes.get(file, {})
     masks, fields = plan.masks.get(file, {}), plan.fields.get(file, {})
     kept, ids = [], set()
@@ -282,8 +288,12 @@ def _yolo_lines(
         elif n in boxes and size is not None:
             x1, y1, x2, y2 = boxes[n]
             height, width = size
-            row = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width,
-                   (y2 - y1) / height)  # fmt: skip
+            row = (
+                (x1 + x2) / 2 / width,
+                (y1 + y2) / 2 / height,
+                (x2 - x1) / width,
+                (y2 - y1) / height,
+            )
             words[1:] = [f"{v:.8f}" for v in row]
         yield " ".join(words)
 
@@ -309,8 +319,10 @@ def _yolo_lists(
         write_text(out / file.relative_to(folder), "".join(f"{line}\n" for line in lines))
     for split, paths in plan.leaked.items():
         others = {path for name, found in kept.items() if name != split for path in found}
-        alone = all(root.is_file() and sum(root in found for found in roots.values()) == 1
-                    for root in roots.get(split, ()))  # fmt: skip
+        alone = all(
+            root.is_file() and sum(root in found for found in roots.values()) == 1
+            for root in roots.get(split, ())
+        )
         if alone or others.isdisjoint(paths):
             continue
         own[split] = f"{split}_own.txt" if (folder / f"{split}.txt").exists() else f"{split}.txt"

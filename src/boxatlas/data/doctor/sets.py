@@ -58,9 +58,14 @@ def check_splits(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
     for n, first in enumerate(names):
         for second in names[n + 1 :]:
             for path in sorted(set(found[first]) & set(found[second])):
-                yield Flaw("split_shared", str(folder), f"{first}, {second}",
-                           f"{Path(path).name} is in {first} and in {second}", path,
-                           remedy=(first, second))  # fmt: skip
+                yield Flaw(
+                    "split_shared",
+                    str(folder),
+                    f"{first}, {second}",
+                    f"{Path(path).name} is in {first} and in {second}",
+                    path,
+                    remedy=(first, second),
+                )
     if parts and parts[0].module is voc:
         yield from _lists(folder, parts[0])
     if parts and parts[0].module is yolo:
@@ -76,8 +81,9 @@ def _image_lists(folder: Path) -> Iterator[Flaw]:
         for n, line in enumerate(read_text(file).split("\n"), 1):
             name = line.strip().removeprefix("./")
             if name in seen:
-                yield Flaw("split_twice", str(file), f"line {n}", f"{name} is listed already",
-                           number=n)  # fmt: skip
+                yield Flaw(
+                    "split_twice", str(file), f"line {n}", f"{name} is listed already", number=n
+                )
             seen |= {name} - {""}
 
 
@@ -95,19 +101,25 @@ def _lists(folder: Path, part: Part) -> Iterator[Flaw]:
         listed |= set(seen)
         for name, times in seen.items():
             if times > 1:
-                yield Flaw("split_twice", file, name, f"{name} is listed {times} times",
-                           remedy="line")  # fmt: skip
+                yield Flaw(
+                    "split_twice", file, name, f"{name} is listed {times} times", remedy="line"
+                )
             if leaves(name):
-                yield Flaw("path_leaves", file, name, f"{name} leads out of the folder",
-                           remedy="line")  # fmt: skip
+                yield Flaw(
+                    "path_leaves", file, name, f"{name} leads out of the folder", remedy="line"
+                )
             elif not os.path.isfile(annotations / f"{name}.xml"):
-                yield Flaw("split_unknown", file, name, f"{name} has no annotation",
-                           remedy="line")  # fmt: skip
+                yield Flaw("split_unknown", file, name, f"{name} has no annotation", remedy="line")
     if listed:
         lost = [str(id_) for id_ in part.table.ids if id_ not in listed]
         if lost:
-            yield Flaw("split_none", str(annotations), "", f"{len(lost)} annotations are in no "
-                       f"split: {few(lost)}", count=len(lost))  # fmt: skip
+            yield Flaw(
+                "split_none",
+                str(annotations),
+                "",
+                f"{len(lost)} annotations are in no split: {few(lost)}",
+                count=len(lost),
+            )
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
@@ -127,23 +139,41 @@ def check_coverage(folder: Path, parts: Sequence[Part], told: set[str]) -> Itera
     if module is yolo:
         lost, apart_from = _without_labels(lost)
         if apart_from:
-            yield Flaw("split_none", str(folder), "", f"{len(apart_from)} images with labels are "
-                       f"in no split: {few(apart_from)}", count=len(apart_from))  # fmt: skip
+            yield Flaw(
+                "split_none",
+                str(folder),
+                "",
+                f"{len(apart_from)} images with labels are in no split: {few(apart_from)}",
+                count=len(apart_from),
+            )
     for name, path in lost.items():
         yield Flaw("image_unannotated", str(path), "", f"{name} has no annotation", str(path))
     if module in (voc, yolo):
         yield from _ambiguous(folder, used)
-    empty = [p for part in parts for p, n in zip(part.table.paths, part.table.counts, strict=True)
-             if n == 0]  # fmt: skip
+    empty = [
+        p
+        for part in parts
+        for p, n in zip(part.table.paths, part.table.counts, strict=True)
+        if n == 0
+    ]
     if module is yolo:
-        missing = [p for part in parts for p, file in zip(part.table.paths, part.builder.files,
-                   strict=True) if not Path(file).is_file()]  # fmt: skip
+        missing = [
+            p
+            for part in parts
+            for p, file in zip(part.table.paths, part.builder.files, strict=True)
+            if not Path(file).is_file()
+        ]
         yield from _label_files(folder, missing)
         gone = set(missing)
         empty = [p for p in empty if p not in gone]
     if empty:
-        yield Flaw("image_empty", str(folder), "", f"{len(empty)} images have no object: "
-                   f"{few([Path(p).name for p in empty])}", count=len(empty))  # fmt: skip
+        yield Flaw(
+            "image_empty",
+            str(folder),
+            "",
+            f"{len(empty)} images have no object: {few([Path(p).name for p in empty])}",
+            count=len(empty),
+        )
 
 
 def _without_labels(images: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
@@ -155,14 +185,19 @@ def _without_labels(images: dict[str, Path]) -> tuple[dict[str, Path], list[str]
 def _label_files(folder: Path, missing: list[str]) -> Iterator[Flaw]:
     """Images without a label file, and label files without an image."""
     if missing:
-        yield Flaw("label_missing", str(folder), "", f"{len(missing)} images have no label "
-                   f"file: {few([Path(p).name for p in missing])}",
-                   count=len(missing))  # fmt: skip
+        yield Flaw(
+            "label_missing",
+            str(folder),
+            "",
+            f"{len(missing)} images have no label file: {few([Path(p).name for p in missing])}",
+            count=len(missing),
+        )
     labels = {str(yolo.label_of(path)) for path in yolo.images_of(folder).values()}
     for file in yolo.annotation_files(folder):
         if file.parent != folder and file.suffix == ".txt" and str(file) not in labels:
-            yield Flaw("image_missing", str(file), "", "no image belongs to this label file",
-                       remedy="file")  # fmt: skip
+            yield Flaw(
+                "image_missing", str(file), "", "no image belongs to this label file", remedy="file"
+            )
 
 
 def _ambiguous(folder: Path, used: set[str]) -> Iterator[Flaw]:
@@ -171,8 +206,13 @@ def _ambiguous(folder: Path, used: set[str]) -> Iterator[Flaw]:
     for path in images_below(folder):
         other = first.setdefault(path.with_suffix(""), path)
         if other != path and not used.isdisjoint((str(path), str(other))):
-            yield Flaw("image_ambiguous", str(path), "", f"{other.name} lies beside it: the "
-                       "annotation may be of either", str(path))  # fmt: skip
+            yield Flaw(
+                "image_ambiguous",
+                str(path),
+                "",
+                f"{other.name} lies beside it: the annotation may be of either",
+                str(path),
+            )
 
 
 def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
@@ -184,13 +224,22 @@ def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
             total[name] += n
     unused = [name for name, n in total.items() if n == 0]
     if unused:
-        yield Flaw("class_unused", str(folder), "", f"{len(unused)} classes have no object: "
-                   f"{few(unused, 20)}", count=len(unused))  # fmt: skip
+        yield Flaw(
+            "class_unused",
+            str(folder),
+            "",
+            f"{len(unused)} classes have no object: {few(unused, 20)}",
+            count=len(unused),
+        )
     used = [(n, name) for name, n in total.items() if n]
     if used and max(used)[0] > _IMBALANCE * min(used)[0]:
         most, least = max(used), min(used)
-        yield Flaw("class_imbalance", str(folder), "", f"{most[1]} has {most[0]} objects, "
-                   f"{least[1]} has {least[0]}")  # fmt: skip
+        yield Flaw(
+            "class_imbalance",
+            str(folder),
+            "",
+            f"{most[1]} has {most[0]} objects, {least[1]} has {least[0]}",
+        )
 
 
 def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
@@ -202,18 +251,29 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
         except OSError:
             continue  # told by the reader
         if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-            yield Flaw("file_encoding", str(path), "", "begins with a byte order mark",
-                       remedy="text")  # fmt: skip
+            yield Flaw(
+                "file_encoding", str(path), "", "begins with a byte order mark", remedy="text"
+            )
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
-            yield Flaw("file_encoding", str(path), f"byte {error.start}",
-                       f"is not UTF-8; read as {decoded(data)[1]}", remedy="text")  # fmt: skip
+            yield Flaw(
+                "file_encoding",
+                str(path),
+                f"byte {error.start}",
+                f"is not UTF-8; read as {decoded(data)[1]}",
+                remedy="text",
+            )
         bare = data.replace(b"\r\n", b"")
         if b"\r" in bare and path.suffix == ".txt":
-            yield Flaw("file_line_ends", str(path), "", "lines end with a carriage return alone, "
-                       "so that the file is one line to other programs",
-                       remedy="text")  # fmt: skip
+            yield Flaw(
+                "file_line_ends",
+                str(path),
+                "",
+                "lines end with a carriage return alone, "
+                "so that the file is one line to other programs",
+                remedy="text",
+            )
         if b"\r\n" in data:
             windows.append(path)
         if module is voc and path.suffix == ".xml":
@@ -221,11 +281,21 @@ def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
             foreign += _other_names(text)
             yield from _other_file(path, text)
     if windows:
-        yield Flaw("file_line_ends", str(folder), "", f"{len(windows)} files have Windows line "
-                   f"ends: {few([p.name for p in windows])}", count=len(windows))  # fmt: skip
+        yield Flaw(
+            "file_line_ends",
+            str(folder),
+            "",
+            f"{len(windows)} files have Windows line ends: {few([p.name for p in windows])}",
+            count=len(windows),
+        )
     if foreign:
-        yield Flaw("path_foreign", str(folder), "path", f"{len(foreign)} files name a path of "
-                   f"another machine, such as {foreign[0]}", count=len(foreign))  # fmt: skip
+        yield Flaw(
+            "path_foreign",
+            str(folder),
+            "path",
+            f"{len(foreign)} files name a path of another machine, such as {foreign[0]}",
+            count=len(foreign),
+        )
 
 
 def _other_names(text: str) -> list[str]:
@@ -238,5 +308,6 @@ def _other_file(path: Path, text: str) -> Iterator[Flaw]:
     found = re.search(r"<filename>\s*([^<]+?)\s*</filename>", text)
     name = found[1] if found else ""
     if name and Path(name.replace("\\", "/")).stem not in (path.stem, path.name):
-        yield Flaw("file_name", str(path), "filename",
-                   f"names {name}; its image is found by its own name")  # fmt: skip
+        yield Flaw(
+            "file_name", str(path), "filename", f"names {name}; its image is found by its own name"
+        )

@@ -13,9 +13,14 @@ from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
 FORMATS: dict[str, ModuleType] = {
-    "voc": voc, "coco": coco, "darknet": darknet, "yolo": yolo, "fiftyone": fiftyone,
-    "labelstudio": labelstudio, "folders": folders,
-}  # fmt: skip
+    "voc": voc,
+    "coco": coco,
+    "darknet": darknet,
+    "yolo": yolo,
+    "fiftyone": fiftyone,
+    "labelstudio": labelstudio,
+    "folders": folders,
+}
 WRITABLE = tuple(name for name in FORMATS if name != "folders")  # the layouts that hold boxes
 
 
@@ -35,16 +40,19 @@ def detect_format(folder: Path) -> str:
         "holds no data set: neither VOC (Annotations/*.xml), COCO (annotations/*.json), YOLO "
         "(data.yaml or labels/), FiftyOne (labels.json), Label Studio (tasks.json), Darknet "
         "(.data) nor a folder for each class",
-        file=folder, hint="; ".join([*(f"{name} is of none of them" for name in strange),
-                                     "--format names the layout"]),
-    )  # fmt: skip
+        file=folder,
+        hint="; ".join(
+            [*(f"{name} is of none of them" for name in strange), "--format names the layout"]
+        ),
+    )
 
 
 def module_of(folder: Path, format: str | None) -> ModuleType:
     """The layout named, or the one found. Raises InputError for an unknown one, or no folder."""
     if format is not None and format not in FORMATS:
-        raise InputError("no such layout", field="format", value=format,
-                         hint=nearest(format, FORMATS))  # fmt: skip
+        raise InputError(
+            "no such layout", field="format", value=format, hint=nearest(format, FORMATS)
+        )
     if format is not None and not folder.is_dir() and not darknet.looks_like(folder):
         raise InputError("no such folder", file=folder)
     return FORMATS[format or detect_format(folder)]
@@ -91,9 +99,12 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
         members = voc.members(folder, name)
         for id_ in members:
             if id_ not in row:
-                raise InputError("an image that has no annotation",
-                                 file=folder / "ImageSets" / "Main" / f"{name}.txt",
-                                 field="name", value=id_)  # fmt: skip
+                raise InputError(
+                    "an image that has no annotation",
+                    file=folder / "ImageSets" / "Main" / f"{name}.txt",
+                    field="name",
+                    value=id_,
+                )
         found[name] = table.select([row[id_] for id_ in members])
     return found
 
@@ -102,12 +113,17 @@ def _read_one(folder: Path, split: str | None, format: str | None) -> Table:
     module = module_of(folder, format)
     known = module.splits(folder)
     if split is not None and known and split not in known:
-        raise InputError("no such split", file=folder, field="split", value=split,
-                         hint=nearest(split, known))  # fmt: skip
+        raise InputError(
+            "no such split", file=folder, field="split", value=split, hint=nearest(split, known)
+        )
     if split is not None and not known:
-        raise InputError("this data set has no splits", file=folder, field="split", value=split,
-                         hint="`boxatlas data split` makes them; without a split all images "
-                              "are meant")  # fmt: skip
+        raise InputError(
+            "this data set has no splits",
+            file=folder,
+            field="split",
+            value=split,
+            hint="`boxatlas data split` makes them; without a split all images are meant",
+        )
     key = cache.key_of(folder, module, split)
     table = cache.load(key, folder) if key else None
     if table is None:

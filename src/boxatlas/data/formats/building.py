@@ -59,9 +59,14 @@ class Builder:
         self.problems.append(error)
 
     def image(
-        self, path: Path, id_: str | int, size: tuple[int, int] | None, file: Path,
-        image_label: int = -1, extra: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        id_: str | int,
+        size: tuple[int, int] | None,
+        file: Path,
+        image_label: int = -1,
+        extra: str = "",
+    ) -> None:
         """Begin an image; size (height, width) as stated, or None. extra: see `data.extras`.
 
         Where it is none, or not above 0, it is read from the file later.
@@ -77,10 +82,18 @@ class Builder:
         self.image_texts.append(sys.intern(extra))
 
     def add(
-        self, box: Box, label: int, number: int, *, ignore: bool = False, mask: Mask = None,
-        area: float = math.nan, image: int = -1, truncated: bool | None = None,
+        self,
+        box: Box,
+        label: int,
+        number: int,
+        *,
+        ignore: bool = False,
+        mask: Mask = None,
+        area: float = math.nan,
+        image: int = -1,
+        truncated: bool | None = None,
         extra: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """An object, the number-th of its file, of the image begun last or of image `image`.
 
         truncated: None where the file does not say. Raises ValueError or TypeError for what is no
@@ -99,9 +112,13 @@ class Builder:
         self.any_truncated |= truncated is not None
 
     def add_many(
-        self, boxes: NDArray[np.float64], number: int, *, ignore: NDArray[np.bool_],
+        self,
+        boxes: NDArray[np.float64],
+        number: int,
+        *,
+        ignore: NDArray[np.bool_],
         areas: NDArray[np.float64],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Objects, the number-th of their file and those that follow it, without label and image.
 
         boxes [N, 4] x1, y1, x2, y2. Their masks are `masks`'s to add.
@@ -148,17 +165,23 @@ class Builder:
         areas = np.asarray(self.areas)[order].astype(np.float32)
         own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         return Table(
-            tuple(classes), self.paths, self.ids,
+            tuple(classes),
+            self.paths,
+            self.ids,
             np.asarray(self.sizes, np.int32).reshape(-1, 2),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            boxes, np.asarray(self.labels, np.int32)[order],
+            boxes,
+            np.asarray(self.labels, np.int32)[order],
             np.frombuffer(self.ignore, np.uint8)[order].astype(bool),
             self.masks.masks().take(order) if self.masks.any else None,
             None if np.isnan(areas).all() else np.where(np.isnan(areas), own, areas),
-            np.asarray(self.image_label, np.int32), tuple(self.notes),
+            np.asarray(self.image_label, np.int32),
+            tuple(self.notes),
             np.frombuffer(self.truncated, np.uint8)[order].astype(bool)
-            if self.any_truncated else None, extras=self._extras(layout, order),
-        )  # fmt: skip
+            if self.any_truncated
+            else None,
+            extras=self._extras(layout, order),
+        )
 
     def _extras(self, layout: str, order: NDArray[np.int64]) -> Extras | None:
         names = tuple(dict.fromkeys([*self.head, *self.extra_names]))
@@ -166,9 +189,14 @@ class Builder:
             return None
         texts = self.object_texts
         return Extras(
-            layout, names, [self.head], [0] * len(self.paths), self.class_extras, self.image_texts,
+            layout,
+            names,
+            [self.head],
+            [0] * len(self.paths),
+            self.class_extras,
+            self.image_texts,
             [texts.get(row, "") for row in order.tolist()] if texts else [],
-        )  # fmt: skip
+        )
 
     def _sizes(self) -> None:
         unknown = [i for i, size in enumerate(self.sizes) if size == (0, 0)]
@@ -219,9 +247,12 @@ def json_number(value: Any, file: Path, field: str) -> float:
 
 
 def stated_size(
-    height: Any, width: Any, file: Path, field: str,
+    height: Any,
+    width: Any,
+    file: Path,
+    field: str,
     read: Callable[[Any, Path, str], float] = json_number,
-) -> tuple[int, int] | None:  # fmt: skip
+) -> tuple[int, int] | None:
     """(height, width) as an annotation states it, which may be 0 or less; None where it does not.
 
     read: `number` where they are text.

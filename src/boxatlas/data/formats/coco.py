@@ -120,8 +120,11 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
     The file is taken in piece by piece, in whatever order its lists come; only flat arrays stay.
     """
     taking = _Taking(path, builder, _Finder(path, folder))
-    lists = {"images": taking.image, "categories": taking.category,
-             "annotations": taking.annotation}  # fmt: skip
+    lists = {
+        "images": taking.image,
+        "categories": taking.category,
+        "annotations": taking.annotation,
+    }
     found = set()
     for key, i, value in json_stream.members(path, coco_rows.scanner(path)):
         take = lists.get(key)
@@ -175,8 +178,9 @@ class _Taking:
         id_, name, path = image.get("id"), image.get("file_name"), self.path
         field = f"images[{i}]"
         if not isinstance(id_, int | str) or not isinstance(name, str) or not name:
-            raise InputError("an image needs `id` and `file_name`", file=path, field=field,
-                             value=image)  # fmt: skip
+            raise InputError(
+                "an image needs `id` and `file_name`", file=path, field=field, value=image
+            )
         if id_ in self.images:
             raise InputError("two images of one id", file=path, field=f"{field}.id", value=id_)
         try:
@@ -191,17 +195,23 @@ class _Taking:
     def category(self, category: dict[str, Any], i: int) -> None:
         id_, name = category.get("id"), category.get("name")
         if not isinstance(id_, int | str) or not isinstance(name, str):
-            raise InputError("a category needs `id` and `name`", file=self.path,
-                             field=f"categories[{i}]", value=category)  # fmt: skip
+            raise InputError(
+                "a category needs `id` and `name`",
+                file=self.path,
+                field=f"categories[{i}]",
+                value=category,
+            )
         field = f"categories[{i}]"
         if id_ in self.names:
-            raise InputError("two categories of one id", file=self.path, field=f"{field}.id",
-                             value=id_)  # fmt: skip
+            raise InputError(
+                "two categories of one id", file=self.path, field=f"{field}.id", value=id_
+            )
         if name in self.names.values():
             if not self.builder.strict:  # its objects are of the class of that name
                 self.names[id_] = name
-            raise InputError("two categories of one name", file=self.path, field=f"{field}.name",
-                             value=name)  # fmt: skip
+            raise InputError(
+                "two categories of one name", file=self.path, field=f"{field}.name", value=name
+            )
         self.names[id_] = name
         more = {key: value for key, value in category.items() if key not in ("id", "name")}
         if more:
@@ -224,25 +234,39 @@ class _Taking:
         id_, image, category = thing.get("id"), thing.get("image_id"), thing.get("category_id")
         if not isinstance(image, int | str) or not isinstance(category, int | str):
             key = "category_id" if isinstance(image, int | str) else "image_id"
-            raise InputError(f"an annotation needs `{key}`", file=path,
-                             field=f"annotations[{i}].{key}", value=thing.get(key))  # fmt: skip
+            raise InputError(
+                f"an annotation needs `{key}`",
+                file=path,
+                field=f"annotations[{i}].{key}",
+                value=thing.get(key),
+            )
         if isinstance(id_, int | str):
             if id_ in self.seen:
-                raise InputError("two annotations of one id", file=path,
-                                 field=f"annotations[{i}].id", value=id_)  # fmt: skip
+                raise InputError(
+                    "two annotations of one id", file=path, field=f"annotations[{i}].id", value=id_
+                )
             self.seen.add(id_)
         box, area = self.box(thing.get("bbox"), i), self.area(thing.get("area"), i)
         crowd = thing.get("iscrowd")
         if crowd is not None and (isinstance(crowd, str) or crowd not in (0, 1)):
-            raise InputError("must be 0 or 1", file=path, field=f"annotations[{i}].iscrowd",
-                             value=crowd)  # fmt: skip
+            raise InputError(
+                "must be 0 or 1", file=path, field=f"annotations[{i}].iscrowd", value=crowd
+            )
         try:
-            self.builder.add(box, 0, i, ignore=bool(crowd), area=area,
-                             mask=thing.get("segmentation") or None, image=0,
-                             extra=self.extra(thing, _OF_ANNOTATION))  # fmt: skip
+            self.builder.add(
+                box,
+                0,
+                i,
+                ignore=bool(crowd),
+                area=area,
+                mask=thing.get("segmentation") or None,
+                image=0,
+                extra=self.extra(thing, _OF_ANNOTATION),
+            )
         except (ValueError, TypeError, OverflowError) as error:
-            raise InputError(f"is no mask: {error}", file=path,
-                             field=f"annotations[{i}].segmentation") from None  # fmt: skip
+            raise InputError(
+                f"is no mask: {error}", file=path, field=f"annotations[{i}].segmentation"
+            ) from None
         self.image_ids.append(image)
         self.category_ids.append(category)
 
@@ -270,15 +294,15 @@ class _Taking:
             problem = "is not a number"
             if plain and area == area:  # not NaN
                 problem = "must be 0 or more" if area < 0 else "is far too large"
-            raise InputError(problem, file=self.path, field=f"annotations[{i}].area",
-                             value=area)  # fmt: skip
+            raise InputError(problem, file=self.path, field=f"annotations[{i}].area", value=area)
         return area
 
     def box(self, box: Any, i: int) -> Box:
         field = f"annotations[{i}].bbox"
         if not isinstance(box, list) or len(box) != 4:
-            raise InputError("a box is [x, y, width, height]", file=self.path, field=field,
-                             value=box)  # fmt: skip
+            raise InputError(
+                "a box is [x, y, width, height]", file=self.path, field=field, value=box
+            )
         x, y, w, h = box
         plain = type(x) in _PLAIN and type(y) in _PLAIN and type(w) in _PLAIN and type(h) in _PLAIN
         if not plain or not -1e8 < x + y + w + h < 1e8:
@@ -335,16 +359,24 @@ class _Finder:
 
     def __call__(self, name: str, field: str) -> Path:
         if leaves(name):
-            raise InputError("a path that leaves the folder", file=self.annotations,
-                             field=f"{field}.file_name", value=name)  # fmt: skip
+            raise InputError(
+                "a path that leaves the folder",
+                file=self.annotations,
+                field=f"{field}.file_name",
+                value=name,
+            )
         for root, names in zip(self.roots, self.listed, strict=True):
             if name in names or ("/" in name and os.path.isfile(root / name)):
                 return root / name
         found = self._below().get(name, [])
         if len(found) != 1:
             several = f": {len(found)} others below have its name" if found else ""
-            raise InputError(f"the image is missing{several}", file=self.annotations,
-                             field=f"{field}.file_name", value=name)  # fmt: skip
+            raise InputError(
+                f"the image is missing{several}",
+                file=self.annotations,
+                field=f"{field}.file_name",
+                value=name,
+            )
         return found[0]
 
     def _below(self) -> dict[str, list[Path]]:
@@ -371,25 +403,38 @@ def document_of(table: Table, image_names: list[str], members: list[int]) -> dic
         kinds = list(range(1, len(table.classes) + 1))
     for i, id_ in zip(members, ids, strict=True):
         height, width = (int(v) for v in table.sizes[i])
-        images.append({"id": id_, "file_name": image_names[i], "height": height, "width": width,
-                       **_parsed(extras and extras.images, i)})  # fmt: skip
+        images.append(
+            {
+                "id": id_,
+                "file_name": image_names[i],
+                "height": height,
+                "width": width,
+                **_parsed(extras and extras.images, i),
+            }
+        )
         part = table.objects(i)
         for k in range(part.start, part.stop):
             x1, y1, x2, y2 = (float(v) for v in table.boxes[k])
             mask = None if table.masks is None else table.masks[k]
             if isinstance(mask, list):  # float32 has about seven digits
                 mask = [[round(v, 3) for v in polygon] for polygon in mask]
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": id_,
-                "category_id": kinds[int(table.labels[k])],
-                "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
-                "area": round(float(areas[k]), 4), "iscrowd": int(table.ignore[k]),
-                **({"segmentation": mask} if mask is not None else {}),
-                **_parsed(extras and extras.objects, k),
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": id_,
+                    "category_id": kinds[int(table.labels[k])],
+                    "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
+                    "area": round(float(areas[k]), 4),
+                    "iscrowd": int(table.ignore[k]),
+                    **({"segmentation": mask} if mask is not None else {}),
+                    **_parsed(extras and extras.objects, k),
+                }
+            )
     more = {} if extras is None else extras.classes
-    categories = [{"id": id_, "name": name, **more.get(name, {})}
-                  for id_, name in zip(kinds, table.classes, strict=True)]  # fmt: skip
+    categories = [
+        {"id": id_, "name": name, **more.get(name, {})}
+        for id_, name in zip(kinds, table.classes, strict=True)
+    ]
     head = {} if extras is None else extras.head(members)
     return {**head, "images": images, "annotations": annotations, "categories": categories}
 

@@ -71,10 +71,16 @@ def scanner(path: Path) -> Scan | None:
         n, stop = rows(raw, min(at, len(raw) - 1), names, whole, real, masks, ends)
         sizes = np.diff(ends[:n], prepend=0)
         found = Rows(
-            whole[:n, 0].copy(), whole[:n, 1].copy(), whole[:n, 2].copy(), whole[:n, 3] == 1,
-            real[:n, :4].copy(), real[:n, 4].copy(), masks[: ends[n - 1] if n else 0].copy(),
-            sizes * 4, text[at:stop] if n else "",
-        )  # fmt: skip
+            whole[:n, 0].copy(),
+            whole[:n, 1].copy(),
+            whole[:n, 2].copy(),
+            whole[:n, 3] == 1,
+            real[:n, :4].copy(),
+            real[:n, 4].copy(),
+            masks[: ends[n - 1] if n else 0].copy(),
+            sizes * 4,
+            text[at:stop] if n else "",
+        )
         return found, stop
 
     return scan

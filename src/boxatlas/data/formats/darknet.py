@@ -42,8 +42,9 @@ def describe(folder: Path) -> dict[str, str]:
     """The options of the .data file. Raises InputError naming the line that is none."""
     path = _file(folder)
     if path is None:
-        raise InputError("holds no .data file, or several", file=folder,
-                         hint="name the .data file itself")  # fmt: skip
+        raise InputError(
+            "holds no .data file, or several", file=folder, hint="name the .data file itself"
+        )
     options = {}
     for n, raw in enumerate(read_text(path).splitlines(), 1):
         line = raw.split("#")[0].strip()
@@ -69,8 +70,12 @@ def read_names(path: str | Path) -> list[str]:
     seen: set[str] = set()
     for n, name in enumerate(names, 1):
         if not name or name in seen:
-            raise InputError("two classes of one name" if name else "an empty name", file=path,
-                             field=f"line {n}", value=name)  # fmt: skip
+            raise InputError(
+                "two classes of one name" if name else "an empty name",
+                file=path,
+                field=f"line {n}",
+                value=name,
+            )
         seen.add(name)
     return names
 
@@ -83,8 +88,13 @@ def _near(folder: Path, name: str, field: str) -> Path:
     for one in tries:
         if one.is_file():
             return one
-    raise InputError("no such file", file=path, field=field, value=name,
-                     hint=f"looked at {tries[0]} and {tries[1]}")  # fmt: skip
+    raise InputError(
+        "no such file",
+        file=path,
+        field=field,
+        value=name,
+        hint=f"looked at {tries[0]} and {tries[1]}",
+    )
 
 
 def _classes(folder: Path, options: dict[str, str]) -> list[str]:
@@ -93,13 +103,13 @@ def _classes(folder: Path, options: dict[str, str]) -> list[str]:
     tree = "labels" in options and any(key in options for key in _MAPS.values())
     key = "labels" if tree else "names"
     if key not in options:
-        raise InputError("says no names", file=path, field="names",
-                         hint=nearest("names", options))  # fmt: skip
+        raise InputError("says no names", file=path, field="names", hint=nearest("names", options))
     names = read_names(_near(folder, options[key], key))
     stated = options.get("classes", str(len(names)))
     if stated != str(len(names)):
-        raise InputError(f"{options[key]} holds {len(names)} names", file=path, field="classes",
-                         value=stated)  # fmt: skip
+        raise InputError(
+            f"{options[key]} holds {len(names)} names", file=path, field="classes", value=stated
+        )
     return names
 
 
@@ -112,8 +122,9 @@ def _nodes(folder: Path, options: dict[str, str], key: str, names: list[str]) ->
     nodes = []
     for n, line in enumerate(read_text(file).split(), 1):
         if not line.isdigit() or int(line) >= len(names):
-            raise InputError(f"is none of the {len(names)} classes", file=file, field=f"line {n}",
-                             value=line)  # fmt: skip
+            raise InputError(
+                f"is none of the {len(names)} classes", file=file, field=f"line {n}", value=line
+            )
         nodes.append(int(line))
     return nodes
 
@@ -133,9 +144,13 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
 
 
 def _read_list(
-    folder: Path, options: dict[str, str], key: str, images: list[Path], names: list[str],
+    folder: Path,
+    options: dict[str, str],
+    key: str,
+    images: list[Path],
+    names: list[str],
     builder: Builder,
-) -> None:  # fmt: skip
+) -> None:
     """Add the images of one list."""
     nodes = _nodes(folder, options, key, names)
     boxed = names if nodes is None else [names[node] for node in nodes]
@@ -154,9 +169,11 @@ def _read_list(
             field = _MAPS[_SPLITS[key]]
             raise InputError(
                 f"{label} holds boxes, and no {field} says which words their classes are",
-                file=_file(folder), field=key, value=options[key],
+                file=_file(folder),
+                field=key,
+                value=options[key],
                 hint="Darknet maps `valid` by `map`, `train` by the cfg's: name that as train_map",
-            )  # fmt: skip
+            )
         yolo.add_objects(builder, label, size, boxed, nodes)
 
 
@@ -187,8 +204,12 @@ def _label_alone(lines: list[str], file: Path, names: list[str]) -> int | None:
         parts = line.split()
         if len(parts) == 5 and all(_zero(part) for part in parts[1:]):
             if not parts[0].isdigit() or int(parts[0]) >= len(names):
-                raise InputError(f"no such class (there are {len(names)})", file=file,
-                                 field=f"line {n}", value=parts[0])  # fmt: skip
+                raise InputError(
+                    f"no such class (there are {len(names)})",
+                    file=file,
+                    field=f"line {n}",
+                    value=parts[0],
+                )
             return int(parts[0])
     return None
 
@@ -239,8 +260,12 @@ def write(
     names = {"train": "train", "val": "valid", "test": "test"}
     for split in splits_of:
         if split not in names:
-            raise InputError("a .data file has no such split", field="split", value=split,
-                             hint=nearest(split, names))  # fmt: skip
+            raise InputError(
+                "a .data file has no such split",
+                field="split",
+                value=split,
+                hint=nearest(split, names),
+            )
     head = [f"classes = {len(table.classes)}", "names = set.names"]
     for split, members in splits_of.items():
         head.append(f"{names[split]} = {split}.txt")

@@ -93,8 +93,9 @@ def _read_labels(path: Path, builder: Builder, classes: dict[str, int]) -> None:
         raise InputError("must map images to detections", file=path, field="labels", value=labels)
     for i, name in enumerate(names):
         if not isinstance(name, str) or (name in names[:i]):
-            raise InputError("class names are texts, each once", file=path, field=f"classes[{i}]",
-                             value=name)  # fmt: skip
+            raise InputError(
+                "class names are texts, each once", file=path, field=f"classes[{i}]", value=name
+            )
         classes.setdefault(name, len(classes))
     images = by_stem(path.parent / "data")
     known = [name for name in labels if name in images]
@@ -119,16 +120,21 @@ def _read_samples(
         field, name = f"samples[{i}]", sample.get("filepath")
         try:
             if not isinstance(name, str):
-                raise InputError("is not the path of an image", file=path,
-                                 field=f"{field}.filepath", value=name)  # fmt: skip
+                raise InputError(
+                    "is not the path of an image", file=path, field=f"{field}.filepath", value=name
+                )
             image = inside(folder, name, path, f"{field}.filepath")
             data = sample.get("metadata")
             data = data if isinstance(data, dict) else {}
             size = stated_size(data.get("height"), data.get("width"), path, f"{field}.metadata.")
             size = above_zero(size) or sizes_of([image])[0]
             if isinstance(size, InputError) or not os.path.isfile(image):
-                raise InputError("the image is missing or cannot be read", file=path,
-                                 field=f"{field}.filepath", value=name)  # fmt: skip
+                raise InputError(
+                    "the image is missing or cannot be read",
+                    file=path,
+                    field=f"{field}.filepath",
+                    value=name,
+                )
             builder.image(image, str(Path(name).with_suffix("")), size, path)
             _add(builder, _detections(sample), path, field, classes, [])
         except InputError as error:
@@ -153,20 +159,28 @@ def _split_of(sample: dict[str, Any]) -> str | None:
 
 def _detections(sample: dict[str, Any]) -> Any:
     """`ground_truth`, or the only field that holds detections."""
-    fields = [v for k, v in sorted(sample.items(), key=lambda item: item[0] != "ground_truth")
-              if isinstance(v, dict) and v.get("_cls") == "Detections"]  # fmt: skip
+    fields = [
+        v
+        for k, v in sorted(sample.items(), key=lambda item: item[0] != "ground_truth")
+        if isinstance(v, dict) and v.get("_cls") == "Detections"
+    ]
     return fields[0].get("detections") if fields else []
 
 
 def _add(
-    builder: Builder, things: Any, path: Path, field: str, classes: dict[str, int],
+    builder: Builder,
+    things: Any,
+    path: Path,
+    field: str,
+    classes: dict[str, int],
     names: list[str],
-) -> None:  # fmt: skip
+) -> None:
     if things is None:
         return
     if not isinstance(things, list):
-        builder.refuse(InputError("must be a list of detections", file=path, field=field,
-                                  value=things))  # fmt: skip
+        builder.refuse(
+            InputError("must be a list of detections", file=path, field=field, value=things)
+        )
         return
     size = builder.sizes[-1]
     for i, thing in enumerate(things):
@@ -181,8 +195,14 @@ def _add(
             ignore = bool(flags.get("iscrowd") or flags.get("difficult"))
             cut = flags.get("truncated")
             mask = _mask(thing.get("mask"), box, size, path, f"{where}.mask")
-            builder.add(box, classes.setdefault(label, len(classes)), i, ignore=ignore, mask=mask,
-                        truncated=cut if isinstance(cut, bool) else None)  # fmt: skip
+            builder.add(
+                box,
+                classes.setdefault(label, len(classes)),
+                i,
+                ignore=ignore,
+                mask=mask,
+                truncated=cut if isinstance(cut, bool) else None,
+            )
         except InputError as error:
             builder.refuse(error)
 
@@ -255,14 +275,17 @@ def write(
                     "bounding_box": [
                         round(float(v), 8)
                         for v in (
-                            x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height,
+                            x1 / width,
+                            y1 / height,
+                            (x2 - x1) / width,
+                            (y2 - y1) / height,
                         )
                     ],
                     "attributes": _flags(table, k),
                 }
                 for k in range(part.start, part.stop)
                 for x1, y1, x2, y2 in [table.boxes[k].tolist()]
-            ]  # fmt: skip
+            ]
         document = {"classes": list(table.classes), "labels": labels}
         write_text(folder / split / "labels.json", json.dumps(document, ensure_ascii=False))
 

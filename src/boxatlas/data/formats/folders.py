@@ -74,8 +74,13 @@ def annotation_files(folder: Path) -> list[Path]:
 
 def images_of(folder: Path) -> dict[str, Path]:
     """The images by name."""
-    return {p.stem: p for root in _roots(folder).values() for k in root.iterdir() if k.is_dir()
-            for p in _images(k)}  # fmt: skip
+    return {
+        p.stem: p
+        for root in _roots(folder).values()
+        for k in root.iterdir()
+        if k.is_dir()
+        for p in _images(k)
+    }
 
 
 def image_folder(split: str) -> str:
@@ -92,5 +97,9 @@ def write(
     table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
 ) -> None:
     """Raises InputError: a folder for each class holds no boxes."""
-    raise InputError("this layout holds no boxes", field="layout", value="folders",
-                     hint="voc, coco, yolo or darknet")  # fmt: skip
+    raise InputError(
+        "this layout holds no boxes",
+        field="layout",
+        value="folders",
+        hint="voc, coco, yolo or darknet",
+    )

@@ -161,5 +161,6 @@ class _Reader:
         self.text, self.at = self.text[self.at :] + chunk, 0
 
     def wrong(self, problem: str) -> None:
-        raise InputError(f"is not valid JSON: {problem} at character {self.passed + self.at}",
-                         file=self.path)  # fmt: skip
+        raise InputError(
+            f"is not valid JSON: {problem} at character {self.passed + self.at}", file=self.path
+        )

@@ -44,8 +44,11 @@ def splits(folder: Path) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     """The JSON files at the top that are lists of tasks; tasks.json is meant to be one."""
-    return [path for path in sorted(folder.glob("*.json"))
-            if path.name == TASKS or _begins_as_tasks(path)]  # fmt: skip
+    return [
+        path
+        for path in sorted(folder.glob("*.json"))
+        if path.name == TASKS or _begins_as_tasks(path)
+    ]
 
 
 def _begins_as_tasks(path: Path) -> bool:
@@ -113,24 +116,30 @@ def _configured(folder: Path) -> list[str]:
 
 
 def _task(
-    builder: Builder, task: Any, path: Path, field: str, images: dict[str, Path],
+    builder: Builder,
+    task: Any,
+    path: Path,
+    field: str,
+    images: dict[str, Path],
     classes: dict[str, int],
-) -> None:  # fmt: skip
+) -> None:
     data = task.get("data") if isinstance(task, dict) else None
     address = data.get("image") if isinstance(data, dict) else None
     if not isinstance(address, str) or not address:
         raise InputError("a task needs `data.image`", file=path, field=field, value=task)
     image = _image(address, images)
     if image is None:
-        raise InputError("the image is missing", file=path, field=f"{field}.data.image",
-                         value=address)  # fmt: skip
+        raise InputError(
+            "the image is missing", file=path, field=f"{field}.data.image", value=address
+        )
     results = _results(task, path, field)
     size = None
     for i, result in enumerate(results):
         if isinstance(result, dict) and above_zero(size) is None:
             where = f"{field}.{FIELD.format(i)}."
-            size = stated_size(result.get("original_height"), result.get("original_width"), path,
-                               where)  # fmt: skip
+            size = stated_size(
+                result.get("original_height"), result.get("original_width"), path, where
+            )
     found = above_zero(size) or sizes_of([image])[0]
     if isinstance(found, InputError):
         raise found
@@ -156,27 +165,38 @@ def _results(task: dict[str, Any], path: Path, field: str) -> list[Any]:
         if isinstance(one, dict) and not one.get("was_cancelled"):
             result = one.get("result", [])
             if not isinstance(result, list):
-                raise InputError("must be a list", file=path, field=f"{field}.annotations.result",
-                                 value=result)  # fmt: skip
+                raise InputError(
+                    "must be a list", file=path, field=f"{field}.annotations.result", value=result
+                )
             return result
     return []
 
 
 def _region(
-    builder: Builder, region: Any, i: int, path: Path, field: str, size: tuple[int, int],
+    builder: Builder,
+    region: Any,
+    i: int,
+    path: Path,
+    field: str,
+    size: tuple[int, int],
     classes: dict[str, int],
-) -> None:  # fmt: skip
+) -> None:
     kind = region.get("type") if isinstance(region, dict) else None
     value = region.get("value") if isinstance(region, dict) else None
     if kind in ("choices", "textarea", "rating", "number", "taxonomy", "relation"):
         return  # of the whole image, or of a region that comes by itself
     if kind not in ("rectanglelabels", "polygonlabels") or not isinstance(value, dict):
-        raise InputError("neither a rectangle nor a polygon with a label", file=path,
-                         field=f"{field}.type", value=kind)  # fmt: skip
+        raise InputError(
+            "neither a rectangle nor a polygon with a label",
+            file=path,
+            field=f"{field}.type",
+            value=kind,
+        )
     names = value.get(kind)
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise InputError("a region needs a label", file=path, field=f"{field}.value.{kind}",
-                         value=names)  # fmt: skip
+        raise InputError(
+            "a region needs a label", file=path, field=f"{field}.value.{kind}", value=names
+        )
     take = _rectangle if kind == "rectanglelabels" else _polygon
     box, mask = take(value, size, path, f"{field}.value")
     flags = region.get("meta")
@@ -196,8 +216,12 @@ def _rectangle(
     if not turn:
         return (left, top, left + w, top + h), None
     cos, sin = math.cos(turn), math.sin(turn)
-    corners = [(0.0, 0.0), (w * cos, w * sin), (w * cos - h * sin, w * sin + h * cos),
-               (-h * sin, h * cos)]  # fmt: skip
+    corners = [
+        (0.0, 0.0),
+        (w * cos, w * sin),
+        (w * cos - h * sin, w * sin + h * cos),
+        (-h * sin, h * cos),
+    ]
     xs, ys = [left + p[0] for p in corners], [top + p[1] for p in corners]
     outline = [v for pair in zip(xs, ys, strict=True) for v in pair]
     return (min(xs), min(ys), max(xs), max(ys)), [outline]
@@ -208,11 +232,13 @@ def _polygon(
 ) -> tuple[Box, Mask]:
     points = value.get("points")
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
-        raise InputError("must be a list of [x, y]", file=path, field=f"{field}.points",
-                         value=points)  # fmt: skip
+        raise InputError(
+            "must be a list of [x, y]", file=path, field=f"{field}.points", value=points
+        )
     if len(points) < 3:
-        raise InputError("a polygon of fewer than three points", file=path,
-                         field=f"{field}.points", value=points)  # fmt: skip
+        raise InputError(
+            "a polygon of fewer than three points", file=path, field=f"{field}.points", value=points
+        )
     height, width = size
     where = f"{field}.points"
     xs = [number(p[0], path, f"{where}[{n}]") * width / 100 for n, p in enumerate(points)]
@@ -261,8 +287,13 @@ def write(
             part = table.objects(i)
             result = [_written(table, i, k) for k in range(part.start, part.stop)]
             address = f"/data/local-files/?d=images/{image_names[i]}"
-            tasks.append({"id": len(tasks) + 1, "data": {"image": address, "split": split},
-                          "annotations": [{"result": result}]})  # fmt: skip
+            tasks.append(
+                {
+                    "id": len(tasks) + 1,
+                    "data": {"image": address, "split": split},
+                    "annotations": [{"result": result}],
+                }
+            )
     write_text(folder / TASKS, json.dumps(tasks, ensure_ascii=False))
     labels = "".join(f"      <Label value={quoteattr(name)}/>\n" for name in table.classes)
     tools = "".join(
@@ -281,17 +312,26 @@ def _written(table: Table, i: int, k: int) -> dict[str, Any]:
     if mask is None:
         kind, tool = "rectanglelabels", "box"
         value: dict[str, Any] = {
-            "x": round(x1 / width * 100, 6), "y": round(y1 / height * 100, 6),
+            "x": round(x1 / width * 100, 6),
+            "y": round(y1 / height * 100, 6),
             "width": round((x2 - x1) / width * 100, 6),
-            "height": round((y2 - y1) / height * 100, 6), "rotation": 0,
-        }  # fmt: skip
+            "height": round((y2 - y1) / height * 100, 6),
+            "rotation": 0,
+        }
     else:
         kind, tool = "polygonlabels", "polygon"
         points = zip(mask[0::2], mask[1::2], strict=True)
-        value = {"points": [[round(x / width * 100, 6), round(y / height * 100, 6)]
-                            for x, y in points]}  # fmt: skip
+        value = {
+            "points": [[round(x / width * 100, 6), round(y / height * 100, 6)] for x, y in points]
+        }
     return {
-        "id": f"object{k}", "type": kind, "from_name": tool, "to_name": "image",
-        "original_width": width, "original_height": height, "image_rotation": 0,
-        "value": {**value, kind: [name]}, **({"meta": {"ignore": True}} if table.ignore[k] else {}),
-    }  # fmt: skip
+        "id": f"object{k}",
+        "type": kind,
+        "from_name": tool,
+        "to_name": "image",
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": {**value, kind: [name]},
+        **({"meta": {"ignore": True}} if table.ignore[k] else {}),
+    }

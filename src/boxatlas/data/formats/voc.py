@@ -59,16 +59,19 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
         names = members(folder, split)
     else:
         listed = annotations
-        names = sorted(p.relative_to(annotations).with_suffix("").as_posix()
-                       for p in annotations.rglob("*.xml"))  # fmt: skip
+        names = sorted(
+            p.relative_to(annotations).with_suffix("").as_posix()
+            for p in annotations.rglob("*.xml")
+        )
     given = _listed_classes(folder, builder)
     classes: dict[str, int] = {name: i for i, name in enumerate(given or ())}
     for name in names:
         try:
             file = inside(annotations, f"{name}.xml", listed, "name")
             if name not in images:
-                raise InputError("the image of this annotation is missing", file=file,
-                                 field="image", value=name)  # fmt: skip
+                raise InputError(
+                    "the image of this annotation is missing", file=file, field="image", value=name
+                )
             _image(builder, parse(file), file, images[name], name, classes, given is not None)
         except InputError as error:
             builder.refuse(error)
@@ -86,8 +89,11 @@ def images_of(folder: Path) -> dict[str, Path]:
 def annotation_files(folder: Path) -> list[Path]:
     """Every text file that describes the set."""
     lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
-    return [*sorted((folder / "Annotations").rglob("*.xml")), *lists,
-            *(p for p in [folder / "classes.txt"] if p.is_file())]  # fmt: skip
+    return [
+        *sorted((folder / "Annotations").rglob("*.xml")),
+        *lists,
+        *(p for p in [folder / "classes.txt"] if p.is_file()),
+    ]
 
 
 def parse(file: Path) -> Element:
@@ -108,12 +114,21 @@ def parse(file: Path) -> Element:
 
 
 def _image(
-    builder: Builder, root: Element, file: Path, image: Path, name: str, classes: dict[str, int],
+    builder: Builder,
+    root: Element,
+    file: Path,
+    image: Path,
+    name: str,
+    classes: dict[str, int],
     closed: bool,
-) -> None:  # fmt: skip
+) -> None:
     if root.tag != "annotation":
-        raise InputError("is no VOC annotation: its root has another name", file=file,
-                         field="annotation", value=root.tag)  # fmt: skip
+        raise InputError(
+            "is no VOC annotation: its root has another name",
+            file=file,
+            field="annotation",
+            value=root.tag,
+        )
     sides = (root.findtext("size/height"), root.findtext("size/width"))
     size = stated_size(*sides, file, "size.", number)
     builder.image(image, name, size, file, extra=_besides(root, _OF_ROOT, builder, file))
@@ -123,13 +138,22 @@ def _image(
             if not label:
                 raise InputError("an object without a name", file=file, field=f"object[{i}].name")
             if closed and label not in classes:
-                raise InputError("a class that classes.txt does not list", file=file,
-                                 field=f"object[{i}].name", value=label,
-                                 hint=nearest(label, classes))  # fmt: skip
+                raise InputError(
+                    "a class that classes.txt does not list",
+                    file=file,
+                    field=f"object[{i}].name",
+                    value=label,
+                    hint=nearest(label, classes),
+                )
             box, ignore = _box(thing, file, i), _flag(thing, file, i, "difficult")
-            builder.add(box, classes.setdefault(label, len(classes)), i, ignore=bool(ignore),
-                        truncated=_flag(thing, file, i, "truncated"),
-                        extra=_besides(thing, _OF_OBJECT, builder, file))  # fmt: skip
+            builder.add(
+                box,
+                classes.setdefault(label, len(classes)),
+                i,
+                ignore=bool(ignore),
+                truncated=_flag(thing, file, i, "truncated"),
+                extra=_besides(thing, _OF_OBJECT, builder, file),
+            )
         except InputError as error:
             builder.refuse(error)
 
@@ -193,8 +217,9 @@ def _listed_classes(folder: Path, builder: Builder) -> list[str] | None:
     for n, line in enumerate(read_text(path).split("\n"), 1):
         name = line.strip()
         if name in names:
-            builder.refuse(InputError("two classes of one name", file=path, field=f"line {n}",
-                                      value=name))  # fmt: skip
+            builder.refuse(
+                InputError("two classes of one name", file=path, field=f"line {n}", value=name)
+            )
         if name:
             names[name] = None
     return list(names)
@@ -229,20 +254,25 @@ def write(
 def _xml(table: Table, i: int, file_name: str) -> str:
     height, width = (int(v) for v in table.sizes[i])
     rows: list[Any] = [
-        "<annotation>", f"\t<filename>{escape(file_name)}</filename>",
+        "<annotation>",
+        f"\t<filename>{escape(file_name)}</filename>",
         f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
         "\t<segmented>0</segmented>",
-    ]  # fmt: skip
+    ]
     extras = table.extras if table.extras is not None and table.extras.layout == "voc" else None
     if extras is not None and extras.images[i]:
         rows.append(f"\t{extras.images[i]}")
     part = table.objects(i)
     truncated = None if table.truncated is None else table.truncated[part].tolist()
     more = extras.objects[part] if extras is not None else []
-    for k, (box, label, ignore) in enumerate(zip(
-        table.boxes[part].tolist(), table.labels[part].tolist(), table.ignore[part].tolist(),
-        strict=True,
-    )):  # fmt: skip
+    for k, (box, label, ignore) in enumerate(
+        zip(
+            table.boxes[part].tolist(),
+            table.labels[part].tolist(),
+            table.ignore[part].tolist(),
+            strict=True,
+        )
+    ):
         x1, y1, x2, y2 = (_short(v) for v in (box[0] + 1, box[1] + 1, box[2], box[3]))
         cut = "" if truncated is None else f"<truncated>{int(truncated[k])}</truncated>"
         cut += more[k] if more else ""

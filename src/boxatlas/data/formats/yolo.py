@@ -110,8 +110,14 @@ def classes_of(folder: Path, description: dict[str, Any], refuse: Refuse = _stop
     numbers = []
     for i, name in enumerate(map(str, names)):
         if name in first:
-            refuse(InputError("two classes of one name", file=path, value=name,
-                              field=fields[i] if fields else f"names[{i}]"))  # fmt: skip
+            refuse(
+                InputError(
+                    "two classes of one name",
+                    file=path,
+                    value=name,
+                    field=fields[i] if fields else f"names[{i}]",
+                )
+            )
         numbers.append(first.setdefault(name, len(first)))
     return Classes(list(first), None if len(first) == len(numbers) else numbers)
 
@@ -122,8 +128,15 @@ def _numbered(names: dict[Any, Any], path: Path | None, refuse: Refuse) -> Any:
         return None
     gaps = [n for n in range(max(names, default=-1)) if n not in names]
     if gaps:
-        refuse(InputError("class numbers must run from 0", file=path, field="names",
-                          value=sorted(names), hint=f"there is no {gaps[0]}"))  # fmt: skip
+        refuse(
+            InputError(
+                "class numbers must run from 0",
+                file=path,
+                field="names",
+                value=sorted(names),
+                hint=f"there is no {gaps[0]}",
+            )
+        )
     return [names.get(n, f"class{n}") for n in range(len(names) + len(gaps))]
 
 
@@ -214,8 +227,12 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
 def annotation_files(folder: Path) -> list[Path]:
     """Every text file that describes the set."""
     head = [p for p in (description_file(folder), folder / "classes.txt") if p and p.is_file()]
-    labels = {p for name in ("labels", "*/labels") for root in folder.glob(name)
-              for p in root.rglob("*.txt")}  # fmt: skip
+    labels = {
+        p
+        for name in ("labels", "*/labels")
+        for root in folder.glob(name)
+        for p in root.rglob("*.txt")
+    }
     if not labels:  # beside the images, and the lists of images
         labels = {p for p in folder.rglob("*.txt") if p.name != "classes.txt"}
     return [*head, *sorted(labels)]
@@ -260,9 +277,12 @@ def label_of(image: Path) -> Path:
 
 
 def add_objects(
-    builder: Builder, label: Path, size: tuple[int, int], classes: list[str] | None,
+    builder: Builder,
+    label: Path,
+    size: tuple[int, int],
+    classes: list[str] | None,
     numbers: list[int] | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Add an image's objects; returns the highest class number. numbers: what a class becomes."""
     highest = -1
     for n, line in enumerate(read_text(label).split("\n"), 1):
@@ -284,8 +304,9 @@ def _row(
     """Class, box and, where the line is a polygon, mask."""
     values = line.split()
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        raise InputError("must be: class, centre x, centre y, width, height", file=label,
-                         field=field, value=line)  # fmt: skip
+        raise InputError(
+            "must be: class, centre x, centre y, width, height", file=label, field=field, value=line
+        )
     kind = number(values[0], label, field)
     if kind != int(kind) or not 0 <= kind < (_MOST_CLASSES if classes is None else len(classes)):
         most = "" if classes is None else f" (there are {len(classes)})"
@@ -294,8 +315,11 @@ def _row(
     height, width = size
     if len(numbers) == 4:
         x, y, w, h = numbers
-        return (int(kind), ((x - w / 2) * width, (y - h / 2) * height,
-                            (x + w / 2) * width, (y + h / 2) * height), None)  # fmt: skip
+        return (
+            int(kind),
+            ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height),
+            None,
+        )
     xs, ys = [v * width for v in numbers[0::2]], [v * height for v in numbers[1::2]]
     polygon = [v for pair in zip(xs, ys, strict=True) for v in pair]
     return int(kind), (min(xs), min(ys), max(xs), max(ys)), [polygon]
@@ -310,8 +334,10 @@ def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
     out = []
     if table.ignore.any():
-        out.append(f"ignored objects (difficult, crowd): {int(table.ignore.sum())} flags; "
-                   "they become ordinary objects")  # fmt: skip
+        out.append(
+            f"ignored objects (difficult, crowd): {int(table.ignore.sum())} flags; "
+            "they become ordinary objects"
+        )
     if table.truncated is not None:
         out.append(f"truncated: {int(table.truncated.sum())} flags")
     if table.masks is not None:
@@ -348,8 +374,9 @@ def write(
             write_text(folder / "labels" / split / name, "".join(lines))
     text = yaml.safe_dump(
         {**{s: f"images/{s}" for s in splits_of}, "names": dict(enumerate(table.classes))},
-        sort_keys=False, allow_unicode=True,
-    )  # fmt: skip
+        sort_keys=False,
+        allow_unicode=True,
+    )
     write_text(folder / "data.yaml", text)
 
 
@@ -362,8 +389,12 @@ def lines_for(table: Table, i: int) -> list[str]:
     for (x1, y1, x2, y2), label, mask in zip(boxes, labels, masks, strict=True):
         polygon = _polygon(mask)
         if polygon is None:
-            row = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height,
-                   (x2 - x1) / width, (y2 - y1) / height]  # fmt: skip
+            row = [
+                (x1 + x2) / 2 / width,
+                (y1 + y2) / 2 / height,
+                (x2 - x1) / width,
+                (y2 - y1) / height,
+            ]
         else:
             row = [v / (height if k % 2 else width) for k, v in enumerate(polygon)]
         lines.append(f"{label} " + " ".join(f"{v:.8f}" for v in row))

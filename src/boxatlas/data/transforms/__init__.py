@@ -22,8 +22,9 @@ KINDS: dict[str, type[Options]] = {
 def augmentation(name: str, **options: Any) -> Any:
     """The augmentation of that name. Raises InputError for an unknown name or option."""
     if name not in KINDS:
-        raise InputError("no such augmentation", field="augment", value=name,
-                         hint=nearest(name, KINDS))  # fmt: skip
+        raise InputError(
+            "no such augmentation", field="augment", value=name, hint=nearest(name, KINDS)
+        )
     return KINDS[name].of(**options)
 
 

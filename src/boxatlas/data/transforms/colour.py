@@ -62,10 +62,14 @@ def painted(
     table = ((np.arange(256) + d.add).clip(0, 255) * d.gain).clip(0, 255).astype(np.float32)
     _kernel()(
         pixels[:, ::-1] if mirror else pixels,
-        planes[:, top : top + height, left : left + width], table, np.float32(d.saturation),
-        np.float32(d.hue % 1.0 * 6), np.float32(d.last), factor.astype(np.float32),
+        planes[:, top : top + height, left : left + width],
+        table,
+        np.float32(d.saturation),
+        np.float32(d.hue % 1.0 * 6),
+        np.float32(d.last),
+        factor.astype(np.float32),
         shift.astype(np.float32),
-    )  # fmt: skip
+    )
     return torch.from_numpy(out)
 
 
@@ -77,9 +81,15 @@ def _kernel() -> Any:
 
 
 def _paint(
-    pixels: Any, out: Any, table: Any, saturation: Any, turn: Any, last: Any, factor: Any,
+    pixels: Any,
+    out: Any,
+    table: Any,
+    saturation: Any,
+    turn: Any,
+    last: Any,
+    factor: Any,
     shift: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Compiled. turn: hue in sixths of a turn, 0..6."""
     zero, one, two = np.float32(0), np.float32(1), np.float32(2)
     three, four, six, most = np.float32(3), np.float32(4), np.float32(6), np.float32(255)

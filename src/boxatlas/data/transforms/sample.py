@@ -45,8 +45,13 @@ class Sample:
         masks = self.masks
         if masks is not None:
             masks = [m for m, fits in zip(masks, rows, strict=True) if fits]
-        return replace(self, boxes=self.boxes[rows], labels=self.labels[rows],
-                       ignore=self.ignore[rows], masks=masks)  # fmt: skip
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            ignore=self.ignore[rows],
+            masks=masks,
+        )
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,9 @@ def _pixels(sample: Sample, view: View, content: tuple[int, int], preprocess: Pr
     small = Image.fromarray(sample.pixels).resize(
         (right - left, bottom - top), resample, part, reducing_gap=2.0
     )
-    return painted(np.asarray(small), (top, left), content, view.fill, view.mirror,
-                   view.distortion, preprocess)  # fmt: skip
+    return painted(
+        np.asarray(small), (top, left), content, view.fill, view.mirror, view.distortion, preprocess
+    )
 
 
 def _span(low: float, high: float, size: int) -> tuple[int, int]:

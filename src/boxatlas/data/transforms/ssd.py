@@ -21,8 +21,13 @@ from boxatlas.images import Preprocess
 from boxatlas.options import AtLeastOne, Fraction, NotNegative, Options, Positive
 from boxatlas.structures import Frame
 
-_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BOX, Image.Resampling.NEAREST,
-            Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)  # fmt: skip
+_FILTERS = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BOX,
+    Image.Resampling.NEAREST,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+)
 Box = tuple[float, float, float, float]
 Level = Annotated[float, Field(ge=0, le=255)]
 Side = Annotated[float, Field(gt=0, le=1)]
@@ -116,8 +121,12 @@ class SSDAugmentation(Options):
             return view
         sampler = found[choice - 1]
         x1, y1, x2, y2 = crops[sampler, fits[sampler].argmax()].tolist()
-        return (view[0] + x1 * width, view[1] + y1 * height,
-                view[0] + x2 * width, view[1] + y2 * height)  # fmt: skip
+        return (
+            view[0] + x1 * width,
+            view[1] + y1 * height,
+            view[0] + x2 * width,
+            view[1] + y2 * height,
+        )
 
     def trial_crops(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """[count, 4] random crops of the unit square: a scale, a ratio that fits it, a place."""

@@ -48,9 +48,11 @@ class YoloAugmentation(Options):
         else:
             image, affine = self._placed(pixels, (height, width), rng)
         image = distort(
-            image, rng.uniform(-self.hue, self.hue), _factor(self.saturation, rng),
+            image,
+            rng.uniform(-self.hue, self.hue),
+            _factor(self.saturation, rng),
             _factor(self.exposure, rng),
-        )  # fmt: skip
+        )
         mirror = bool(rng.random() < self.flip)
         image = image.flip(-1) if mirror else image
         if preprocess.channels == "bgr":
@@ -140,9 +142,13 @@ def crop(image: Tensor, dx: int, dy: int, width: int, height: int) -> Tensor:
 
 
 def place(
-    image: Tensor, size: tuple[int, int], dx: int, dy: int, canvas: tuple[int, int],
+    image: Tensor,
+    size: tuple[int, int],
+    dx: int,
+    dy: int,
+    canvas: tuple[int, int],
     fill: float = 0.5,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """`image` at `size` (height, width) with its corner at (dx, dy) of a canvas [3, *canvas].
 
     Bilinear without a half-pixel shift; beyond the last row and column lies black, as in Darknet.
@@ -169,9 +175,10 @@ def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Te
     safe = spread.clamp(min=1e-12)
     red, green, blue = image
     sector = torch.where(
-        top == 0, (green - blue) / safe,
+        top == 0,
+        (green - blue) / safe,
         torch.where(top == 1, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )  # fmt: skip
+    )
     sector = torch.where(spread > 0, sector, 0.0) + 6 * hue
     chroma = spread * (saturation * exposure)  # saturation is spread / value
     value = value * exposure
