@@ -20,7 +20,7 @@ from boxatlas import evaluation
 from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.data import Table, make_loader, read
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
-from boxatlas.detectors.region import content_limits
+from boxatlas.parts.region.detector import content_limits
 from boxatlas.weights import load
 
 EDGES = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.001])

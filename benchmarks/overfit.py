@@ -20,11 +20,11 @@ import torch
 
 from alike import light
 from boxatlas import evaluation
+from boxatlas.create import create_model
 from boxatlas.data import Table, make_loader, read
-from boxatlas.detectors.base import Detector
 from boxatlas.images import read as read_image
 from boxatlas.ops import selective_search_many
-from boxatlas.registry import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.training import Recipe
 from boxatlas.training.loop import run
 from boxatlas.training.phases import Job

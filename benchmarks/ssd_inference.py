@@ -21,7 +21,7 @@ import torch
 import torchvision
 from torchvision.models import detection
 
-from boxatlas.detectors.base import Detector
+from boxatlas.parts.base import Detector
 from boxatlas.weights import import_model
 
 TARGETS = {"ssd300_vgg16": 1.25, "ssdlite320_mobilenet_v3_large": 1.4}

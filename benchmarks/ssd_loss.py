@@ -25,8 +25,8 @@ from torchvision.ops import box_iou
 from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import match_argmax_per_object, match_bipartite
+from boxatlas.create import create_model
 from boxatlas.losses.multibox import multibox_loss
-from boxatlas.registry import create_model
 from boxatlas.structures import Batch, Frame, Targets
 
 VOC300 = [

@@ -32,7 +32,7 @@ class Sample(Options):
 
 
 def test_switches_are_told_from_conventions() -> None:
-    assert Sample.switches() == {"roi_op": "table 3: how a RoI is read", "weight": "equation 2"}
+    assert Sample.kinds("idea") == {"roi_op": "table 3: how a RoI is read", "weight": "equation 2"}
 
 
 def test_values_are_frozen_and_typed() -> None:

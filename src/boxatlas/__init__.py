@@ -15,12 +15,13 @@ from boxatlas._version import __version__
 
 if TYPE_CHECKING:
     from boxatlas import boxes, data, ops, weights
-    from boxatlas.detectors.base import Detector
+    from boxatlas.create import create_model
     from boxatlas.errors import InputError
     from boxatlas.evaluation import evaluate
-    from boxatlas.registry import create_model, list_models, model_info
+    from boxatlas.parts.base import Detector
     from boxatlas.structures import Batch, Detections, Frame, Targets
     from boxatlas.weights import load
+    from boxatlas.zoo import list_models, model_info
 
 __all__ = [
     "Batch", "Detections", "Detector", "Frame", "InputError", "Targets", "__version__", "boxes",
@@ -32,13 +33,13 @@ _WHERE = {
     "Detections": "boxatlas.structures",
     "Frame": "boxatlas.structures",
     "Targets": "boxatlas.structures",
-    "Detector": "boxatlas.detectors.base",
+    "Detector": "boxatlas.parts.base",
     "InputError": "boxatlas.errors",
-    "create_model": "boxatlas.registry",
+    "create_model": "boxatlas.create",
     "evaluate": "boxatlas.evaluation",
-    "list_models": "boxatlas.registry",
+    "list_models": "boxatlas.zoo",
     "load": "boxatlas.weights",
-    "model_info": "boxatlas.registry",
+    "model_info": "boxatlas.zoo",
 }
 _MODULES = ("boxes", "data", "ops", "weights")
 

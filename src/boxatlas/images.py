@@ -22,12 +22,25 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from boxatlas.errors import InputError
-from boxatlas.options import AtLeastOne, Options, Positive
+from boxatlas.options import AtLeastOne, Options, Positive, setting
 from boxatlas.structures import Frame
 
 Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses more as a decompression bomb
+
+
+class InputChoices(Options):
+    """The size of an input that does not depend on the image."""
+
+    size: AtLeastOne | tuple[AtLeastOne, AtLeastOne] = setting(
+        300, "input in pixels: a side, or (height, width)"
+    )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 def read(source: Source) -> NDArray[np.uint8]:
@@ -171,6 +184,15 @@ class Preprocess(Options):
     pad_value: tuple[float, float, float] | None = None  # None: the mean, so that padding is 0
     multiple: AtLeastOne = 32
 
+    @property
+    def same_size(self) -> bool:
+        """Whether every image becomes an input of one size.
+
+        Where not, a batch is padded to its largest image; what is found must not depend on that,
+        so images are then seen one at a time (`Detector.detect`, `evaluation.predict`).
+        """
+        return self.resize in ("stretch", "letterbox")
+
     def frame(self, height: int, width: int) -> Frame:
         """Where a source of this size will lie in the input."""
         if self.resize == "stretch":
@@ -203,7 +225,10 @@ class Preprocess(Options):
 
     def __call__(self, source: Source) -> tuple[Tensor, Frame]:
         """One source -> (image [3, h, w], Frame). A "shorter" image is not yet padded."""
-        pixels = read(source)
+        return self.of_pixels(read(source))
+
+    def of_pixels(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, Frame]:
+        """As a call, of what `read` gave."""
         frame = self.frame(pixels.shape[0], pixels.shape[1])
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.channels == "bgr":
@@ -213,12 +238,16 @@ class Preprocess(Options):
 
     def batch(self, sources: Sequence[Source]) -> tuple[Tensor, list[Frame]]:
         """Sources -> (images [B, 3, H, W], frames)."""
-        made = [self(source) for source in sources]
+        return self.batch_of_pixels([read(source) for source in sources])
+
+    def batch_of_pixels(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, list[Frame]]:
+        """As `batch`, of what `read` gave."""
+        made = [self.of_pixels(pixels) for pixels in pictures]
         return self.collate([image for image, _ in made]), [frame for _, frame in made]
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
         """Images [3, h, w] -> one tensor, padded bottom right where they differ in size."""
-        if self.resize not in ("shorter", "limit"):
+        if self.same_size:
             return torch.stack(list(images))
         m = self.multiple
         height = -(-max(i.shape[1] for i in images) // m) * m

@@ -1,15 +1,30 @@
-"""Options of a method: typed fields, unknown names refused with the nearest one named.
+"""The choices of a method: typed fields in groups, each declared once, beside what reads it.
 
-A *switch* is an idea of the paper's own ablation; its default is the paper's value and its note
-names the table or section. A *convention* is an explicit parameter that a profile sets to reproduce
-one program. Both are plain values, so a checkpoint can record them.
+A choice is of one of three kinds. An *idea* is one of a paper's own ablation: its default is the
+paper's value and its note names the table or section. A *setting* is what every user touches: size,
+backbone, thresholds, counts. A *habit* is a parameter in which programs differ; an importer sets
+it to compute what one of them does. All are plain values, so a checkpoint can record them.
+
+A group of choices (`RPNChoices`) is a class that derives from `Options` alone. A method's config is
+the union of the groups that its parts read, with the method's own ideas:
+
+    class Config(BackboneChoices, RPNChoices, SuppressionChoices):
+        shared_features: bool = idea(True, "table 2: one set of convolutions, or one for each part")
+        rpn_nms = 0.7  # section 3.3
+        rpn_border = idea(True, "section 3.3: anchors across the border are not trained")
+
+A line without a type gives an inherited choice this paper's value (or, by `idea`, its own note
+too); type, bounds, kind and note stay those of the group.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, TypeVar
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from boxatlas.errors import InputError, nearest
 
@@ -18,39 +33,134 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Kind = Literal["idea", "setting", "habit"]
+
+# What older files call an option, and what it is called since.
+RENAMED = {"nms": "nms_iou"}
 
 
-def switch(default: Any, note: str, **limits: Any) -> Any:
+def idea(default: Any, note: str, **limits: Any) -> Any:
     """A field for one idea of the paper; `note` names the table or section that varies it."""
-    return Field(default, description=note, json_schema_extra={"kind": "switch"}, **limits)
+    return _field("idea", default, note, limits)
 
 
-def convention(default: Any, note: str, **limits: Any) -> Any:
-    """A field that a profile sets to reproduce one program's habits."""
-    return Field(default, description=note, json_schema_extra={"kind": "convention"}, **limits)
+def setting(default: Any, note: str, **limits: Any) -> Any:
+    """A field that users set to fit a detector to their data and machine."""
+    return _field("setting", default, note, limits)
 
 
-class Options(BaseModel):
-    """Base of every method's config: frozen, typed, finite numbers, no unknown names."""
+def habit(default: Any, note: str, **limits: Any) -> Any:
+    """A field in which programs differ; a profile sets it to reproduce one of them."""
+    return _field("habit", default, note, limits)
+
+
+def _field(kind: Kind, default: Any, note: str, limits: dict[str, Any]) -> Any:
+    return Field(default, description=note, json_schema_extra={"kind": kind}, **limits)
+
+
+class _Values(type(BaseModel)):
+    """Lets a class give inherited fields values of its own without declaring them again."""
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
+    ) -> type:
+        inherited: dict[str, FieldInfo] = {}
+        for base in reversed(bases):
+            inherited |= getattr(base, "__pydantic_fields__", {})
+        declared = namespace.get("__annotations__", {})
+        names = [key for key in namespace if key in inherited and key not in declared]
+        given = {key: namespace.pop(key) for key in names}
+        made: Any = super().__new__(mcs, name, bases, namespace, **kwargs)
+        if given:
+            for key, value in given.items():
+                made.__pydantic_fields__[key] = _with_default(inherited[key], value)
+            made.model_rebuild(force=True)
+            checked = (
+                made.model_validate(  # within the bounds, in the form that a user's would have
+                    {key: made.__pydantic_fields__[key].default for key in given}
+                )
+            )
+            for key in given:
+                made.__pydantic_fields__[key].default = getattr(checked, key)
+            made.model_rebuild(force=True)
+        return made
+
+
+def _with_default(field: FieldInfo, value: Any) -> FieldInfo:
+    """The same field with another default; given by `idea` and the like, with that note too."""
+    new = copy.copy(field)
+    if isinstance(value, FieldInfo):
+        new.description, new.json_schema_extra = value.description, value.json_schema_extra
+        value = value.default
+    new.default = value
+    new._attributes_set = {**new._attributes_set, "default": value}
+    return new
+
+
+class Options(BaseModel, metaclass=_Values):
+    """Base of every group of choices: frozen, typed, finite numbers, no unknown names."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False
     )
 
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Build, or raise InputError naming the field, the value and the nearest right name."""
-        return validated(cls, values)
+    # Choices that are gone, each with the value that older files may still give: what is done now.
+    gone: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
-    def switches(cls) -> dict[str, str]:
-        """Name -> note of every switch."""
+    def of(cls, given: Mapping[str, Any] | None = None, /, **own: Any) -> Self:
+        """Build from a model's own values and those that a user gives, which win.
+
+        Raises InputError naming the field, the value and the nearest right name.
+        """
+        return validated(cls, {**cls.current(own), **cls.current(given or {})})
+
+    @classmethod
+    def current(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as they are called today; those that are gone are left out.
+
+        Raises InputError for one that is gone and asks for another value than what is done now, and
+        where one is given by its old name and its new.
+        """
+        gone: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            gone |= base.__dict__.get("gone", {})
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in gone and name not in cls.model_fields:
+                if value != gone[name]:
+                    raise InputError(
+                        f"this option is gone; {gone[name]!r} is what is done",
+                        field=name,
+                        value=value,
+                    )
+                continue
+            new = RENAMED.get(name, name) if name not in cls.model_fields else name
+            new = new if new in cls.model_fields else name
+            if new in out or (new != name and new in values):
+                raise InputError(f"is given twice: also by its old name {name}", field=new)
+            out[new] = value
+        return out
+
+    @classmethod
+    def kinds(cls, kind: Kind) -> dict[str, str]:
+        """Name -> note of every choice of a kind, in the order of declaration."""
         return {
             name: field.description or ""
             for name, field in cls.model_fields.items()
-            if isinstance(field.json_schema_extra, dict)
-            and field.json_schema_extra.get("kind") == "switch"
+            if kind_of(field) == kind
         }
+
+    def idle(self) -> dict[str, str]:
+        """Ideas that do nothing in the detector that these values make: name -> why."""
+        return {}
+
+
+def kind_of(field: FieldInfo) -> str:
+    """The kind of a field; "option" where it was declared with none."""
+    extra = field.json_schema_extra
+    return str(extra.get("kind", "option")) if isinstance(extra, dict) else "option"
 
 
 def validated(cls: type[T], values: dict[str, Any], file: str | None = None) -> T:
@@ -70,9 +180,8 @@ def _explained(cls: type[BaseModel], error: ValidationError, file: str | None) -
             field = owner.model_fields.get(str(part)) if hasattr(owner, "model_fields") else None
             owner = field.annotation if field else None
         known = list(owner.model_fields) if hasattr(owner, "model_fields") else []
-        return InputError(
-            "no such option", file=file, field=path, hint=nearest(str(first["loc"][-1]), known)
-        )
+        hint = nearest(str(first["loc"][-1]), known)
+        return InputError("no such option", file=file, field=path, hint=hint)
     if first["type"] == "missing":  # what pydantic calls the input is all that is not missing
         return InputError("is missing", file=file, field=path)
     problem = first["msg"].removeprefix("Value error, ")
@@ -80,3 +189,7 @@ def _explained(cls: type[BaseModel], error: ValidationError, file: str | None) -
     if not path:  # of several fields together: the text names them
         return InputError(problem, file=file)
     return InputError(problem, file=file, field=path, value=first["input"])
+
+
+# Until every method has its groups.
+switch, convention = idea, habit

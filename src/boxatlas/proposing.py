@@ -20,8 +20,8 @@ from boxatlas.images import IMAGE_SUFFIXES, read
 from boxatlas.ops.search import SelectiveSearch, cores, hierarchies, in_order, ranked
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
-    from boxatlas.detectors.region import RegionDetector
+    from boxatlas.parts.base import Detector
+    from boxatlas.parts.region.detector import RegionDetector
 
 
 class Found(NamedTuple):
@@ -93,7 +93,7 @@ def by_detector(
     At most so many of an image, the best of those that are min_side pixels wide and high. Raises
     InputError for a detector that makes none.
     """
-    from boxatlas.detectors.region import RegionDetector
+    from boxatlas.parts.region.detector import RegionDetector
 
     if not isinstance(detector, RegionDetector) or detector.rpn is None:
         raise InputError(

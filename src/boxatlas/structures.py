@@ -264,3 +264,34 @@ class Detections:
             mask=None if self.masks is None else self.masks.numpy(),
             data={"class_name": np.array(self.names)},
         )
+
+
+def detections_of(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    image: Tensor,
+    frames: Sequence[Frame],
+    classes: tuple[str, ...],
+    most: int | None = None,
+) -> list[Detections]:
+    """What was found in a batch, split by image and in each source's pixels, on the CPU.
+
+    boxes [N, 4] in input pixels, scores [N], labels [N], image [N]: which image each is of; an
+    image's rows stand in the order in which they are to be given. most: of an image.
+    """
+    order = torch.argsort(image, stable=True)
+    counts = torch.bincount(image, minlength=len(frames)).tolist()
+    found = []
+    for frame, rows in zip(frames, order.split(counts), strict=True):
+        rows = rows[:most]
+        found.append(
+            Detections(
+                frame.undo(boxes[rows].float()).cpu(),
+                scores[rows].float().cpu(),
+                labels[rows].long().cpu(),
+                classes,
+                frame.source,
+            )
+        )
+    return found

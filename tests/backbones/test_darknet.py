@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from boxatlas.backbones.darknet import Classifier, Conv, Darknet, Pool, RootEpsBatchNorm
+from boxatlas.create import create_model
 from boxatlas.errors import InputError
-from boxatlas.registry import create_model, list_models, model_info
 from boxatlas.weights.darknet_layers import layers_of
+from boxatlas.zoo import list_models, model_info
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from boxatlas.cli.ablate import combinations, folder_name, parse_grid
 from boxatlas.errors import InputError
 from boxatlas.evaluation.comparison import published_row, survey_rows
-from boxatlas.registry import list_models, model_info
+from boxatlas.zoo import list_models, model_info
 
 
 def test_the_published_table(say) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boxatlas.registry import list_models, model_info
+from boxatlas.zoo import list_models, model_info
 
 
 def test_models_are_the_registered_ones(say) -> None:
@@ -26,8 +26,8 @@ def test_models_are_the_registered_ones(say) -> None:
 
 
 def test_listed_sizes_are_those_of_the_networks() -> None:
+    from boxatlas.create import create_model
     from boxatlas.evaluation.sizes import known_size, size_of
-    from boxatlas.registry import create_model
 
     for name in ("ssdlite320_efficientnet_lite0", "ssdlite320_mobilenet_v3_large"):
         assert known_size(name) == size_of(create_model(name))
@@ -35,8 +35,8 @@ def test_listed_sizes_are_those_of_the_networks() -> None:
 
 @pytest.mark.slow
 def test_every_listed_size_is_that_of_the_network() -> None:
+    from boxatlas.create import create_model
     from boxatlas.evaluation.sizes import known_size, size_of
-    from boxatlas.registry import create_model
 
     for name in list_models():
         model = create_model(name, num_classes=model_info(name).classes)

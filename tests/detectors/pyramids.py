@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torchvision.models import detection
 
-from boxatlas.detectors.base import Detector
-from boxatlas.registry import create_model
+from boxatlas.create import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.structures import Batch, Frame, Targets
 
 SMALL: dict[str, dict[str, Any]] = {

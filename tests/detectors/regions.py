@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from pyramids import batch as boxes_only
 
-from boxatlas.detectors.base import Detector
-from boxatlas.registry import create_model
+from boxatlas.create import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.structures import Batch
 
 _RPN: dict[str, Any] = {

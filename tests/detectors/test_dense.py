@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from boxatlas.detectors.dense import DenseHead, Predictor
+from boxatlas.parts.dense import DenseHead, Predictor
 
 
 @pytest.mark.parametrize("background", [True, False])

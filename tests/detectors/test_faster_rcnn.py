@@ -12,11 +12,11 @@ from torchvision.models import detection
 
 from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.detectors.faster_rcnn import FasterRCNN, RegionConfig
-from boxatlas.detectors.region import content_limits
-from boxatlas.detectors.roi_targets import RoITargets, SampledRoIs, roi_losses, sample_rois
-from boxatlas.detectors.rpn import RPN, RPNSelection, RPNTargets
-from boxatlas.registry import create_model
+from boxatlas.create import create_model
+from boxatlas.detectors.fpn import FasterRCNN, RegionConfig
+from boxatlas.parts.region.detector import content_limits
+from boxatlas.parts.region.rpn import RPN, RPNSelection, RPNTargets
+from boxatlas.parts.region.targets import RoITargets, SampledRoIs, roi_losses, sample_rois
 from boxatlas.structures import Frame, Targets
 
 PROFILE = {"background_box": True}  # torchvision's box layer has a row for the background
@@ -242,7 +242,7 @@ SWITCHES = {
 
 
 def test_no_switch_is_forgotten():
-    assert set(SWITCHES) == set(RegionConfig.switches())
+    assert set(SWITCHES) == set(RegionConfig.kinds("idea"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from boxatlas import create_model
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
-from boxatlas.detectors.region import RegionDetector
+from boxatlas.parts.region.detector import RegionDetector
 
 
 @pytest.mark.parametrize(

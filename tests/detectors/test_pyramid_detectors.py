@@ -7,9 +7,9 @@ import pytest
 import torch
 from pyramids import SMALL, batch, small, torchvisions, total
 
+from boxatlas.create import create_model
 from boxatlas.errors import InputError
 from boxatlas.images import read
-from boxatlas.registry import create_model
 from boxatlas.weights import import_model, load, load_into
 
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 import boxatlas
 from boxatlas import scenes
-from boxatlas.detectors.feature_cache import FeatureCache
 from boxatlas.detectors.rcnn import RCNN
 from boxatlas.errors import InputError
+from boxatlas.parts.fits.feature_cache import FeatureCache
 from boxatlas.structures import Batch, Frame, Targets
 from boxatlas.training import find_recipe, train
 

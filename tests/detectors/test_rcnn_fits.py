@@ -12,10 +12,10 @@ import torch
 
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.detectors import feature_cache, svm
-from boxatlas.detectors.box_ridge import RidgeRule, fit_ridge
-from boxatlas.detectors.feature_cache import FeatureCache
-from boxatlas.detectors.svm import SVMRule, feature_scale, mine
 from boxatlas.errors import InputError
+from boxatlas.parts.fits.feature_cache import FeatureCache
+from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
+from boxatlas.parts.fits.svm import SVMRule, feature_scale, mine
 from boxatlas.verify import run
 
 

@@ -16,8 +16,8 @@ from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
 from boxatlas.detectors.fast_rcnn import FastRCNN, TruncatedFC, truncated
-from boxatlas.detectors.roi_heads import TwoFC
-from boxatlas.detectors.roi_targets import HeadBatch, SampledRoIs, all_rois
+from boxatlas.parts.region.heads import TwoFC
+from boxatlas.parts.region.targets import HeadBatch, SampledRoIs, all_rois
 from boxatlas.structures import Targets
 
 OBJECT = torch.tensor([[[10.0, 10, 50, 50]]])

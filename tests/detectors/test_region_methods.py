@@ -181,7 +181,7 @@ def seen(model: Any, given: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "option", "value", "more"), SWITCHES)
 def test_every_switch_does_something(name, option, value, more) -> None:
     default, turned = small(name, **more), small(name, **{**more, option: value})
-    assert option in type(default.config).switches()
+    assert option in type(default.config).kinds("idea")
     given = batch(default)
     assert seen(default, given) != seen(turned, given)
 
@@ -193,7 +193,7 @@ def test_no_switch_is_left_out() -> None:
     for name, option, _, _ in SWITCHES:
         tested.setdefault(name, set()).add(option)
     pyramid = (
-        set(type(small("cascade_rcnn_r50_fpn").config).switches()) - tested["cascade_rcnn_r50_fpn"]
+        set(type(small("cascade_rcnn_r50_fpn").config).kinds("idea")) - tested["cascade_rcnn_r50_fpn"]
     )
     assert pyramid == {
         "roi_op",
@@ -211,7 +211,7 @@ def test_no_switch_is_left_out() -> None:
         known = own | (shared if "fpn" in name else set())
         known |= {"train_from"} if name == "faster_rcnn_zf" else set()
         if name != "faster_rcnn_vgg16":
-            assert set(type(small(name).config).switches()) <= known, name
+            assert set(type(small(name).config).kinds("idea")) <= known, name
 
 
 def test_warping_is_no_rule_of_position_sensitive_pooling() -> None:

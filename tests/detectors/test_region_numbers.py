@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from boxatlas.registry import create_model
+from boxatlas.create import create_model
 
 
 def weightless(name: str, classes: int, **options: Any) -> Any:

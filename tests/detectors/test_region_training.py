@@ -11,7 +11,7 @@ from regions import SMALL
 from safetensors.torch import load_file
 
 from boxatlas import proposing, scenes
-from boxatlas.detectors.faster_rcnn_original import OriginalFasterRCNN
+from boxatlas.detectors.faster_rcnn import OriginalFasterRCNN
 from boxatlas.training import Recipe, train
 from boxatlas.training.checkpoint import STATE
 from boxatlas.weights import load

@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
 from boxatlas.boxes.matching import Matches
+from boxatlas.create import create_model
 from boxatlas.detectors.retinanet import RetinaNet, RetinaNetConfig, anchor_rule
 from boxatlas.errors import InputError
-from boxatlas.registry import create_model, model_info
 from boxatlas.structures import Batch, Frame, Targets
+from boxatlas.zoo import model_info
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -205,7 +206,7 @@ BESIDE = {
 
 
 def test_no_switch_is_forgotten():
-    assert set(SWITCHES) == set(RetinaNetConfig.switches())
+    assert set(SWITCHES) == set(RetinaNetConfig.kinds("idea"))
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from boxatlas.detectors.fssd import FSSDConfig
 from boxatlas.detectors.m2det import M2DetConfig
 from boxatlas.detectors.refinedet import RefineDetConfig
 from boxatlas.detectors.rfbnet import RFBNetConfig
-from boxatlas.detectors.single_shot import SingleShotConfig
 from boxatlas.detectors.ssd import SSDConfig
 from boxatlas.errors import InputError
+from boxatlas.parts.default_boxes import SingleShotConfig
 
 # -- switches -------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in ro
 @pytest.mark.parametrize("name", SWITCHES)
 def test_every_switch_is_tried(name):
     config, rows = SWITCHES[name]
-    assert set(rows) | set(COMMON) == set(config.switches())
+    assert set(rows) | set(COMMON) == set(config.kinds("idea"))
 
 
 @pytest.mark.parametrize(("name", "switch"), CASES)

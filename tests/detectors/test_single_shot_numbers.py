@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import boxatlas
-from boxatlas.detectors.single_shot import SingleShot
+from boxatlas.parts.default_boxes import SingleShot
 from boxatlas.weights import m2det, rfbnet
 
 DSSD = {"head_kernels": (5, 5, 3, 3, 3, 3)}

@@ -13,12 +13,12 @@ import torch
 import boxatlas
 from boxatlas import scenes
 from boxatlas.data import Table, read
-from boxatlas.detectors.base import Detector
 from boxatlas.evaluation import evaluate, predict
 from boxatlas.evaluation.found import Outlined
 from boxatlas.evaluation.report import write_report
 from boxatlas.evaluation.sizes import size_of
 from boxatlas.evaluation.speed import PARTS, made_images, measure, usual_score
+from boxatlas.parts.base import Detector
 from boxatlas.structures import Detections
 
 

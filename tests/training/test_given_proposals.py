@@ -11,10 +11,10 @@ import torch
 from boxatlas import create_model, scenes
 from boxatlas.data import Table, read
 from boxatlas.data.proposals import FILE, Proposals
-from boxatlas.detectors.searched import searched
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.ops import selective_search
+from boxatlas.parts.region.search import searched
 from boxatlas.training.distributed import World
 from boxatlas.training.proposals import given
 from boxatlas.training.recipe import GENERAL, Recipe

@@ -10,8 +10,8 @@ import torch
 from tiny import Tiny
 from torch import nn
 
-from boxatlas.detectors.base import Phase
 from boxatlas.errors import InputError
+from boxatlas.parts.base import Phase
 from boxatlas.training.ema import Ema
 from boxatlas.training.loop import divided
 from boxatlas.training.optim import make_optimizer, matches, schedule, set_rate

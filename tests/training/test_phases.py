@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from test_resume import same, stop_after
 from tiny import RECIPE, Tiny, job
 
-from boxatlas.detectors.base import Phase
 from boxatlas.errors import InputError
+from boxatlas.parts.base import Phase
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.loop import run
 
@@ -21,14 +21,15 @@ STAGES = [
     Phase("proposals", learn=("stem", "body", "box"), losses=("loc",)),
     Phase("heads", losses=("cls",), learn=("stem", "body", "head"), proposals_from="proposals"),
     Phase("shared", learn=("box",), losses=("loc",), init_from="heads"),
-    Phase("svm", fit="fit_mean", init_from="shared"),
 ]
 SHORT = RECIPE.changed({"iterations": 6, "eval_every": 3, "save_every": 1, "log_every": 1})
 
 
 def staged() -> Tiny:
     torch.manual_seed(0)
-    return Tiny(stages=STAGES)
+    model = Tiny()
+    model.stages = [*STAGES, Phase("svm", fit=model.fit_mean, init_from="shared")]
+    return model
 
 
 def test_each_stage_learns_its_part_from_its_start(tmp_path: Path) -> None:

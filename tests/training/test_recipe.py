@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
+from boxatlas.create import create_model
 from boxatlas.errors import InputError
-from boxatlas.registry import create_model
 from boxatlas.training.recipe import Recipe, bundled_recipes, find_recipe, read_recipe
 
 MINIMAL = "model: ssd300_vgg16\niterations: 1000\nschedule: step\nmilestones: [600, 800]\n"

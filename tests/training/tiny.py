@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.detectors.base import ClassRows, Detector, Phase
 from boxatlas.images import Preprocess
 from boxatlas.options import Options
+from boxatlas.parts.base import ClassRows, Detector, Phase
 from boxatlas.structures import Batch, Frame, Targets
 from boxatlas.training.checkpoint import read_header
 from boxatlas.training.distributed import world

@@ -13,10 +13,10 @@ from loopback import Server, serving
 from boxatlas import fetching
 from boxatlas.cli import main
 from boxatlas.errors import InputError
-from boxatlas.registry import list_models
 from boxatlas.weights import available, checkpoints
 from boxatlas.weights.available import by_row, fetch_checkpoint, find, name_of
 from boxatlas.weights.source import Published
+from boxatlas.zoo import list_models
 
 DATA = bytes(range(256)) * 1000
 SHA = hashlib.sha256(DATA).hexdigest()

@@ -13,9 +13,9 @@ import torch
 from boxatlas.backbones.darknet import Conv, Darknet
 from boxatlas.backbones.darknet_file import Header, fill_prefix, parts_of, read_numbers, written
 from boxatlas.cli import main
-from boxatlas.detectors.base import Detector
+from boxatlas.create import create_model
 from boxatlas.errors import InputError
-from boxatlas.registry import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.verify import Case, handlers, run_case
 from boxatlas.weights import load
 from boxatlas.weights.darknet import (

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from boxatlas.detectors.base import Detector
-from boxatlas.registry import create_model
+from boxatlas.create import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.weights.darknet import export_darknet
 
 LIBRARY = Path(os.environ.get("BOXATLAS_DARKNET", "libdarknet.so"))

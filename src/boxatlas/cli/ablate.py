@@ -112,7 +112,7 @@ def _check_switches(model: str, grid: dict[str, list[str]]) -> None:
     """Every name is an option of the model; and all values are tried before anything trains."""
     import yaml
 
-    from boxatlas.registry import create_model
+    from boxatlas.create import create_model
 
     for values in combinations(grid):
         create_model(model, **{name: yaml.safe_load(value) for name, value in values.items()})

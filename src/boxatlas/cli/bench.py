@@ -20,7 +20,7 @@ from boxatlas.cli.common import (
 if TYPE_CHECKING:
     import torch
 
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 NEEDS_ARGUMENTS = True
 
@@ -115,7 +115,7 @@ def expand(names: list[str]) -> list[str]:
     import glob
 
     from boxatlas.errors import InputError
-    from boxatlas.registry import list_models
+    from boxatlas.zoo import list_models
 
     out: dict[str, None] = {}
     for name in names:
@@ -133,9 +133,10 @@ def open_or_make(name: str, device: torch.device, seed: int = 0) -> tuple[Detect
     """(the detector, whether its weights are random): a model without weights is made anew."""
     import torch
 
+    from boxatlas.create import create_model
     from boxatlas.errors import InputError
-    from boxatlas.registry import create_model, list_models
     from boxatlas.weights import bundled
+    from boxatlas.zoo import list_models
 
     if name in list_models():
         try:

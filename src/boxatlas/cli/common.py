@@ -16,7 +16,7 @@ from boxatlas.files import check_writable
 if TYPE_CHECKING:
     import torch
 
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output.")
@@ -60,8 +60,8 @@ def open_detector(what: str, device: torch.device) -> Detector:
 
     Raises InputError, naming what is there, where it is none of these.
     """
-    from boxatlas.registry import list_models
     from boxatlas.weights import bundled, load
+    from boxatlas.zoo import list_models
 
     path = Path(what)
     if path.is_dir() and (path / "best.safetensors").is_file():

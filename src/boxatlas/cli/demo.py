@@ -17,8 +17,8 @@ from boxatlas.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from boxatlas.detectors.base import Detector
     from boxatlas.evaluation.page import Section
+    from boxatlas.parts.base import Detector
     from boxatlas.photos import Photo
 
 MODEL = "ssdlite320_efficientnet_lite0"

@@ -24,7 +24,7 @@ from boxatlas.cli.common import (
 from boxatlas.errors import InputError
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
     from boxatlas.structures import Detections
 
 NEEDS_ARGUMENTS = True
@@ -153,7 +153,7 @@ def _detected(
     from boxatlas.images import read
     from boxatlas.progress import console, track
 
-    at_once = _AT_ONCE if detector.preprocess.resize in ("stretch", "letterbox") else 1
+    at_once = detector.together(_AT_ONCE)
     chunks = [files[k : k + at_once] for k in range(0, len(files), at_once)]
     for chunk in track(chunks, "detecting"):
         opened = []
@@ -164,7 +164,7 @@ def _detected(
                 broken.append(str(error))
                 if len(files) > 1:
                     console().print(f"passed over: {error}", style="yellow")
-        results = detector.detect([pixels for _, pixels in opened], score=score)
+        results = detector.detect_pixels([p for _, p in opened], score=score) if opened else []
         for (path, _), result in zip(opened, results, strict=True):
             result.path = str(path)
             yield path, result

@@ -24,8 +24,8 @@ from boxatlas.cli.common import (
 if TYPE_CHECKING:
     from boxatlas.data import Table
     from boxatlas.data.proposals import Proposals
-    from boxatlas.detectors.base import Detector
     from boxatlas.evaluation.test_time import Views
+    from boxatlas.parts.base import Detector
     from boxatlas.structures import Detections
 
 NEEDS_ARGUMENTS = True

@@ -34,7 +34,7 @@ def command(
         held = bundled_card()
         emit(held, as_json, text="" if as_json else card_text(held))
         return
-    from boxatlas.registry import list_models
+    from boxatlas.zoo import list_models
 
     if model not in list_models():
         raise InputError(
@@ -53,8 +53,9 @@ def card_of(name: str) -> dict[str, Any]:
     import sys
 
     from boxatlas.cli.models import describe
+    from boxatlas.create import create_model
     from boxatlas.evaluation.sizes import size_of
-    from boxatlas.registry import create_model, model_info
+    from boxatlas.zoo import model_info
 
     info = model_info(name)
     module = sys.modules[info.build.__module__]

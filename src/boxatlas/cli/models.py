@@ -25,7 +25,7 @@ def command(
     boxatlas models --json
     """
     from boxatlas.errors import InputError, nearest
-    from boxatlas.registry import list_models
+    from boxatlas.zoo import list_models
 
     names = list_models(pattern)
     if not names:
@@ -44,7 +44,7 @@ def describe(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from boxatlas.evaluation.sizes import known_size
-    from boxatlas.registry import model_info
+    from boxatlas.zoo import model_info
 
     info, size = model_info(name), known_size(name)
     return {
@@ -56,7 +56,7 @@ def describe(name: str) -> dict[str, Any]:
         "year": info.year,
         "family": info.family,
         "backbone": info.backbone,
-        "input": info.size,
+        "input": info.input,
         "classes": info.classes,
         "parameters": None if size is None else size.parameters,
         "multiply_adds": None if size is None else size.multiply_adds,
@@ -66,7 +66,7 @@ def describe(name: str) -> dict[str, Any]:
 
 def _row(model: dict[str, Any]) -> dict[str, Any]:
     from boxatlas.evaluation.survey import headline
-    from boxatlas.registry import model_info
+    from boxatlas.zoo import model_info
 
     fps, coco, voc = headline(model_info(model["name"]))
     return {

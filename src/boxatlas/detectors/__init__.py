@@ -5,7 +5,7 @@ from boxatlas.detectors import dsod as dsod
 from boxatlas.detectors import dssd as dssd
 from boxatlas.detectors import fast_rcnn as fast_rcnn
 from boxatlas.detectors import faster_rcnn as faster_rcnn
-from boxatlas.detectors import faster_rcnn_original as faster_rcnn_original
+from boxatlas.detectors import fpn as fpn
 from boxatlas.detectors import fssd as fssd
 from boxatlas.detectors import m2det as m2det
 from boxatlas.detectors import mask_rcnn as mask_rcnn

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.boxes.formats import pairwise_iou
-from boxatlas.detectors.base import Raw
-from boxatlas.detectors.faster_rcnn import (
+from boxatlas.detectors.fpn import (
     LIGHT,
     FasterRCNN,
     RegionConfig,
@@ -28,8 +27,11 @@ from boxatlas.detectors.faster_rcnn import (
     coder_of,
 )
 from boxatlas.detectors.mask_rcnn import MaskChoices, WithMasks
-from boxatlas.detectors.roi_heads import per_roi
-from boxatlas.detectors.roi_targets import (
+from boxatlas.errors import InputError
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import Raw
+from boxatlas.parts.region.heads import per_roi
+from boxatlas.parts.region.targets import (
     HeadBatch,
     RoITargets,
     SampledRoIs,
@@ -38,8 +40,6 @@ from boxatlas.detectors.roi_targets import (
     roi_losses,
     sample_rois,
 )
-from boxatlas.errors import InputError
-from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Targets
 

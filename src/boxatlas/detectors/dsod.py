@@ -17,9 +17,12 @@ from typing import Any, Literal
 from torch import nn
 
 from boxatlas.backbones.dsod import DSODNet
-from boxatlas.detectors.base import ClassRows
-from boxatlas.detectors.dense import DenseHead, Predictor, grids_of
-from boxatlas.detectors.single_shot import (
+from boxatlas.necks.blocks import BatchNorm, xavier
+from boxatlas.necks.dense_prediction import DensePrediction, map_channels
+from boxatlas.ops.norm import L2Norm
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import ClassRows
+from boxatlas.parts.default_boxes import (
     NormPlace,
     SingleShot,
     SingleShotConfig,
@@ -29,10 +32,7 @@ from boxatlas.detectors.single_shot import (
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.necks.blocks import BatchNorm, xavier
-from boxatlas.necks.dense_prediction import DensePrediction, map_channels
-from boxatlas.ops.norm import L2Norm
-from boxatlas.options import convention, switch
+from boxatlas.parts.dense import DenseHead, Predictor, grids_of
 from boxatlas.registry import Published, register_model
 
 

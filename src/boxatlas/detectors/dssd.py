@@ -18,9 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from boxatlas.detectors.base import ClassRows, Phase, Raw
-from boxatlas.detectors.dense import DenseHead, grids_of
-from boxatlas.detectors.single_shot import (
+from boxatlas.necks.blocks import ConvNorm, xavier
+from boxatlas.necks.deconvolution import Decoder, ExtraBlocks
+from boxatlas.necks.residual import EachMap, Residual
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import ClassRows, Phase, Raw
+from boxatlas.parts.default_boxes import (
     SingleShot,
     SingleShotConfig,
     Tables,
@@ -31,10 +34,7 @@ from boxatlas.detectors.single_shot import (
     percents,
     ssd_sizes,
 )
-from boxatlas.necks.blocks import ConvNorm, xavier
-from boxatlas.necks.deconvolution import Decoder, ExtraBlocks
-from boxatlas.necks.residual import EachMap, Residual
-from boxatlas.options import convention, switch
+from boxatlas.parts.dense import DenseHead, grids_of
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame
 

@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import pyramid_preprocess
-from boxatlas.detectors.base import ClassRows, Phase, Raw, Track
-from boxatlas.detectors.faster_rcnn import (
+from boxatlas.detectors.fpn import (
     Pyramid,
     PyramidConfig,
     box_head,
@@ -29,21 +28,22 @@ from boxatlas.detectors.faster_rcnn import (
     head_parts,
     pyramid_roi,
 )
-from boxatlas.detectors.feature_cache import FeatureCache
-from boxatlas.detectors.one_map import (
+from boxatlas.errors import InputError
+from boxatlas.ops.roi import pyramid_pool
+from boxatlas.options import Options, convention, switch
+from boxatlas.parts.base import ClassRows, Phase, Raw, Track
+from boxatlas.parts.fits.feature_cache import FeatureCache
+from boxatlas.parts.fits.labelled_boxes import Windows
+from boxatlas.parts.fits.svm import SVMRule, mine
+from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.region.heads import TwoFC, per_roi
+from boxatlas.parts.region.single_level import (
     OneMapConfig,
     cut,
     learned_layers,
     one_map_parts,
     one_map_preprocess,
 )
-from boxatlas.detectors.region import RegionDetector
-from boxatlas.detectors.roi_heads import TwoFC, per_roi
-from boxatlas.detectors.svm import SVMRule, mine
-from boxatlas.detectors.windows import Windows
-from boxatlas.errors import InputError
-from boxatlas.ops.roi import pyramid_pool
-from boxatlas.options import Options, convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame
 
@@ -148,7 +148,7 @@ class FromProposals(RegionDetector):
         else:
             made = [Phase("train", (*body, "predictor.*"))]
         if self.choices.classifier == "svm":
-            made.append(Phase("svms", init_from=made[-1].name, fit="fit_svms"))
+            made.append(Phase("svms", init_from=made[-1].name, fit=self.fit_svms))
         return made
 
     def fit_svms(self, loader: Any, folder: Path, track: Track) -> None:

@@ -16,8 +16,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from boxatlas.backbones.vgg import VGG16
-from boxatlas.detectors.dense import DenseHead, Predictor, grids_of
-from boxatlas.detectors.single_shot import (
+from boxatlas.errors import InputError
+from boxatlas.necks.extra_maps import ExtraLayer, ExtraMaps, plan
+from boxatlas.necks.fusion import FeatureFusion, FeaturePyramid, Generator
+from boxatlas.options import convention, switch
+from boxatlas.parts.default_boxes import (
     SingleShot,
     SingleShotConfig,
     backbone_of,
@@ -25,10 +28,7 @@ from boxatlas.detectors.single_shot import (
     ssd_ratios,
     ssd_sizes,
 )
-from boxatlas.errors import InputError
-from boxatlas.necks.extra_maps import ExtraLayer, ExtraMaps, plan
-from boxatlas.necks.fusion import FeatureFusion, FeaturePyramid, Generator
-from boxatlas.options import convention, switch
+from boxatlas.parts.dense import DenseHead, Predictor, grids_of
 from boxatlas.registry import Published, register_model
 
 Source = Literal["conv3_3", "conv4_3", "fc7", "conv7_2"]

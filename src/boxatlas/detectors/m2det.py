@@ -20,8 +20,9 @@ from torch import Tensor
 from boxatlas.backbones.resnet import ResNet
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.boxes.nms import Candidates, Found, soft_nms
-from boxatlas.detectors.dense import DenseHead, Grid, Predictor, grids_of
-from boxatlas.detectors.single_shot import (
+from boxatlas.necks.mlfpn import MLFPN, Form
+from boxatlas.options import convention, switch
+from boxatlas.parts.default_boxes import (
     SingleShot,
     SingleShotConfig,
     Step,
@@ -31,8 +32,7 @@ from boxatlas.detectors.single_shot import (
     given,
     per_cell,
 )
-from boxatlas.necks.mlfpn import MLFPN, Form
-from boxatlas.options import convention, switch
+from boxatlas.parts.dense import DenseHead, Grid, Predictor, grids_of
 from boxatlas.registry import Published, register_model
 
 

@@ -18,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.detectors.base import ClassRows, Raw
-from boxatlas.detectors.faster_rcnn import LIGHT, FasterRCNN, RegionConfig
-from boxatlas.detectors.faster_rcnn_original import RESNET, OriginalConfig, OriginalFasterRCNN
-from boxatlas.detectors.one_map import Res5
-from boxatlas.detectors.region import RegionDetector, RoIRule
-from boxatlas.detectors.roi_targets import HeadBatch, SampledRoIs
+from boxatlas.detectors.faster_rcnn import RESNET, OriginalConfig, OriginalFasterRCNN
+from boxatlas.detectors.fpn import LIGHT, FasterRCNN, RegionConfig
 from boxatlas.errors import InputError
 from boxatlas.losses.masks import mask_loss
 from boxatlas.ops.masks import MaskTargetRule, mask_targets, paste_masks
 from boxatlas.options import Options, convention, switch
+from boxatlas.parts.base import ClassRows, Raw
+from boxatlas.parts.region.detector import RegionDetector, RoIRule
+from boxatlas.parts.region.single_level import Res5
+from boxatlas.parts.region.targets import HeadBatch, SampledRoIs
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Detections, Frame, Targets
 

@@ -25,17 +25,17 @@ from boxatlas.backbones.alexnet import LRNOrder
 from boxatlas.backbones.crop_networks import crop_network
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.nms import batched_nms
-from boxatlas.detectors.base import ClassRows, Detector, Phase, Raw, Track, clipped
-from boxatlas.detectors.box_ridge import RidgeRule, fit_ridge
-from boxatlas.detectors.feature_cache import FeatureCache
-from boxatlas.detectors.region import RoITargets, all_rois
-from boxatlas.detectors.searched import searched
-from boxatlas.detectors.svm import SVMRule, mine, sampled_scale
-from boxatlas.detectors.windows import Windows
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.ops.crops import Crop
 from boxatlas.options import Options, convention, switch
+from boxatlas.parts.base import ClassRows, Detector, Phase, Raw, Track, clipped
+from boxatlas.parts.fits.feature_cache import FeatureCache
+from boxatlas.parts.fits.labelled_boxes import Windows
+from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
+from boxatlas.parts.fits.svm import SVMRule, mine, sampled_scale
+from boxatlas.parts.region.detector import RoITargets, all_rois
+from boxatlas.parts.region.search import searched
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Detections, Frame
 
@@ -204,9 +204,9 @@ class RCNN(Detector):
         if config.fine_tune:
             out.append(Phase("fine_tune", learn=("network.*", "classifier.*")))
         if config.classifier == "svm":
-            out.append(Phase("svms", init_from=_last(out), fit="fit_svms"))
+            out.append(Phase("svms", init_from=_last(out), fit=self.fit_svms))
         if config.box_regression:
-            out.append(Phase("boxes", init_from=_last(out), fit="fit_boxes"))
+            out.append(Phase("boxes", init_from=_last(out), fit=self.fit_boxes))
         return out
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -21,9 +21,14 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.boxes.nms import Candidates
-from boxatlas.detectors.base import Raw
-from boxatlas.detectors.dense import DenseHead, Grid, Predictor
-from boxatlas.detectors.single_shot import (
+from boxatlas.losses.refinement import refinement_loss
+from boxatlas.necks.extra_maps import ExtraLayer, plain_layer
+from boxatlas.necks.residual import EachMap, Residual
+from boxatlas.necks.transfer import TransferConnection
+from boxatlas.ops.norm import L2Norm
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import Raw
+from boxatlas.parts.default_boxes import (
     NormPlace,
     SingleShot,
     SingleShotConfig,
@@ -33,12 +38,7 @@ from boxatlas.detectors.single_shot import (
     given,
     per_cell,
 )
-from boxatlas.losses.refinement import refinement_loss
-from boxatlas.necks.extra_maps import ExtraLayer, plain_layer
-from boxatlas.necks.residual import EachMap, Residual
-from boxatlas.necks.transfer import TransferConnection
-from boxatlas.ops.norm import L2Norm
-from boxatlas.options import convention, switch
+from boxatlas.parts.dense import DenseHead, Grid, Predictor
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame
 

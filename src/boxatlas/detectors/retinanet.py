@@ -24,12 +24,12 @@ from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
 from boxatlas.boxes.matching import Matches, ignore_inside, match_thresholds
 from boxatlas.boxes.nms import Candidates, batched_nms, best_sigmoid_above
-from boxatlas.detectors.base import ClassRows, Raw
-from boxatlas.detectors.dense import DenseConfig, DenseDetector, Grid, flat
 from boxatlas.losses.focal import focal_loss, focal_star_loss
 from boxatlas.losses.regression import giou_loss, smooth_l1
 from boxatlas.necks.fpn import FPN
 from boxatlas.options import AtLeastOne, convention, switch
+from boxatlas.parts.base import ClassRows, Raw
+from boxatlas.parts.dense import DenseConfig, DenseDetector, Grid, flat
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame, Targets
 

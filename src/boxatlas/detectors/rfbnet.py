@@ -20,17 +20,6 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.mobilenet_v1 import MobileNetV1
 from boxatlas.backbones.vgg import VGG16
-from boxatlas.detectors.dense import DenseHead, Predictor, grids_of
-from boxatlas.detectors.single_shot import (
-    SingleShot,
-    SingleShotConfig,
-    backbone_of,
-    per_cell,
-    percents,
-    ssd_ratios,
-    ssd_sizes,
-    ssd_steps,
-)
 from boxatlas.necks.blocks import ConvNorm, xavier
 from boxatlas.necks.extra_maps import ExtraLayer, plan
 from boxatlas.necks.receptive_field import (
@@ -43,6 +32,17 @@ from boxatlas.necks.receptive_field import (
 )
 from boxatlas.ops.norm import L2Norm
 from boxatlas.options import convention, switch
+from boxatlas.parts.default_boxes import (
+    SingleShot,
+    SingleShotConfig,
+    backbone_of,
+    per_cell,
+    percents,
+    ssd_ratios,
+    ssd_sizes,
+    ssd_steps,
+)
+from boxatlas.parts.dense import DenseHead, Predictor, grids_of
 from boxatlas.registry import Published, register_model
 
 NARROWEST = 256  # a block's output is as wide as its input, but no narrower than the paper's

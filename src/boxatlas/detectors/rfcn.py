@@ -26,15 +26,15 @@ from boxatlas.backbones.choice import (
     side_limits,
 )
 from boxatlas.backbones.resnet import ResNet, norm_layer
-from boxatlas.detectors.base import ClassRows, Phase, Raw
-from boxatlas.detectors.faster_rcnn import Pyramid, RegionConfig, level_rule, region_parts, rpn_of
-from boxatlas.detectors.one_map import OneMapAnchors, one_map_rpn
-from boxatlas.detectors.region import RegionDetector, RoIRule
-from boxatlas.detectors.roi_heads import per_roi
-from boxatlas.detectors.roi_targets import RoITargets
+from boxatlas.detectors.fpn import Pyramid, RegionConfig, level_rule, region_parts, rpn_of
 from boxatlas.errors import InputError
 from boxatlas.ops.psroi import PSRoIRule, psroi_align, psroi_pool
 from boxatlas.options import Options, convention, switch
+from boxatlas.parts.base import ClassRows, Phase, Raw
+from boxatlas.parts.region.detector import RegionDetector, RoIRule
+from boxatlas.parts.region.heads import per_roi
+from boxatlas.parts.region.single_level import OneMapAnchors, one_map_rpn
+from boxatlas.parts.region.targets import RoITargets
 from boxatlas.registry import Published, register_model
 
 

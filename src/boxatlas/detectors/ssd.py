@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from boxatlas.backbones.vgg import VGG16
-from boxatlas.detectors.dense import DenseHead, LitePredictor, Predictor, grids_of
-from boxatlas.detectors.single_shot import (
+from boxatlas.errors import InputError
+from boxatlas.necks.extra_maps import ExtraMaps, plan
+from boxatlas.ops.norm import L2Norm
+from boxatlas.options import convention, switch
+from boxatlas.parts.default_boxes import (
     NormPlace,
     SingleShot,
     SingleShotConfig,
@@ -29,10 +32,7 @@ from boxatlas.detectors.single_shot import (
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.errors import InputError
-from boxatlas.necks.extra_maps import ExtraMaps, plan
-from boxatlas.ops.norm import L2Norm
-from boxatlas.options import convention, switch
+from boxatlas.parts.dense import DenseHead, LitePredictor, Predictor, grids_of
 from boxatlas.registry import Published, register_model
 
 

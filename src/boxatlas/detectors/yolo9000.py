@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxatlas.detectors.yolo_common import mean_losses, truth_of
 from boxatlas.detectors.yolov2 import YOLOv2, YOLOv2Config
 from boxatlas.errors import InputError, nearest
 from boxatlas.losses.tree import ImageObjectness, ImagePick, image_loss, tree_classes
 from boxatlas.losses.yolo import region_loss
 from boxatlas.options import convention, switch
+from boxatlas.parts.yolo import mean_losses, truth_of
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch
 from boxatlas.wordtree import Decoder, WordTree, read_lines
@@ -163,14 +163,14 @@ class YOLO9000(YOLOv2):
             out.append(node)
         return out
 
-    def asked(self, names: Sequence[str]) -> YOLO9000:
+    def restricted_to(self, classes: Sequence[str]) -> YOLO9000:
         """This detector when only these classes are asked for, so that it can be measured.
 
         Each box then scores objectness times the probability of each of them (section 4's
         evaluation on ImageNet's detection task); its classes are these. The weights are shared.
         """
         out = copy.copy(self)
-        out.answers, out.classes, out._fast = self.nodes_of(names), tuple(names), None
+        out.answers, out.classes, out._fast = self.nodes_of(classes), tuple(classes), None
         return out
 
     def training_table(self, table: Any) -> Any:

@@ -21,8 +21,12 @@ from torch import Tensor, nn
 from boxatlas.backbones.darknet import SLOPE, Conv, Darknet, initialise
 from boxatlas.boxes.formats import cxcywh_to_xyxy
 from boxatlas.boxes.nms import Found, above, class_nms
-from boxatlas.detectors.base import Raw
-from boxatlas.detectors.yolo_common import (
+from boxatlas.errors import InputError
+from boxatlas.losses.yolo import Cells, grid_loss
+from boxatlas.ops.local import LocallyConnected
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import Raw
+from boxatlas.parts.yolo import (
     YoloConfig,
     YoloDetector,
     backbone_of,
@@ -32,10 +36,6 @@ from boxatlas.detectors.yolo_common import (
     preprocess_of,
     truth_of,
 )
-from boxatlas.errors import InputError
-from boxatlas.losses.yolo import Cells, grid_loss
-from boxatlas.ops.local import LocallyConnected
-from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame
 

@@ -20,8 +20,12 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.darknet import Conv
 from boxatlas.boxes.yolo import PriorCoder
-from boxatlas.detectors.base import ClassRows, Detector, Raw
-from boxatlas.detectors.yolo_common import (
+from boxatlas.detectors.yolov1 import YOLOv1, YOLOv1Config
+from boxatlas.losses.yolo import region_loss
+from boxatlas.ops.reorg import Order, Reorg
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import ClassRows, Detector, Raw
+from boxatlas.parts.yolo import (
     Map,
     PriorConfig,
     PriorDetector,
@@ -32,10 +36,6 @@ from boxatlas.detectors.yolo_common import (
     preprocess_of,
     truth_of,
 )
-from boxatlas.detectors.yolov1 import YOLOv1, YOLOv1Config
-from boxatlas.losses.yolo import region_loss
-from boxatlas.ops.reorg import Order, Reorg
-from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame
 

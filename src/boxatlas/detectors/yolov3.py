@@ -19,8 +19,11 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.darknet import Conv, Norm, Pool
 from boxatlas.boxes.yolo import Location, PriorCoder
-from boxatlas.detectors.base import ClassRows, Raw
-from boxatlas.detectors.yolo_common import (
+from boxatlas.errors import InputError
+from boxatlas.losses.yolo import BoxLoss, logistic_loss
+from boxatlas.options import convention, switch
+from boxatlas.parts.base import ClassRows, Raw
+from boxatlas.parts.yolo import (
     Map,
     PriorConfig,
     PriorDetector,
@@ -31,9 +34,6 @@ from boxatlas.detectors.yolo_common import (
     preprocess_of,
     truth_of,
 )
-from boxatlas.errors import InputError
-from boxatlas.losses.yolo import BoxLoss, logistic_loss
-from boxatlas.options import convention, switch
 from boxatlas.registry import Published, register_model
 from boxatlas.structures import Batch, Frame
 

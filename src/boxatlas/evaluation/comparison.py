@@ -56,10 +56,10 @@ def survey_rows() -> list[Compared]:
 
 def published_row(model: str) -> Compared:
     """A model of ours with the best that was published of it at its own size."""
-    from boxatlas.registry import model_info
+    from boxatlas.zoo import model_info
 
     info = model_info(model)
-    return Compared(info.method, info.backbone, info.size, model, *headline(info))
+    return Compared(info.method, info.backbone, info.input, model, *headline(info))
 
 
 def table_rows(rows: Sequence[Compared]) -> list[dict[str, Any]]:

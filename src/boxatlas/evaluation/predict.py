@@ -12,7 +12,7 @@ from boxatlas.progress import track
 from boxatlas.structures import Batch, Detections
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 
 def predict(
@@ -34,11 +34,9 @@ def predict(
     that no image's padding depends on its neighbours. workers: decoding processes. proposals: image
     path -> boxes [P, 4] in source pixels. augment: how images are looked at (see `test_time`).
     """
-    asked = getattr(detector, "asked", None)
-    if asked is not None:  # of a WordTree's words those that the data has
-        detector = asked(table.classes)
+    detector = detector.restricted_to(table.classes)
     if batch_size is None:
-        batch_size = 8 if detector.preprocess.resize in ("stretch", "letterbox") else 1
+        batch_size = detector.together()
     loader = make_loader(
         table,
         detector.preprocess,

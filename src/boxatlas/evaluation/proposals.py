@@ -20,7 +20,7 @@ from boxatlas.data.proposals import Proposals
 from boxatlas.errors import InputError
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 COUNTS = (1, 3, 10, 30, 100, 300, 500, 1000, 2000, 10000)
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(11))

@@ -22,7 +22,7 @@ from boxatlas.images import read
 from boxatlas.structures import Detections
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 _MATRIX_CLASSES = 30  # more are not readable as one picture
 _LOOK = 0.3  # the score shown at, where a class has no better one

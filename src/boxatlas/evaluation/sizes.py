@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from boxatlas.registry import create_model, list_models, model_info
+from boxatlas.create import create_model
 from boxatlas.structures import Frame
+from boxatlas.zoo import list_models, model_info
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 _FILE = Path(__file__).with_name("sizes.json")
 _IMAGE = (480, 640)  # height, width of the image that is counted

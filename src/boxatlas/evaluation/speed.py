@@ -22,7 +22,7 @@ from boxatlas.images import Source, read
 from boxatlas.structures import Frame
 
 if TYPE_CHECKING:
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 PARTS = ("read", "preprocess", "proposals", "network", "postprocess")
 _WARM_UP = 3
@@ -148,7 +148,7 @@ def _timed(
     begun = time.perf_counter()
     proposals: Tensor | None = None
     if detector.takes_proposals:
-        from boxatlas.detectors.searched import searched
+        from boxatlas.parts.region.search import searched
 
         proposals = searched(
             images,

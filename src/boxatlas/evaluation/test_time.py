@@ -21,7 +21,7 @@ from boxatlas.structures import Detections
 
 if TYPE_CHECKING:
     from boxatlas.data import Table
-    from boxatlas.detectors.base import Detector
+    from boxatlas.parts.base import Detector
 
 Merge = Literal["vote", "nms", "soft"]
 
@@ -70,8 +70,7 @@ def predict_views(
     """
     from boxatlas.evaluation.predict import predict
 
-    asked = getattr(detector, "asked", None)
-    detector = asked(table.classes) if asked is not None else detector
+    detector = detector.restricted_to(table.classes)
     whole = detector.preprocess
     seen: list[list[Detections]] = []
     try:

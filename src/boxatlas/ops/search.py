@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -73,9 +73,9 @@ class SelectiveSearch(Options):
     max_boxes: int | None = convention(None, "how many of the best ranked are kept", ge=1)
 
     @classmethod
-    def of(cls, **values: Any) -> Self:
+    def of(cls, given: Mapping[str, Any] | None = None, /, **own: Any) -> Self:
         """As Options.of; names of colour spaces and similarities are checked here too."""
-        config = super().of(**values)
+        config = super().of(given, **own)
         for space in config.spaces:
             _known(space, COLOUR_SPACES, "colour_spaces")
         for name in (name for chosen in config.sets for name in chosen or ("",)):

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from boxatlas.detectors.base import Detector
+from boxatlas.parts.base import Detector
 
 
 class Ema:

@@ -21,8 +21,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from boxatlas.detectors.base import Detector, Phase
 from boxatlas.errors import InputError
+from boxatlas.parts.base import Detector, Phase
 from boxatlas.structures import Batch
 from boxatlas.training import phases as staging
 from boxatlas.training.checkpoint import Position, load_state, read_header, save_state

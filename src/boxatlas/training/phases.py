@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from boxatlas.detectors.base import Detector, Phase, Track
 from boxatlas.errors import InputError, nearest
 from boxatlas.files import make_folder, write_tensors
+from boxatlas.parts.base import Detector, Phase
 from boxatlas.progress import track
 from boxatlas.structures import Batch
 from boxatlas.training.distributed import World, wait
@@ -148,13 +148,13 @@ def proposals(job: Job, phase: Phase) -> Any:
     folder = _folder(job, f"{phase.proposals_from}_proposals")
     made = None
     if job.world.first:  # the others find the work done
-        made = _method(maker, "propose_all")(job.table, folder, track)
+        made = maker.propose_all(job.table, folder, track)
     wait(job.world)
-    return made if job.world.first else _method(maker, "propose_all")(job.table, folder, track)
+    return made if job.world.first else maker.propose_all(job.table, folder, track)
 
 
 def fit(job: Job, phase: Phase, recipe: Recipe) -> None:
-    """A phase without gradient descent: the named method is given the images and a folder.
+    """A phase without gradient descent: its `fit` is given the images and a folder.
 
     `method(loader, folder, track)`: the loader's epoch 0 is every training image in order; the
     folder holds the method's cache, found again after a stop. What is fitted is the model's state.
@@ -164,15 +164,8 @@ def fit(job: Job, phase: Phase, recipe: Recipe) -> None:
     job.model.eval()
     if job.world.first:
         with torch.no_grad():
-            _method(job.model, phase.fit)(loader, _folder(job, f"{phase.name}_cache"), track)
+            phase.fit(loader, _folder(job, f"{phase.name}_cache"), track)
     wait(job.world)
-
-
-def _method(model: Detector, name: str) -> Callable[[Any, Path, Track], Any]:
-    found = getattr(model, name, None)
-    if found is None:
-        raise TypeError(f"{type(model).__name__} names {name} in its phases but does not define it")
-    return found
 
 
 def _folder(job: Job, name: str) -> Path:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from boxatlas import evaluation
+from boxatlas.create import create_model
 from boxatlas.data import Table, augmentation, make_loader, read, splits
 from boxatlas.data.anchors import cluster, shapes_of
 from boxatlas.data.loader import Sizes
-from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError
 from boxatlas.evaluation.metrics import Metric
-from boxatlas.registry import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
 from boxatlas.training.optim import divided, steps_in
@@ -152,7 +152,7 @@ def with_anchors(recipe: Recipe, table: Table) -> tuple[Recipe, list[str]]:
         return recipe, [f"anchors: as published, for the weights of {recipe.init}"]
     with torch.device("meta"):  # only its sizes are asked
         model = create_model(recipe.model, classes=table.classes, **options)
-    count, unit = (getattr(model, f"anchor_{n}", 0) for n in ("count", "unit"))
+    count, unit = model.anchor_count, model.anchor_unit
     fit = model.preprocess
     shapes = shapes_of(table, fit.size if fit.resize == "letterbox" else None)
     if len(shapes.unique(dim=0)) < count:
@@ -206,7 +206,7 @@ def changing(
     """When inputs change, in a training of so many batches an epoch, and when for the last time."""
     _, parts = divided(recipe, world.size)
     epoch_steps = math.ceil(batches / parts)
-    last = getattr(model.config, "largest_last", 0)
+    last = model.largest_last
     total = steps_in(recipe.length, recipe, epoch_steps)
     return Sizes(sizes, epoch_steps, parts, total - last if last else None)
 
@@ -252,9 +252,7 @@ def prepare(
     said = chosen + ([] if begun else said)
     model = model.to(device)
     # A method may want its images in another proportion (YOLO9000) or at changing sizes (YOLOv2).
-    arrange, resize = (getattr(model, n, None) for n in ("training_table", "training_sizes"))
-    learned = arrange(images.train) if arrange is not None else images.train
-    sizes = resize() if resize is not None else None
+    learned, sizes = model.training_table(images.train), model.training_sizes()
     workers = workers_of(recipe, device, world)
     augment = augmentation(recipe.augment, **recipe.augment_options)
     tables = [images.train] if images.val is None else [images.train, images.val]

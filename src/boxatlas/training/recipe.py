@@ -178,7 +178,7 @@ def find_recipe(what: str, settings: Sequence[str] = ()) -> Recipe:
     for name in (what, f"modern/{what}", f"paper/{what}"):
         if name in ours:
             return read_recipe(ours[name], settings)
-    from boxatlas.registry import list_models
+    from boxatlas.zoo import list_models
 
     models = list_models()
     if what not in models:

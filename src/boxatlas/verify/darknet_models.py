@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from boxatlas.backbones.darknet import Classifier, EpsPlace, Norm, norm_layer
 from boxatlas.boxes.formats import xyxy_to_cxcywh
 from boxatlas.detectors.yolo9000 import YOLO9000
-from boxatlas.detectors.yolo_common import Map, PriorDetector, just_above
 from boxatlas.detectors.yolov1 import YOLOv1
+from boxatlas.parts.yolo import Map, PriorDetector, just_above
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights.darknet import import_darknet, load_state
 from boxatlas.weights.darknet_cfg import write_cfg

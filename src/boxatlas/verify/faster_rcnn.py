@@ -13,8 +13,8 @@ from torch import Tensor
 
 from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.formats import clip
-from boxatlas.detectors.region import LevelRule, RegionDetector
-from boxatlas.detectors.rpn import Anchors
+from boxatlas.parts.region.detector import LevelRule, RegionDetector
+from boxatlas.parts.region.rpn import Anchors
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.verify.region_ops import coder
 from boxatlas.weights import import_model

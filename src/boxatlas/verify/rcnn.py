@@ -14,10 +14,10 @@ from torch import Tensor
 
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pairwise_iou
-from boxatlas.detectors.box_ridge import RidgeRule, fit_ridge
 from boxatlas.detectors.rcnn import RCNN
-from boxatlas.detectors.svm import SVMRule, feature_scale, linear_svm, svm_objective
 from boxatlas.ops.crops import Crop
+from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
+from boxatlas.parts.fits.svm import SVMRule, feature_scale, linear_svm, svm_objective
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights import import_model
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
 from boxatlas.detectors.mask_rcnn import WithMasks
-from boxatlas.detectors.one_map import Res5
-from boxatlas.detectors.region import RegionDetector
 from boxatlas.detectors.rfcn import PositionSensitiveDetector
-from boxatlas.detectors.roi_heads import TwoFC
-from boxatlas.detectors.rpn import Anchors
+from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.region.heads import TwoFC
+from boxatlas.parts.region.rpn import Anchors
+from boxatlas.parts.region.single_level import Res5
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.verify.faster_rcnn import box_values, built, map_values
 from boxatlas.verify.region_ops import coder

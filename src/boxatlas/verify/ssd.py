@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxatlas.detectors.base import Detector
-from boxatlas.detectors.single_shot import SingleShot
+from boxatlas.parts.base import Detector
+from boxatlas.parts.default_boxes import SingleShot
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights import import_model, names_of
 

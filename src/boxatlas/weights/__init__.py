@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxatlas.detectors.base import Detector
 from boxatlas.errors import InputError, nearest
 from boxatlas.images import Preprocess
 from boxatlas.options import validated
-from boxatlas.registry import create_model, list_models
+from boxatlas.parts.base import Detector
 from boxatlas.weights.bundle import bundled, bundled_card, bundled_options, is_bundled
 from boxatlas.weights.reading import KEY, read, read_state, tensors_of
 from boxatlas.weights.source import Imported, Published
 from boxatlas.weights.transfer import ABSENT, Transferred, transfer
+from boxatlas.zoo import build, class_names, list_models
 
 __all__ = [
     "SOURCES",
@@ -71,7 +71,7 @@ def load(path: str | Path) -> Detector:
             file=path,
             hint="`boxatlas weights import` makes a detector of a published checkpoint",
         )
-    model = _described(description, path)
+    model = described(description, path)
     _load_whole(model, state, path)
     return model
 
@@ -135,14 +135,13 @@ def import_model(
     try:
         found: Imported = recognise(state, as_)
         names = tuple(classes) if classes is not None else found.classes
-        model = create_model(as_, classes=names, **{**found.options, **overrides})
+        model = build(as_, class_names(None, names), {**found.options, **overrides})
         renamed = _renamed(model, state, found)
     except InputError as error:
         if file is None or error.file is not None:
             raise
         raise InputError(str(error), file=file) from None
     model.preprocess = model.preprocess.model_copy(update=found.preprocess)
-    model.options = {**found.options, **overrides}
     _load_whole(model, renamed, file)
     return model
 
@@ -207,7 +206,7 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
     return out
 
 
-def _described(description: Mapping[str, Any], path: str | Path) -> Detector:
+def described(description: Mapping[str, Any], path: str | Path) -> Detector:
     """Build what a checkpoint's description says."""
     name, options = description.get("model"), description.get("options", {})
     classes, preprocess = description.get("classes"), description.get("preprocess")
@@ -228,10 +227,10 @@ def _described(description: Mapping[str, Any], path: str | Path) -> Detector:
     # The weights are in the file: the backbone's own are not fetched again.
     fresh = {**options, **({"pretrained": False} if "pretrained" in options else {})}
     try:
-        model = create_model(str(name), classes=classes, **fresh)
+        model = build(str(name), class_names(None, classes), fresh)
     except InputError as error:
         raise InputError(str(error), file=path) from None
-    model.options = dict(options)
+    model.options = type(model.config).current(options)
     model.preprocess = validated(Preprocess, dict(preprocess or {}), str(path))
     return model
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxatlas import zoo
 from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, written
 from boxatlas.data.formats.darknet import read_names
-from boxatlas.detectors.base import Detector
 from boxatlas.detectors.yolo9000 import DARKNETS, YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.errors import InputError, nearest
-from boxatlas.registry import create_model
+from boxatlas.parts.base import Detector
 from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, write_cfg
 from boxatlas.weights.darknet_layers import Section, layers_of, sections_of
 from boxatlas.weights.darknet_models import Recognised, recognised
@@ -131,7 +131,7 @@ def import_darknet(
         raise InputError(
             f"{len(called)} class names for {found.classes} classes", field="classes", file=names
         )
-    model = create_model(found.model, classes=called, **options)
+    model = zoo.build(found.model, zoo.class_names(None, called), options)
     if isinstance(weights, Mapping):
         load_state(model, weights)
     else:
@@ -206,7 +206,7 @@ def _guessed(
 def _size(model: str, classes: int, options: Mapping[str, Any]) -> int:
     """How many numbers a file of this model holds."""
     with torch.device("meta"):
-        made = create_model(model, num_classes=classes, **options)
+        made = zoo.build(model, zoo.class_names(classes, None), options)
         return sum(part.numel() for layer in layers_of(made) for _, part in layer.parts)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from boxatlas.backbones.darknet import NORM, STAGES, Darknet
-from boxatlas.detectors.yolo_common import wide
 from boxatlas.errors import InputError
-from boxatlas.registry import create_model
+from boxatlas.parts.yolo import wide
 from boxatlas.weights.darknet_cfg import anchors_of, meaning, number, whole, wholes
 from boxatlas.weights.darknet_layers import Section, layers_of
+from boxatlas.zoo import build, class_names
 
 _File = str | Path | None
 _Model = tuple[str, dict[str, Any]]
@@ -52,7 +52,7 @@ def recognised(sections: Sequence[Section], file: _File = None) -> Recognised:
     options = {"size": size, **options}
     try:
         with torch.device("meta"):
-            model = create_model(name, num_classes=count, **options)
+            model = build(name, class_names(count, None), options)
     except InputError as error:
         raise InputError(str(error), file=file) from None
     ours = [(layer.kind, layer.options) for layer in layers_of(model)]

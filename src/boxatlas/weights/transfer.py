@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from boxatlas.detectors.base import ClassRows, Detector
+from boxatlas.parts.base import ClassRows, Detector
 
 ABSENT = "absent from the source"
 

@@ -1,0 +1,37 @@
+"""Making a detector by name, with or without weights: the library's first call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from boxatlas.parts.base import Detector
+from boxatlas.weights import bundled_options, load_into
+from boxatlas.zoo import build, class_names, model_info
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> Detector:
+    """Build a detector by name.
+
+    classes names the objects; num_classes makes up names; with neither, the 20 classes of VOC.
+    weights: None, a checkpoint's path, or "bundled" (then its options hold unless others are
+    given). options are the fields of the method's config: `boxatlas explain NAME` lists them.
+    Raises InputError for an unknown model or option, naming the nearest, and where two classes have
+    one name.
+    """
+    model_info(name)
+    names = class_names(num_classes, classes)
+    if weights == "bundled":
+        options = {**bundled_options(name), **options}
+    model = build(name, names, options)
+    if weights is not None:
+        load_into(model, weights)
+    return model

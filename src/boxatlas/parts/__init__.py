@@ -1,0 +1,1 @@
+"""What the methods of `detectors` stand on; each method's own file says what is its own."""

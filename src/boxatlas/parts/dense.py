@@ -1,0 +1,225 @@
+"""What every one-stage detector on anchors shares: maps -> head -> logits and deltas -> boxes.
+
+SSD, DSSD, FSSD, DSOD, RFBNet, M2Det and RetinaNet differ in backbone, neck, head, anchors and loss
+and say so in their own files. Shape letters: B images, A anchors, K classes, C columns of the class
+output (K, or K + 1 with the background at column 0), N candidates over all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from boxatlas.boxes.anchors import AnchorCache
+from boxatlas.boxes.coders import DeltaCoder
+from boxatlas.boxes.nms import Candidates, Found, class_nms
+from boxatlas.images import Preprocess
+from boxatlas.necks.extra_maps import conv_norm
+from boxatlas.options import Options, convention
+from boxatlas.parts.base import ClassRows, Detector, Raw, clipped
+from boxatlas.structures import Detections, Frame
+
+Grid = tuple[int, int]  # rows, columns
+MakePredictor = Callable[[int, int], nn.Module]  # (channels, outputs) -> a predictor
+
+
+class DenseConfig(Options):
+    """Which boxes become detections."""
+
+    score: float = convention(0.01, "a class must score more than this", ge=0, le=1)
+    nms_iou: float = convention(0.45, "of two boxes of a class that overlap more, one stays", ge=0)
+    candidates: int | None = convention(
+        400, "boxes of a class that enter suppression, per image", ge=1
+    )
+    max_detections: int = convention(200, "boxes that stay, per image, over all classes", ge=1)
+    clip_before_nms: bool = convention(False, "boxes are cut to the input before suppression")
+
+
+class DenseHead(nn.Module):
+    """Per map one predictor of class logits and one of deltas.
+
+    logits [B, A, C], deltas [B, A, 4]: maps fine to coarse, then row, column, box in the cell.
+    `boxes` counts the boxes in a cell of each map; `predictor(channels, out)` makes a predictor,
+    or one for each map does. background: the first of the `outputs` is no class's.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        boxes: Sequence[int],
+        outputs: int,
+        predictor: MakePredictor | Sequence[MakePredictor],
+        *,
+        background: bool = True,
+    ) -> None:
+        super().__init__()
+        self.outputs, self.boxes, self.background = outputs, tuple(boxes), background
+        makers = [predictor] * len(channels) if callable(predictor) else predictor
+        rows = list(zip(channels, boxes, makers, strict=True))
+        self.cls = nn.ModuleList(make(c, k * outputs) for c, k, make in rows)
+        self.reg = nn.ModuleList(make(c, k * 4) for c, k, make in rows)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        logits = [flat(layer(x), self.outputs) for layer, x in zip(self.cls, maps, strict=True)]
+        deltas = [flat(layer(x), 4) for layer, x in zip(self.reg, maps, strict=True)]
+        return torch.cat(logits, 1), torch.cat(deltas, 1)
+
+    def class_rows(self, prefix: str = "head.") -> dict[str, ClassRows]:
+        """Where the last layer of each class predictor holds its rows: after a background."""
+        rows = {}
+        for i, (layer, k) in enumerate(zip(self.cls, self.boxes, strict=True)):
+            last = [n for n, m in layer.named_modules() if isinstance(m, nn.Conv2d)][-1]
+            name = ".".join(part for part in (f"{prefix}cls.{i}", last) if part)
+            own = ClassRows(k, int(self.background))
+            rows |= {f"{name}.{leaf}": own for leaf in ("weight", "bias")}
+        return rows
+
+
+class Predictor(nn.Conv2d):
+    """The published predictor: one 3x3 convolution, Xavier weights, zero bias."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 3, padding=1)
+        nn.init.xavier_uniform_(self.weight)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+
+class LitePredictor(nn.Sequential):
+    """SSDlite's: 3x3 depthwise with batch norm and ReLU6, then 1x1."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        depthwise = conv_norm(channels, channels, 3, padding=1, groups=channels)
+        super().__init__(depthwise, nn.Conv2d(channels, out, 1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.03)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def flat(x: Tensor, columns: int) -> Tensor:
+    """[B, k * columns, H, W] -> [B, H * W * k, columns]; no copy of a channels-last map."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, columns)
+
+
+class DenseDetector(Detector):
+    """backbone -> neck -> head beside anchors that depend on the sizes of the maps alone.
+
+    A method passes its parts and defines `make_anchors` and `loss`. background: the class output
+    is a softmax whose column 0 is the background; else one sigmoid per class.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        preprocess: Preprocess,
+        config: DenseConfig,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module | None,
+        head: nn.Module,
+        coder: DeltaCoder,
+        background: bool = True,
+    ) -> None:
+        super().__init__(classes, preprocess, config)
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.coder, self.background, self.limits = coder, background, config
+        self._anchors = AnchorCache(self.make_anchors)
+
+    def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
+        """Anchors [A, 4] xyxy in pixels of an input of `image` (height, width)."""
+        raise TypeError(f"{type(self).__name__} does not define make_anchors")
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps that the head reads, fine to coarse."""
+        maps = self.backbone(images)
+        return maps if self.neck is None else self.neck(maps)
+
+    def forward(
+        self,
+        images: Tensor,
+        frames: Sequence[Frame] | None = None,
+        proposals: Tensor | None = None,
+    ) -> Raw:
+        """logits [B, A, C], deltas [B, A, 4] and anchors [A, 4] in input pixels."""
+        maps = self.features(images)
+        logits, deltas = self.head(maps)
+        return {"logits": logits, "deltas": deltas, "anchors": self.anchors(maps, images)}
+
+    def anchors(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
+        """The anchors of these maps, made once for each size of input and device."""
+        return self._anchors(maps, (int(images.shape[-2]), int(images.shape[-1])))
+
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """[..., C] -> the classes' probabilities [..., K]."""
+        return logits.softmax(-1)[..., 1:] if self.background else logits.sigmoid()
+
+    @torch.no_grad()
+    def postprocess(
+        self,
+        raw: Raw,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[Detections]:
+        """Threshold, decode what passed, the best of each class into one NMS for all images."""
+        chosen = self.candidates(raw, score)
+        boxes = self.decode(raw, chosen)
+        if self.limits.clip_before_nms:
+            boxes = clipped(boxes, frames, chosen.image)
+        total = self.limits.max_detections if max_detections is None else max_detections
+        found = self.suppress(chosen, boxes, len(frames), total)
+        return [
+            Detections(
+                frame.undo(one.boxes.cpu()),
+                one.scores.cpu(),
+                one.labels.cpu(),
+                self.classes,
+                frame.source,
+            )
+            for one, frame in zip(found, frames, strict=True)
+        ]
+
+    def candidates(self, raw: Raw, score: float | None) -> Candidates:
+        """What may become a detection: anchors and classes that pass the threshold."""
+        scores = self.class_scores(raw["logits"].float())
+        # The published threshold is exceeded; one that a caller gives is reached.
+        hit = scores > self.limits.score if score is None else scores >= score
+        where = hit.flatten().nonzero().squeeze(1)
+        anchors, classes = scores.shape[1:]
+        row = where.div(classes, rounding_mode="floor")
+        image = row.div(anchors, rounding_mode="floor")
+        label = where - row * classes
+        return Candidates(image, row - image * anchors, label, scores.flatten()[where])
+
+    def decode(self, raw: Raw, chosen: Candidates) -> Tensor:
+        """The candidates' boxes [N, 4] xyxy in pixels of the input."""
+        deltas = raw["deltas"][chosen.image, chosen.row].float()
+        return self.coder.decode(deltas, raw["anchors"][chosen.row])
+
+    def suppress(
+        self, chosen: Candidates, boxes: Tensor, images: int, total: int | None
+    ) -> list[Found]:
+        """Of the candidates of each image, those that stay."""
+        limits = self.limits
+        return class_nms(
+            chosen, boxes, images, limits.nms_iou, per_class=limits.candidates, total=total
+        )
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        own: Any = getattr(self.head, "class_rows", dict)
+        return own()
+
+
+def grids_of(backbone: nn.Module, image: tuple[int, int]) -> list[Grid]:
+    """Sizes (rows, columns) of a backbone's maps for an input of this size; nothing is computed."""
+    state = {k: v.to("meta") for k, v in backbone.state_dict().items()}
+    images = torch.empty(2, 3, *image, device="meta")  # two: a norm in training needs two values
+    maps = functional_call(backbone, state, (images,))
+    return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]

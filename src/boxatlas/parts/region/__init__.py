@@ -1,0 +1,1 @@
+"""What two-stage detectors share: features -> proposals -> RoIs -> head -> detections."""
