@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from boxatlas.images import read
-
 _GOLDEN = 0.61803398875  # hues this far apart stay apart however many there are
 _MASK_SHARE = 0.45
 
@@ -25,7 +23,7 @@ def colour(label: int) -> tuple[int, int, int]:
 
 
 def draw(
-    image: Any,
+    pixels: NDArray[np.uint8],
     boxes: NDArray[Any],
     names: Sequence[str],
     labels: Sequence[int],
@@ -34,12 +32,11 @@ def draw(
     *,
     outline: tuple[int, int, int] | None = None,
 ) -> Image.Image:
-    """A copy of the image (anything `images.read` takes) with its objects marked.
+    """A copy of the pixels [H, W, 3], as `images.read` gives them, with the objects marked.
 
     boxes [N, 4] xyxy in its pixels; names, labels, scores, one per box; masks [N, H, W]; outline:
     one colour for all boxes instead of the classes' own.
     """
-    pixels = read(image)
     colours = [outline or colour(label) for label in labels]
     if masks is not None and len(masks):
         pixels = _with_masks(pixels, masks, colours)

@@ -1,7 +1,7 @@
 """Opening images and turning them into network inputs, in one place for every use.
 
 `read` opens anything (path, PIL image, array, tensor) as uint8 RGB; `Preprocess` makes a network
-input and the Frame that undoes it. Training, detection, export and serving share the same object.
+input and the Frame that undoes it. Training, evaluation and detection share the same object.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from boxatlas.errors import InputError
+from boxatlas.frame import Frame
 from boxatlas.options import AtLeastOne, Options, Positive, setting
-from boxatlas.structures import Frame
 
 Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})

@@ -1,4 +1,4 @@
-"""The things that travel: Frame, Targets, Batch, Detections.
+"""The things that travel: Targets, Batch, Detections; and Frame, from `frame`.
 
 Shape letters: B images, M objects (the largest count in the batch), P proposals, N detections.
 Boxes are float32 xyxy in continuous pixels: a box of a whole W x H image is [0, 0, W, H].
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from boxatlas.frame import Frame
 from boxatlas.ops.rle import encode, packed
 
 if TYPE_CHECKING:
@@ -21,35 +22,6 @@ if TYPE_CHECKING:
 
 Polygons = list[list[float]]  # COCO polygons of one object, x, y alternating
 RLE = dict[str, Any]  # COCO run-length encoding, {"size": [h, w], "counts": ...}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How one source image became a network input, so that it can be undone.
-
-    A point (x, y) of the source lies at (x * scale[0] + offset[0], y * scale[1] + offset[1]) in the
-    input. Stretching, letterboxing and tiling differ only in these numbers.
-    """
-
-    source: tuple[int, int]  # height, width of the source image, in pixels
-    content: tuple[int, int]  # height, width of its content within the input, in pixels
-    scale: tuple[float, float] = (1.0, 1.0)  # x, y
-    offset: tuple[float, float] = (0.0, 0.0)  # x, y, in input pixels
-
-    def apply(self, boxes: Tensor) -> Tensor:
-        """Boxes [..., 4] of the source -> boxes in the input."""
-        scale = boxes.new_tensor([*self.scale, *self.scale])
-        return boxes * scale + boxes.new_tensor([*self.offset, *self.offset])
-
-    def undo(self, boxes: Tensor, clip: bool = True) -> Tensor:
-        """Boxes [..., 4] of the input -> boxes in the source, clipped to it."""
-        scale = boxes.new_tensor([*self.scale, *self.scale])
-        boxes = (boxes - boxes.new_tensor([*self.offset, *self.offset])) / scale
-        if clip:
-            height, width = self.source
-            limit = boxes.new_tensor([width, height, width, height])
-            boxes = torch.minimum(boxes.clamp(min=0), limit)
-        return boxes
 
 
 @dataclass
@@ -188,15 +160,19 @@ class Detections:
         return self[self.scores >= score]
 
     def draw(self, image: Any = None) -> Image:
-        """The image with boxes, masks and names drawn on it. Raises where no image is at hand."""
+        """The image with boxes, masks and names drawn on it. Raises where no image is at hand.
+
+        image: anything that `images.read` takes, instead of the one that was kept.
+        """
         from boxatlas.drawing import draw
+        from boxatlas.images import read
 
         if image is None:
             image = self.image
         if image is None:
             raise ValueError("these detections carry no image; pass one: found.draw(image)")
         return draw(
-            image,
+            read(image),
             self.boxes.numpy(),
             self.names,
             self.labels.tolist(),

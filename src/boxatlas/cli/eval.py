@@ -68,7 +68,10 @@ Out = Annotated[
 ]
 SpeedToo = Annotated[bool, typer.Option("--speed/--no-speed", help="Measure FPS too.")]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Images at once; 8, or 1 if sizes differ.")
+    int | None,
+    typer.Option(
+        "--batch", min=1, help="Images at once; 8 on a GPU, 1 on a CPU or if sizes differ."
+    ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")]
 Scales = Annotated[

@@ -30,9 +30,9 @@ def predict(
     """Detections of every image of the table, in its order; masks are kept as run lengths.
 
     score, max_detections: the method's own unless given, which are what its paper evaluates with,
-    not what one would look at. batch_size: 8 unless given, but 1 where images differ in size, so
-    that no image's padding depends on its neighbours. workers: decoding processes. proposals: image
-    path -> boxes [P, 4] in source pixels. augment: how images are looked at (see `test_time`).
+    not what one would look at. batch_size: what the detector's `together` says unless given, so
+    that what is found in an image depends on it alone. workers: decoding processes. proposals:
+    image path -> boxes [P, 4] in source pixels. augment: how images are looked at (`test_time`).
     """
     detector = detector.restricted_to(table.classes)
     if batch_size is None:
