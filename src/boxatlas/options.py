@@ -157,6 +157,13 @@ class Options(BaseModel, metaclass=_Values):
         return {}
 
 
+def replaced(options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with `values` in place of their own, an option's old name being that option."""
+    given = {RENAMED.get(name, name) for name in values}
+    kept = {k: v for k, v in options.items() if RENAMED.get(k, k) not in given}
+    return {**kept, **values}
+
+
 def kind_of(field: FieldInfo) -> str:
     """The kind of a field; "option" where it was declared with none."""
     extra = field.json_schema_extra

@@ -19,6 +19,7 @@ from boxatlas.data.anchors import cluster, shapes_of
 from boxatlas.data.loader import Sizes
 from boxatlas.errors import InputError
 from boxatlas.evaluation.metrics import Metric
+from boxatlas.options import replaced
 from boxatlas.parts.base import Detector
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
@@ -136,7 +137,7 @@ def with_start(recipe: Recipe) -> Recipe:
     if init == "auto":
         init = "bundled" if is_bundled(recipe.model) else "imagenet"
     own = bundled_options(recipe.model) if init == "bundled" else {}
-    return recipe.changed({"init": init, "options": {**own, **recipe.options}})
+    return recipe.changed({"init": init, "options": replaced(own, recipe.options)})
 
 
 def with_anchors(recipe: Recipe, table: Table) -> tuple[Recipe, list[str]]:

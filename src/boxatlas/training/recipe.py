@@ -17,9 +17,10 @@ import yaml
 from pydantic import Field, model_validator
 
 from boxatlas.errors import InputError, nearest
-from boxatlas.options import NotNegative, Options, validated
+from boxatlas.options import NotNegative, Options, replaced, validated
 
 _PREFIXES = ("train", "data", "eval")  # `--set train.epochs=12` is `--set epochs=12`
+_OPTIONS = ("model", "options")  # `--set model.size=512`
 _LENGTHS = ("epochs", "iterations")
 _SUFFIXES = (".yaml", ".yml")
 
@@ -28,7 +29,7 @@ class Recipe(Options):
     """The values of one training. Unknown names are refused with the nearest one named."""
 
     model: str = Field(description="the model's name")
-    options: dict[str, Any] = Field({}, description="switches and conventions of the method")
+    options: dict[str, Any] = Field({}, description="ideas, settings and habits of the method")
     init: str = Field(
         "none", description="none, imagenet (backbone), bundled, auto (the best here), a checkpoint"
     )
@@ -203,8 +204,12 @@ def bundled_recipes() -> dict[str, Traversable]:
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """Apply `key=value` texts: `epochs=12`, `train.epochs=12`, `model.NAME=VALUE` for an option of
     the method, `phases.NAME.KEY=VALUE` for one phase. The value is read as YAML.
+
+    Raises InputError for a key that is none, a value that is out of range, an option that the model
+    does not have, and for an idea of its paper that does nothing in it.
     """
     values: dict[str, Any] = {}
+    options: list[str] = []
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -215,16 +220,33 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise InputError(
                 f"not a YAML value: {_first_line(error)}", field="--set", value=setting
             ) from None
-        _place(values, recipe, key.strip().split("."), value)
-    return recipe.changed(values, where="--set") if values else recipe
+        parts = key.strip().split(".")
+        _place(values, recipe, parts, value)
+        options += parts[1:] if parts[0] in _OPTIONS else ()
+    changed = recipe.changed(values, where="--set") if values else recipe
+    if options:
+        _try_options(changed, options)
+    return changed
+
+
+def _try_options(recipe: Recipe, names: Sequence[str]) -> None:
+    """Build the recipe's detector without its tensors; ideas among `names` must do something."""
+    import torch
+
+    from boxatlas.zoo import build, class_names, refuse_idle
+
+    options = {k: v for k, v in recipe.options.items() if k != "pretrained"}
+    with torch.device("meta"):
+        model = build(recipe.model, class_names(None, None), options)
+    refuse_idle(model, {name: options[name] for name in names if name in options})
 
 
 def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any) -> None:
     """Put one setting where it belongs among the changed values."""
     if len(parts) == 2 and parts[0] in _PREFIXES:
         parts = parts[1:]
-    if len(parts) == 2 and parts[0] in ("model", "options"):
-        values.setdefault("options", dict(recipe.options))[parts[1]] = value
+    if len(parts) == 2 and parts[0] in _OPTIONS:
+        values["options"] = replaced(values.get("options", recipe.options), {parts[1]: value})
     elif len(parts) == 2 and parts[0] in ("augment", "augment_options"):
         values.setdefault("augment_options", dict(recipe.augment_options))[parts[1]] = value
     elif len(parts) == 3 and parts[0] == "phases":
