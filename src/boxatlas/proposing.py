@@ -90,8 +90,8 @@ def by_detector(
 ) -> Iterator[Found | InputError]:
     """The proposals of a detector's RPN for each image in turn, with its logits as scores.
 
-    At most so many of an image, the best of those that are min_side pixels wide and high. Raises
-    InputError for a detector that makes none.
+    At most so many of an image, the best of those that are min_side pixels wide and high. What is
+    proposed for an image depends on it alone. Raises InputError for a detector that makes none.
     """
     from boxatlas.parts.region.detector import RegionDetector
 
@@ -108,7 +108,8 @@ def by_detector(
     after = before if min_side else most
     detector.select_in_detect = replace(rule, before=before, after=after)
     remaining = iter(paths)
-    while chunk := list(islice(remaining, batch_size)):
+    together = detector.together(batch_size)
+    while chunk := list(islice(remaining, together)):
         pixels = [_opened(path) for path in chunk]
         good = [p for p in pixels if not isinstance(p, InputError)]
         proposed = _proposed(detector, good) if good else ()
