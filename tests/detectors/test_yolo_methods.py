@@ -14,10 +14,9 @@ import boxatlas
 from boxatlas import evaluation, scenes
 from boxatlas.backbones.darknet import Darknet
 from boxatlas.data import make_loader, read
-from boxatlas.detectors.yolo9000 import YOLO9000, YOLO9000Config
-from boxatlas.detectors.yolov1 import YOLOv1, YOLOv1Config
-from boxatlas.detectors.yolov2 import YOLOv2Config
-from boxatlas.detectors.yolov3 import YOLOv3Config
+from boxatlas.detectors import yolo9000, yolov1, yolov2, yolov3
+from boxatlas.detectors.yolo9000 import YOLO9000
+from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.errors import InputError
 from boxatlas.structures import Batch, Frame, Targets
 
@@ -72,7 +71,7 @@ PATH = {  # table 2's rows
 }
 SWITCHES: dict[str, tuple[Any, dict[str, tuple[Any, dict[str, Any]]]]] = {
     "yolov1": (
-        YOLOv1Config,
+        yolov1.Config,
         {
             "batch_norm": (True, {"backbone": "extraction"}),
             "nms_iou": (0.1, {}),
@@ -82,9 +81,9 @@ SWITCHES: dict[str, tuple[Any, dict[str, tuple[Any, dict[str, Any]]]]] = {
             "square_root": (False, {}),
         },
     ),
-    "yolov2": (YOLOv2Config, PATH),
+    "yolov2": (yolov2.Config, PATH),
     "yolo9000": (
-        YOLO9000Config,
+        yolo9000.Config,
         {
             **{k: v for k, v in PATH.items() if k not in ("anchor_boxes", "dimension_priors")},
             "passthrough": (True, {}),
@@ -94,7 +93,7 @@ SWITCHES: dict[str, tuple[Any, dict[str, tuple[Any, dict[str, Any]]]]] = {
         },
     ),
     "yolov3": (
-        YOLOv3Config,
+        yolov3.Config,
         {
             "ignore_rule": ("none", {"ignore_iou": 0.0}),
             "anchor_match": ("best_of_map", {}),
@@ -381,13 +380,13 @@ def test_a_box_answers_with_the_deepest_word_that_is_sure():
 
 
 def test_asked_for_classes_each_box_scores_them_all():
-    model = of_words().asked(["dog", "cat", "car"])
+    model = of_words().restricted_to(["dog", "cat", "car"])
     found = found_with(model, [9, -9, 9, -9, 1, 0])
     assert found.classes == ("dog", "cat", "car")
     odds = 1 / (1 + math.exp(-1))
     assert found.names == ["dog"]
     assert found.scores.tolist() == pytest.approx([0.75 * odds], rel=1e-3)
-    both = model.stay({"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000)[0]
+    both = model.select({"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000)[0]
     assert set(both.labels.tolist()) == {0, 1, 2}
 
 
