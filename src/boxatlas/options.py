@@ -206,8 +206,7 @@ def _path(loc: tuple[int | str, ...], values: Any, missing: bool) -> str:
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(part, int):
-            there = isinstance(value, Sequence) and part < len(value)
-            value = value[part] if there else None
+            value = value[part] if isinstance(value, Sequence) and part < len(value) else None
         elif not (missing and part is loc[-1]):
             continue
         parts.append(part)
