@@ -152,10 +152,8 @@ def idle_rows(config: Any) -> dict[str, str]:
     backbone = named_backbone(config.backbone, config.new_network)
     if backbone != named_backbone("auto", config.new_network):
         rows["new_network"] = f"the option backbone says {backbone}"
-    if backbone != "darknet19":
+    if backbone != "darknet19":  # whether it starts from weights at all, training may yet say
         rows["hires_classifier"] = "only Darknet-19 has ImageNet weights of two sizes"
-    elif not config.pretrained:
-        rows["hires_classifier"] = "the backbone starts without weights: pretrained is off"
     if isinstance(config.anchors, tuple):
         rows["dimension_priors"] = "the option anchors gives the priors"
     if config.size is not None:
