@@ -12,15 +12,9 @@ from single_shot import SIZE, TINY, batch, tiny
 import boxatlas
 from boxatlas import evaluation, scenes
 from boxatlas.data import make_loader, read
-from boxatlas.detectors.dsod import DSODConfig
-from boxatlas.detectors.dssd import DSSDConfig
-from boxatlas.detectors.fssd import FSSDConfig
-from boxatlas.detectors.m2det import M2DetConfig
-from boxatlas.detectors.refinedet import RefineDetConfig
-from boxatlas.detectors.rfbnet import RFBNetConfig
-from boxatlas.detectors.ssd import SSDConfig
+from boxatlas.detectors import dsod, dssd, fssd, m2det, refinedet, rfbnet, ssd
 from boxatlas.errors import InputError
-from boxatlas.parts.default_boxes import SingleShotConfig
+from boxatlas.options import Options
 
 # -- switches -------------------------------------------------------------------------------------
 
@@ -33,9 +27,9 @@ COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 FIRST: dict[str, tuple[Any, dict[str, Any]]] = {"boxes_on_first_map": (6, {})}
 # Per method: its config, and for each switch another value and the options that go with both.
-SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str, Any]]]]] = {
+SWITCHES: dict[str, tuple[type[Options], dict[str, tuple[Any, dict[str, Any]]]]] = {
     "ssd300_vgg16": (
-        SSDConfig,
+        ssd.Config,
         {
             **COMMON,
             **FIRST,
@@ -46,7 +40,7 @@ SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str,
         },
     ),
     "fssd300_vgg16": (
-        FSSDConfig,
+        fssd.Config,
         {
             **FIRST,
             "sources": (("conv3_3", "conv4_3", "fc7"), {}),
@@ -56,7 +50,7 @@ SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str,
         },
     ),
     "rfbnet300_vgg16": (
-        RFBNetConfig,
+        rfbnet.Config,
         {
             "boxes_on_first_map": (4, {}),
             "rfb": (False, {}),
@@ -66,7 +60,7 @@ SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str,
         },
     ),
     "refinedet320_vgg16": (
-        RefineDetConfig,
+        refinedet.Config,
         {
             **COMMON,
             "negative_filter": (0.5, {}),
@@ -75,7 +69,7 @@ SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str,
         },
     ),
     "dsod300": (
-        DSODConfig,
+        dsod.Config,
         {
             **FIRST,
             "stem_block": (False, {}),
@@ -89,7 +83,7 @@ SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str,
         },
     ),
     "dssd321_r101": (
-        DSSDConfig,
+        dssd.Config,
         {
             "prediction_module": ("b", {}),
             "decoder": (False, {}),
@@ -98,7 +92,7 @@ SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str,
         },
     ),
     "m2det320_vgg16": (
-        M2DetConfig,
+        m2det.Config,
         {
             "tums": (3, {}),
             "scales": (4, {}),
@@ -165,7 +159,7 @@ def test_sources_must_have_the_map_that_they_are_fused_at():
 def test_any_size(name):
     """Also sides that are odd at some stride, and inputs that are not square."""
     model = tiny(name, size=(72, 100)).eval()
-    height, width = model.shared.shape
+    height, width = model.config.shape
     raw = model(torch.zeros(1, 3, height, width))
     assert raw["logits"].shape == (1, len(raw["anchors"]), 4)
     assert raw["deltas"].shape == (1, len(raw["anchors"]), 4)
