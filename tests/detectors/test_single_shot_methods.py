@@ -1,9 +1,8 @@
-"""Each method of the single-shot family, tiny: its switches, two steps, save and load, detect."""
+"""Each method of the single-shot family, tiny: its parts, two steps, save and load, detect."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,133 +11,7 @@ from single_shot import SIZE, TINY, batch, tiny
 import boxatlas
 from boxatlas import evaluation, scenes
 from boxatlas.data import make_loader, read
-from boxatlas.detectors import dsod, dssd, fssd, m2det, refinedet, rfbnet, ssd
 from boxatlas.errors import InputError
-from boxatlas.options import Options
-
-# -- switches -------------------------------------------------------------------------------------
-
-VGG = {"backbone": "vgg16"}
-# Used by the one loss that all share: tried on SSD, and on RefineDet, which has its own.
-COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
-    "negatives": (1.0, {}),
-    "match_iou": (0.3, {}),
-    "loc_weight": (2.0, {}),
-}
-FIRST: dict[str, tuple[Any, dict[str, Any]]] = {"boxes_on_first_map": (6, {})}
-# Per method: its config, and for each switch another value and the options that go with both.
-SWITCHES: dict[str, tuple[type[Options], dict[str, tuple[Any, dict[str, Any]]]]] = {
-    "ssd300_vgg16": (
-        ssd.Config,
-        {
-            **COMMON,
-            **FIRST,
-            "atrous": (False, VGG),
-            "ratio_2": (False, {}),
-            "ratio_3": (False, {}),
-            "l2norm": (False, VGG),
-        },
-    ),
-    "fssd300_vgg16": (
-        fssd.Config,
-        {
-            **FIRST,
-            "sources": (("conv3_3", "conv4_3", "fc7"), {}),
-            "fuse": ("sum", {}),
-            "fuse_norm": (False, {}),
-            "generator": ("bottleneck", {}),
-        },
-    ),
-    "rfbnet300_vgg16": (
-        rfbnet.Config,
-        {
-            "boxes_on_first_map": (4, {}),
-            "rfb": (False, {}),
-            "rfb_s": (False, {}),
-            "dilated": (False, {}),
-            "version": ("e", {}),
-        },
-    ),
-    "refinedet320_vgg16": (
-        refinedet.Config,
-        {
-            **COMMON,
-            "negative_filter": (0.5, {}),
-            "two_step": (False, {}),
-            "tcb": ("none", {}),
-        },
-    ),
-    "dsod300": (
-        dsod.Config,
-        {
-            **FIRST,
-            "stem_block": (False, {}),
-            "stem": (4, {}),
-            "bottleneck": (6, {}),
-            "growth": (3, {}),
-            "compression": (0.5, {}),
-            "transition_without_pooling": (False, {}),
-            "dense_supervision": (False, {}),
-            "prediction": ("plain", {}),
-        },
-    ),
-    "dssd321_r101": (
-        dssd.Config,
-        {
-            "prediction_module": ("b", {}),
-            "decoder": (False, {}),
-            "fusion": ("sum", {}),
-            "finetune": (True, {"staged": True}),
-        },
-    ),
-    "m2det320_vgg16": (
-        m2det.Config,
-        {
-            "tums": (3, {}),
-            "scales": (4, {}),
-            "planes": (8, {}),
-            "base_feature": (False, {}),
-            "sfam": (False, {}),
-        },
-    ),
-}
-CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in rows]
-
-
-@pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_is_tried(name):
-    config, rows = SWITCHES[name]
-    assert set(rows) | set(COMMON) == set(config.kinds("idea"))
-
-
-@pytest.mark.parametrize(("name", "switch"), CASES)
-def test_a_switch_changes_something(name, switch):
-    """The tensors, the raw outputs, the losses or the stages of training."""
-    value, beside = SWITCHES[name][1][switch]
-    plain, other = tiny(name, **beside), tiny(name, **beside, **{switch: value})
-    assert getattr(plain.config, switch) != value
-    assert not same(plain, other)
-
-
-@pytest.mark.parametrize("name", SWITCHES)
-def test_without_a_switch_nothing_differs(name):
-    assert same(tiny(name), tiny(name))
-
-
-def same(a: Any, b: Any) -> bool:
-    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (a, b)]
-    if shapes[0] != shapes[1] or a.phases() != b.phases():
-        return False
-    b.load_state_dict(a.state_dict())
-    given = batch()
-    for model in (a, b):
-        model.eval()
-    with torch.no_grad():
-        raw = [m(given.images) for m in (a, b)]
-        losses = [m.loss(given) for m in (a, b)]
-    return all(
-        x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in (raw, losses)
-    )
 
 
 @pytest.mark.parametrize("module", ["a", "b", "c", "d"])

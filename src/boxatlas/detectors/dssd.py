@@ -167,8 +167,8 @@ class DSSD(SingleShot):
     ) -> Raw:
         """logits [B, A, K + 1], deltas [B, A, 4] and anchors [A, 4] in input pixels."""
         maps = self.features(images)
-        seen = maps if self.decoder is None else self.decoder(maps)
-        return self._raw(self.before, self.head, seen, images)
+        decoded = maps if self.decoder is None else self.decoder(maps)
+        return self._raw(self.before, self.head, decoded, images)
 
     def _raw(
         self, before: nn.Module, head: nn.Module, maps: Sequence[Tensor], images: Tensor
@@ -182,9 +182,9 @@ class DSSD(SingleShot):
             return super().loss(batch, generator)
         maps = self.features(batch.images)
         ssd = self._raw(self.ssd_before, self.ssd_head, maps, batch.images)
-        own = self._raw(self.before, self.head, self.decoder(maps), batch.images)
+        dssd = self._raw(self.before, self.head, self.decoder(maps), batch.images)
         first = self.multibox(ssd, batch.targets)
-        return self.multibox(own, batch.targets) | {f"ssd_{k}": v for k, v in first.items()}
+        return self.multibox(dssd, batch.targets) | {f"ssd_{k}": v for k, v in first.items()}
 
     def phases(self) -> list[Phase]:
         """Section 3.3: the SSD; the decoder, on the SSD as it is; all layers, where asked for."""
@@ -219,8 +219,8 @@ def _predictors(
 ) -> tuple[EachMap, DenseHead]:
     """(the prediction module of each map, the predictors that read it)."""
     levels = len(channels)
-    own, kind = config.module_widths, config.prediction_module
-    each = (own,) * levels if isinstance(own, int) else own
+    kind, widths = config.prediction_module, config.module_widths
+    each = (widths,) * levels if isinstance(widths, int) else widths
     widths = option_or_table(each, [256] * levels, "module_widths")
     kernels = option_or_table(config.head_kernels, [3] * levels, "head_kernels")
     sizes = list(zip(channels, widths, strict=True))

@@ -108,8 +108,8 @@ class FusionNeck(nn.Module):
         self.fusion, self.pyramid = fusion, pyramid
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        made = list(maps) if self.extras is None else self.extras(maps)
-        return self.pyramid(self.fusion([made[i] for i in self.keep]))
+        maps = list(maps) if self.extras is None else self.extras(maps)
+        return self.pyramid(self.fusion([maps[i] for i in self.keep]))
 
 
 class FSSD(SingleShot):
@@ -124,19 +124,19 @@ class FSSD(SingleShot):
                 "the maps are fused at the size of conv4_3", field="sources", value=config.sources
             )
         # VGG's own layers end with fc7; conv7_2 is made of it, at half its size.
-        own = [s for s in sources if s != "conv7_2"]
-        own += ["fc7"] if "conv7_2" in sources and "fc7" not in own else []
+        of_vgg = [s for s in sources if s != "conv7_2"]
+        of_vgg += ["fc7"] if "conv7_2" in sources and "fc7" not in of_vgg else []
         backbone, preprocess = backbone_of(
             config,
             config.shape,
             [STRIDES[s] for s in sources],
-            vgg16=lambda: VGG16(own, ceil_pools=config.ceil_pools),
+            vgg16=lambda: VGG16(of_vgg, ceil_pools=config.ceil_pools),
         )
-        extras, made, channels = None, list(sources), list(backbone.channels)
+        extras, names, channels = None, list(sources), list(backbone.channels)
         if config.backbone == "vgg16" and "conv7_2" in sources:
             extras = ExtraMaps(backbone.channels, layers_after_fc7(config.extra_padding))
-            made, channels = [*own, "conv6_2", "conv7_2"], extras.channels
-        keep = [made.index(s) for s in sources]
+            names, channels = [*of_vgg, "conv6_2", "conv7_2"], extras.channels
+        keep = [names.index(s) for s in sources]
         fusion = FeatureFusion(
             [channels[i] for i in keep],
             sources.index("conv4_3"),
@@ -146,7 +146,7 @@ class FSSD(SingleShot):
             reduce_all=config.reduce_all,
             align_corners=config.align_corners,
         )
-        grid = grids_of(backbone, config.shape)[made.index("conv4_3")]
+        grid = grids_of(backbone, config.shape)[names.index("conv4_3")]
         pyramid = FeaturePyramid(fusion.channels, plan(grid), config.generator)
         levels = len(pyramid.channels)
         ratios = ssd_ratios(config.ratios, levels, config.boxes_on_first_map)

@@ -164,9 +164,9 @@ class RetinaHead(Head):
         self.per_cell, self.classes = per_cell, classes
         pi = config.prior_pi
         bias = 0.0 if pi is None else -math.log((1 - pi) / pi)
-        made = (config.width, config.head_convs)
-        self.cls = Subnet(*made, per_cell * classes, config.head_norm, bias)
-        self.box = Subnet(*made, per_cell * 4, config.head_norm)
+        shape = (config.width, config.head_convs)
+        self.cls = Subnet(*shape, per_cell * classes, config.head_norm, bias)
+        self.box = Subnet(*shape, per_cell * 4, config.head_norm)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         logits = torch.cat([flat(self.cls(x), self.classes) for x in maps], 1)

@@ -131,14 +131,14 @@ class ReceptiveFieldNeck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         fine = maps[0] if self.join is None else self.join(maps)
-        made = [self.first(fine)]
-        made += [block(x) for block, x in zip(self.blocks, maps[1:], strict=True)]
-        x = made[-1]
+        read = [self.first(fine)]
+        read += [block(x) for block, x in zip(self.blocks, maps[1:], strict=True)]
+        x = read[-1]
         for layer, shown in zip(self.extras, self._shown, strict=True):
             x = layer(x)
             if shown:
-                made.append(x)
-        return made
+                read.append(x)
+        return read
 
 
 class JoinUp(nn.Module):

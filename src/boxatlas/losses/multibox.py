@@ -80,8 +80,8 @@ def multibox_loss(
         possible = possible & candidates
     image, anchor = positive.nonzero(as_tuple=True)
     target = matches.index[image, anchor]
-    own = anchors[anchor] if anchors.dim() == 2 else anchors[image, anchor]
-    box_targets = coder.encode(boxes[image, target], own)
+    matched = anchors[anchor] if anchors.dim() == 2 else anchors[image, anchor]
+    box_targets = coder.encode(boxes[image, target], matched)
 
     labelled = (
         None if dropped is None or ranking == "background" else matches.labels(labels + 1, 0, 0)

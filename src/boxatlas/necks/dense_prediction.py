@@ -107,20 +107,20 @@ class DensePrediction(nn.Module):
             pooled = F.max_pool2d(first, 2, 2, ceil_mode=True)
             skip = self.skip(pooled)
             x = torch.cat([x, skip] if self.blocks_first else [skip, x], 1)
-        made = [first, x]
+        dense = [first, x]
         for step in self.steps:
-            made.append(step(made[-1]))
-        return self.norms(made)
+            dense.append(step(dense[-1]))
+        return self.norms(dense)
 
 
 def steps(grid: tuple[int, int], last_map: int) -> list[tuple[int, bool]]:
     """(channels of a half, exact) of each step after Second, whose grid is given."""
-    side, made = min(grid), []
+    side, rows = min(grid), []
     while side > last_map:
         exact = side == 3 and last_map == 1
-        made.append((HALF if not made else HALF // 2, exact))
+        rows.append((HALF if not rows else HALF // 2, exact))
         side = 1 if exact else (side + 1) // 2
-    return made
+    return rows
 
 
 def map_channels(channels: Sequence[int], grid: tuple[int, int], last_map: int) -> list[int]:

@@ -107,8 +107,8 @@ class FeaturePyramid(nn.Module):
             channels = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        made = [x] if self.direct else []
+        pyramid = [x] if self.direct else []
         for layer in self.layers:
             x = layer(x)
-            made.append(x)
-        return made
+            pyramid.append(x)
+        return pyramid

@@ -44,8 +44,10 @@ from boxatlas.parts.default_boxes import (
 from boxatlas.parts.dense import DenseDetector, Grid, Head
 from boxatlas.structures import Batch, Targets
 
-Own = VGG16 | ResNet | MobileNetV1 | MobileNetV3Large | DSODNet  # what the papers built on
-Backbone = Own | TimmFeatures | Darknet
+PaperBackbone = (
+    VGG16 | ResNet | MobileNetV1 | MobileNetV3Large | DSODNet
+)  # what the papers built on
+Backbone = PaperBackbone | TimmFeatures | Darknet
 
 
 class MultiboxChoices(Options):
@@ -197,12 +199,12 @@ def backbone_of(
     choices: BackboneChoices,
     shape: tuple[int, int],
     strides: Sequence[int],
-    **own: Callable[[], Own],
+    **makers: Callable[[], PaperBackbone],
 ) -> tuple[Backbone, Preprocess]:
     """The backbone that is chosen, and what its weights expect of an image.
 
     shape: of the input, at least 32 a side. strides: of the maps of a timm or Darknet backbone;
-    own: makers of the paper's backbones by name. Raises InputError naming the option.
+    makers: of the paper's backbones, by name. Raises InputError naming the option.
     """
     name, pretrained = choices.backbone, choices.pretrained
     if min(shape) < _SMALLEST:
@@ -211,9 +213,9 @@ def backbone_of(
         features = TimmFeatures(name, strides, pretrained=pretrained, fold=choices.fold_norms)
         mean, std = normalisation(name)
         return features, Preprocess.of(size=shape, mean=mean, std=std, scale=1 / 255)
-    backbone: Own | Darknet
-    if name in own:
-        backbone, inputs = own[name](), _INPUTS[name]
+    backbone: PaperBackbone | Darknet
+    if name in makers:
+        backbone, inputs = makers[name](), _INPUTS[name]
     elif name in STAGES:
         backbone, inputs = Darknet(name, strides), {**INPUTS, "scale": 1 / 255}
     else:
@@ -221,7 +223,7 @@ def backbone_of(
             "no such backbone",
             field="backbone",
             value=name,
-            hint=", ".join([*own, *STAGES, "or timm/NAME"]),
+            hint=", ".join([*makers, *STAGES, "or timm/NAME"]),
         )
     if pretrained:
         if isinstance(backbone, MobileNetV1 | DSODNet):
