@@ -1,7 +1,7 @@
 """Anchors and default boxes: the fixed boxes that predictions are relative to.
 
 Public: DefaultBoxLevel, default_boxes (SSD and its family); cell_anchors, grid_anchors,
-pyramid_anchors, and AnchorRule, which spells all three (RPN, RetinaNet); AnchorCache.
+pyramid_anchors, image_strides, AnchorChoices (RetinaNet), AnchorRule (RPN); AnchorCache.
 
 Every function returns float32 xyxy unless a parameter says otherwise, in the published order:
 level, row, column, box within the cell. Shape letters: A anchors, K boxes in a cell.
@@ -16,6 +16,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from boxatlas.options import Options, Positive, habit, idea
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,21 @@ def _level(level: DefaultBoxLevel, truncate_sizes: bool, centre: str) -> Tensor:
     return torch.cat([grid[:, :, None].expand(lead), shapes.expand(lead)], dim=-1).reshape(-1, 4)
 
 
+class AnchorChoices(Options):
+    """The shapes of a pyramid's anchors, and how the programs lay them out."""
+
+    anchor_ratios: tuple[Positive, ...] = idea(
+        (0.5, 1.0, 2.0), "heights over widths of the anchors", min_length=1
+    )
+    anchor_rounded: bool = habit(False, "the anchors' corners are rounded to whole pixels")
+    anchor_stride: Literal["fixed", "image // grid"] = habit(
+        "fixed", "pixels between anchors: the map's stride, or the input's side // the map's"
+    )
+    anchor_order: Literal["ratio,size", "size,ratio"] = habit(
+        "ratio,size", "order of a cell's anchors: the slower index first"
+    )
+
+
 def cell_anchors(
     sizes: Sequence[float],
     ratios: Sequence[float],
@@ -157,6 +174,13 @@ def pyramid_anchors(
     """The grids of all levels, one after the other: [A, 4]."""
     levels = zip(cells, grids, strides, strict=True)
     return torch.cat([grid_anchors(cell, grid, stride, offset) for cell, grid, stride in levels])
+
+
+def image_strides(
+    grids: Sequence[tuple[int, int]], image: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """(vertical, horizontal) pixels between anchors as torchvision has them: whole numbers."""
+    return [(float(image[0] // rows), float(image[1] // columns)) for rows, columns in grids]
 
 
 @dataclass(frozen=True)
