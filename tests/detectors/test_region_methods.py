@@ -193,7 +193,8 @@ def test_no_switch_is_left_out() -> None:
     for name, option, _, _ in SWITCHES:
         tested.setdefault(name, set()).add(option)
     pyramid = (
-        set(type(small("cascade_rcnn_r50_fpn").config).kinds("idea")) - tested["cascade_rcnn_r50_fpn"]
+        set(type(small("cascade_rcnn_r50_fpn").config).kinds("idea"))
+        - tested["cascade_rcnn_r50_fpn"]
     )
     assert pyramid == {
         "roi_op",

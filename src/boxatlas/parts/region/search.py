@@ -14,7 +14,7 @@ from boxatlas.images import Preprocess
 from boxatlas.structures import Frame
 
 
-def searched(
+def selective_search_proposals(
     images: Tensor,
     frames: Sequence[Frame] | None,
     preprocess: Preprocess,
