@@ -65,7 +65,7 @@ class RoIChoices(Options):
     min_detection: NotNegative = habit(0.0, "smallest side of a detection, in pixels")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _roi_rules(self) -> Self:
         if self.background_low > self.roi_positive_iou:
             raise ValueError(
                 f"background_low {self.background_low} is above "

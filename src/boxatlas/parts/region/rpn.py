@@ -96,7 +96,7 @@ class RPNChoices(Options):
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _rpn_rules(self) -> Self:
         if self.rpn_background_iou > self.rpn_positive_iou:
             raise ValueError(
                 f"rpn_background_iou {self.rpn_background_iou} is above "
