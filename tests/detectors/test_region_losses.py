@@ -219,7 +219,7 @@ def test_lambda_weighs_the_boxes_of_the_rpn() -> None:
 
 
 def test_difficult_objects_and_far_background_are_settings_of_fast_rcnn() -> None:
-    """Section 2.3 and table 1: background overlaps by 0.1 at least; difficult objects are trained."""
+    """Section 2.3, table 1: background overlaps by 0.1 at least; difficult objects are trained."""
     boxes = torch.tensor([[[10.0, 10, 50, 50], [20, 10, 90, 60], [60, 0, 90, 9]]])
     targets = Targets.collate([OBJECT[0]], [torch.tensor([1])], [torch.tensor([True])])
     valid = torch.ones(1, 3, dtype=torch.bool)

@@ -62,8 +62,7 @@ def built(case: Case, **more: Any) -> RegionDetector:
     )
     assert isinstance(model, RegionDetector)
     assert model.rpn is not None
-    if "strides" in case.params["anchors"]:
-        assert list(model.rpn.strides) == case.params["anchors"]["strides"]
+    expect(case.params["anchors"], strides=[list(model.rpn.strides)])
     stages = case.params["coder"].get("weights", case.params["coder"].get("stds"))
     if not isinstance(stages[0], list):  # a cascade has a code for each stage
         model.coder = coder(case.params["coder"])

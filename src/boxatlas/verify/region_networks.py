@@ -184,7 +184,7 @@ def _detectron2(case: Case) -> Values:
         "rpn_objectness": scores,
         "rpn_deltas": deltas,
         "anchors": model.rpn.anchors(maps, (height, width)),
-        "base_anchors": model.rpn.make_anchors([(1, 1)], (height, width)),
+        "base_anchors": model.rpn.anchors.make([(1, 1)], (height, width)),
         "roi_features": model.pool(maps, boxes),
         "scores": _in_order(case, raw["logits"][0]),
         "deltas": raw["deltas"][0].flatten(1),

@@ -47,7 +47,8 @@ class RegionDetector(Detector):
 
     trunk: images -> maps for the RPN, fine to coarse; the first of them, of `roi_strides`, serve
     the RoIs, which are pooled to roi_side x roi_side. head: RoI features -> vectors for
-    `predictor`. Methods with other heads override `heads` and `head_loss`.
+    `predictor`. Methods with other heads override `heads` and `head_loss`; one without an RPN sets
+    `takes_proposals`.
     """
 
     config: RegionConfig
@@ -67,7 +68,6 @@ class RegionDetector(Detector):
     ) -> None:
         super().__init__(classes, preprocess, config)
         self.trunk, self.rpn, self.head, self.predictor = trunk, rpn, head, predictor
-        self.takes_proposals = 0 if rpn is not None else 2000
         self.roi_strides, self.roi_side = tuple(roi_strides), roi_side
         self.coder = DeltaCoder.of(self.config, self.config.roi_weights)
 
@@ -100,10 +100,8 @@ class RegionDetector(Detector):
         if self.rpn is None:
             raise ValueError(f"{self.name or 'this detector'} takes its proposals from outside")
         rows = self.rpn(self.rpn_maps(features), size)
-        limits, scales = (
-            content_limits(features[0], frames, size),
-            image_scales(features[0], frames),
-        )
+        limits = content_limits(features[0], frames, size)
+        scales = image_scales(features[0], frames)
         return self.rpn.select(rows, counts or self.rpn.config.proposals_detect, limits, scales)
 
     def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
@@ -171,14 +169,8 @@ class RegionDetector(Detector):
         if self.rpn is not None and batch.proposals is None:
             rows = self.rpn(self.rpn_maps(features), size_of(batch))
             losses = self.rpn_loss(rows, batch, generator)
-            detached = Rows(
-                [x.detach() for x in rows.logits], [x.detach() for x in rows.deltas], rows.anchors
-            )
-            counts, scales = (
-                self.rpn.config.proposals_loss,
-                image_scales(batch.images, batch.frames),
-            )
-            boxes, _, valid = self.rpn.select(detached, counts, limits, scales)
+            scales = image_scales(batch.images, batch.frames)
+            boxes, _, valid = self.rpn.select(rows, self.rpn.config.proposals_loss, limits, scales)
         elif batch.proposals is not None and batch.valid is not None:
             boxes, valid = batch.proposals, batch.valid
         else:

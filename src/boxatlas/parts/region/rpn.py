@@ -7,6 +7,7 @@ Boxes are xyxy in pixels of the network's input.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -174,6 +175,49 @@ class RPNHead(nn.Module):
         return flat_scores, flat_deltas
 
 
+def anchor_sizes(config: RPNChoices, levels: int) -> list[list[float]]:
+    """The anchors' sizes on each level; one level has them all.
+
+    Raises InputError where they do not fit the levels.
+    """
+    rows = [list(s) if isinstance(s, tuple) else [s] for s in config.anchor_sizes]
+    rows = [[size * factor for size in row for factor in config.anchor_scales] for row in rows]
+    if levels == 1:
+        return [[size for row in rows for size in row]]
+    if len(rows) != levels or len({len(row) for row in rows}) != 1:
+        raise InputError(
+            f"needs a size, or equally many, for each of {levels} levels",
+            field="anchor_sizes",
+            value=config.anchor_sizes,
+        )
+    return rows
+
+
+def anchors_of(
+    config: RPNChoices,
+    sizes: Sequence[Sequence[float]],
+    strides: Sequence[int],
+    grids: Sequence[tuple[int, int]],
+    image: tuple[int, int],
+) -> Tensor:
+    """Anchors [A, 4] of each level's sizes and stride, for maps of these (rows, columns) and an
+    input of `image` (height, width)."""
+    cells = [
+        cell_anchors(
+            row,
+            config.anchor_ratios,
+            rounded=config.anchor_rounded or config.anchor_base is not None,
+            base_size=config.anchor_base,
+            order=config.anchor_order,
+        )
+        for row in sizes
+    ]
+    steps: list[float | tuple[float, float]] = list(strides)
+    if config.anchor_stride == "image // grid":
+        steps = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
+    return pyramid_anchors(cells, grids, steps)
+
+
 class RPN(nn.Module):
     """Anchors, head, targets and selection, over maps of `channels` and `strides`.
 
@@ -186,48 +230,15 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.coder, self.strides = config, coder, tuple(strides)
-        self.sizes = self._sizes()
+        sizes = anchor_sizes(config, len(self.strides))
         self.head = RPNHead(
             channels,
             config.rpn_width or channels,
-            len(self.sizes[0]) * len(config.anchor_ratios),
+            len(sizes[0]) * len(config.anchor_ratios),
             config.rpn_cls,
             config.rpn_convs,
         )
-        self.anchors = AnchorCache(self.make_anchors)
-
-    def _sizes(self) -> list[list[float]]:
-        """The anchors' sizes of each level; on one level they are all together."""
-        config, levels = self.config, len(self.strides)
-        rows = [list(s) if isinstance(s, tuple) else [s] for s in config.anchor_sizes]
-        rows = [[size * factor for size in row for factor in config.anchor_scales] for row in rows]
-        if levels == 1:
-            return [[size for row in rows for size in row]]
-        if len(rows) != levels or len({len(row) for row in rows}) != 1:
-            raise InputError(
-                f"needs a size, or equally many, for each of {levels} levels",
-                field="anchor_sizes",
-                value=config.anchor_sizes,
-            )
-        return rows
-
-    def make_anchors(self, grids: Sequence[tuple[int, int]], image: tuple[int, int]) -> Tensor:
-        """[A, 4] for maps of these (rows, columns) and an input of `image` (height, width)."""
-        config = self.config
-        cells = [
-            cell_anchors(
-                sizes,
-                config.anchor_ratios,
-                rounded=config.anchor_rounded or config.anchor_base is not None,
-                base_size=config.anchor_base,
-                order=config.anchor_order,
-            )
-            for sizes in self.sizes
-        ]
-        strides: list[float | tuple[float, float]] = list(self.strides)
-        if config.anchor_stride == "image // grid":
-            strides = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
-        return pyramid_anchors(cells, grids, strides)
+        self.anchors = AnchorCache(partial(anchors_of, config, sizes, self.strides))
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Rows:
         """Maps of an input of `size` (height, width) -> what is said of every anchor."""
