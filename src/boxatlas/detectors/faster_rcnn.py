@@ -66,7 +66,7 @@ class Config(
     rpn_border = idea(True, "section 3.3: anchors across the border are not trained")
     anchor_sizes = idea((128, 256, 512), "table 8: sides of the square anchors, in pixels")
     anchor_base = 16
-    rpn_width = 512  # section 3.3, of VGG-16; 256 of ZF
+    rpn_width = 512  # section 3.1, of VGG-16; 256 of ZF
     proposals_loss = (12000, 2000)
     proposals_detect = (6000, 300)
     min_size = 16.0
