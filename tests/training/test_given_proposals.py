@@ -14,7 +14,7 @@ from boxatlas.data.proposals import FILE, Proposals
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.ops import selective_search
-from boxatlas.parts.region.search import searched
+from boxatlas.parts.region.search import selective_search_proposals
 from boxatlas.training.distributed import World
 from boxatlas.training.proposals import proposals_for
 from boxatlas.training.recipe import GENERAL, Recipe
@@ -115,7 +115,7 @@ def test_a_detector_without_proposals_searches_its_input() -> None:
     image = scenes.make(2, (60, 80)).image
     preprocess = Preprocess(size=(128, 128), resize="letterbox")
     images, frames = preprocess.batch([image, image[:, :40]])
-    boxes = searched(images, frames, preprocess, most=25)
+    boxes = selective_search_proposals(images, frames, preprocess, most=25)
     assert boxes.shape == (2, 25, 4)
     for i, frame in enumerate(frames):
         real = boxes[i][(boxes[i, :, 2:] > boxes[i, :, :2]).all(1)]
@@ -126,7 +126,7 @@ def test_a_detector_without_proposals_searches_its_input() -> None:
         assert (real <= torch.tensor([x + width, y + height] * 2)).all()
     plain = Preprocess(size=(500, 500), resize="limit")
     images, frames = plain.batch([image])
-    found = searched(images, frames, plain, most=40)[0]
+    found = selective_search_proposals(images, frames, plain, most=40)[0]
     expected = torch.from_numpy(selective_search(image, max_boxes=40))
     assert torch.equal(found[: len(expected)], expected)
     model = create_model("rcnn_alexnet", num_classes=2, backbone="timm/resnet18", crop_size=64)
@@ -134,5 +134,5 @@ def test_a_detector_without_proposals_searches_its_input() -> None:
         seen = model.eval()(images, frames)["proposals"][0]  # R-CNN's program: 20 pixels
     sides = (seen[:, 2:] - seen[:, :2]).amin(1)
     assert sides[sides > 0].min() >= 20
-    large = searched(images, frames, plain, most=None, min_side=30)[0]
+    large = selective_search_proposals(images, frames, plain, most=None, min_side=30)[0]
     assert (large[:, 2:] - large[:, :2]).min() >= 30

@@ -21,6 +21,7 @@ from boxatlas.errors import InputError, nearest
 from boxatlas.files import make_folder, write_tensors
 from boxatlas.parts.base import Detector, Phase
 from boxatlas.progress import track
+from boxatlas.proposing import stored
 from boxatlas.structures import Batch
 from boxatlas.training.distributed import World, wait
 from boxatlas.training.optim import NORMS, check_patterns, matches
@@ -142,8 +143,7 @@ def finish(job: Job, phases: Sequence[Phase], index: int, model: Detector) -> No
 def proposals(job: Job, phase: Phase) -> Any:
     """The proposals that an earlier phase's detector makes for the training images, or None.
 
-    The detector's `propose_all(table, folder, track)` returns what the loader takes; it keeps its
-    work in `folder`, and finds it there after a stop.
+    They are kept in the phase's folder, and found there again after a stop.
     """
     if phase.proposals_from is None:
         return None
@@ -152,9 +152,9 @@ def proposals(job: Job, phase: Phase) -> Any:
     folder = _folder(job, f"{phase.proposals_from}_proposals")
     made = None
     if job.world.first:  # the others find the work done
-        made = maker.propose_all(job.table, folder, track)
+        made = stored(maker, job.table.paths, folder, track)
     wait(job.world)
-    return made if job.world.first else maker.propose_all(job.table, folder, track)
+    return made if job.world.first else stored(maker, job.table.paths, folder, track)
 
 
 def fit(job: Job, phase: Phase, recipe: Recipe) -> None:
