@@ -35,7 +35,7 @@ CONFIGS: dict[str, type[Options]] = {
 # Other values of ideas that are neither on or off nor one of a few.
 OTHERS: dict[str, list[Any]] = {
     "negatives": [1.0],
-    "match_iou": [0.3, 0.1],
+    "match_iou": [0.3, 0.02],
     "loc_weight": [2.0],
     "sources": [("conv3_3", "conv4_3", "fc7"), ("conv4_3", "fc7")],
     "stem": [4],
