@@ -218,7 +218,3 @@ def _path(loc: tuple[int | str, ...], values: Any, missing: bool) -> str:
             continue
         parts.append(part)
     return ".".join(map(str, parts))
-
-
-# Until every method has its groups.
-switch, convention = idea, habit

@@ -1,7 +1,7 @@
 """Anchors and default boxes: the fixed boxes that predictions are relative to.
 
 Public: DefaultBoxLevel, default_boxes (SSD and its family); cell_anchors, grid_anchors,
-pyramid_anchors, image_strides, AnchorChoices (RetinaNet), AnchorRule (RPN); AnchorCache.
+pyramid_anchors, image_strides, AnchorChoices (RetinaNet); AnchorCache.
 
 Every function returns float32 xyxy unless a parameter says otherwise, in the published order:
 level, row, column, box within the cell. Shape letters: A anchors, K boxes in a cell.
@@ -181,41 +181,6 @@ def image_strides(
 ) -> list[tuple[float, float]]:
     """(vertical, horizontal) pixels between anchors as torchvision has them: whole numbers."""
     return [(float(image[0] // rows), float(image[1] // columns)) for rows, columns in grids]
-
-
-@dataclass(frozen=True)
-class AnchorRule:
-    """Where the anchors of a pyramid lie and of which shapes.
-
-    sizes: those of each level; the other fields are `cell_anchors`'s. base: the inclusive base
-    box's side per level, or None. strides: pixels between the centres of each level; stride
-    "image // grid" divides the input's side by the map's instead (torchvision).
-    """
-
-    sizes: tuple[tuple[float, ...], ...]
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    strides: tuple[int, ...] = (16,)
-    rounded: bool = False
-    base: tuple[int, ...] | None = None
-    order: Literal["ratio,size", "size,ratio"] = "ratio,size"
-    stride: Literal["fixed", "image // grid"] = "fixed"
-
-    @property
-    def per_cell(self) -> int:
-        """Anchors at each position of a map."""
-        return len(self.sizes[0]) * len(self.ratios)
-
-    def make(self, grids: Sequence[tuple[int, int]], image: tuple[int, int]) -> Tensor:
-        """[A, 4] for maps of these (rows, columns) and an input of `image` (height, width)."""
-        bases: Sequence[int | None] = self.base or [None] * len(self.sizes)
-        cells = [
-            cell_anchors(sizes, self.ratios, rounded=self.rounded, base_size=base, order=self.order)
-            for sizes, base in zip(self.sizes, bases, strict=True)
-        ]
-        strides: list[float | tuple[float, float]] = list(self.strides)
-        if self.stride == "image // grid":
-            strides = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
-        return pyramid_anchors(cells, grids, strides)
 
 
 class AnchorCache:

@@ -53,7 +53,7 @@ from boxatlas.parts.default_boxes import (
 from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
 from boxatlas.parts.single_shot import (
     Backbone,
-    BoxCodeChoices,
+    VarianceChoices,
     MultiboxChoices,
     SingleShot,
     backbone_of,
@@ -81,7 +81,7 @@ class Config(
     FirstMapChoices,
     MatchChoices,
     MultiboxChoices,
-    BoxCodeChoices,
+    VarianceChoices,
     VGGChoices,
     L2NormChoices,
     ReceptiveFieldChoices,

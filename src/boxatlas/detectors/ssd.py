@@ -42,7 +42,7 @@ from boxatlas.parts.default_boxes import (
 from boxatlas.parts.dense import DenseChoices, DenseHead, LitePredictor, Predictor, grids_of
 from boxatlas.parts.single_shot import (
     Backbone,
-    BoxCodeChoices,
+    VarianceChoices,
     MultiboxChoices,
     SingleShot,
     backbone_of,
@@ -62,7 +62,7 @@ class Config(
     FirstMapChoices,
     MatchChoices,
     MultiboxChoices,
-    BoxCodeChoices,
+    VarianceChoices,
     VGGChoices,
     UnitTrunkChoices,
     L2NormChoices,

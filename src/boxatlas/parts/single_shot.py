@@ -64,7 +64,7 @@ class MultiboxChoices(Options):
     )
 
 
-class BoxCodeChoices(Options):
+class VarianceChoices(Options):
     """How a box is written relative to its default box."""
 
     variances: tuple[Positive, Positive, Positive, Positive] = habit(
@@ -78,7 +78,7 @@ class BoxCodeChoices(Options):
 class SingleShot(DenseDetector):
     """A dense detector on default boxes. `ratios`, `sizes` and `steps` are a method's tables.
 
-    Its config has `DefaultBoxChoices`, `MatchChoices`, `MultiboxChoices` and `BoxCodeChoices` too.
+    Its config has `DefaultBoxChoices`, `MatchChoices`, `MultiboxChoices` and `VarianceChoices` too.
     log_epsilon is added inside the logarithm of the box code.
     """
 
@@ -96,7 +96,7 @@ class SingleShot(DenseDetector):
         steps: Steps = even_steps,
         log_epsilon: float = 0.0,
     ) -> None:
-        code: BoxCodeChoices = config
+        code: VarianceChoices = config
         tables: DefaultBoxChoices = config
         super().__init__(
             classes,
