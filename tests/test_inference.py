@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import boxatlas
-from boxatlas import inference
 from boxatlas.ops import winograd
+from boxatlas.parts import fast as inference
 
 
 def retinanet(**options: object) -> boxatlas.Detector:
