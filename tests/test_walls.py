@@ -17,7 +17,7 @@ SOURCE = Path(boxatlas.__file__).parent
 
 # Part -> the parts it may import; what is not listed here may import anything but `cli`.
 _BASE = {"boxes", "ops", "losses", "structures", "frame", "images", "drawing", "wordtree"}
-_TOOLS = {"errors", "options", "files", "progress", "_version"}  # know no detection
+_TOOLS = {"errors", "options", "files", "progress", "selection", "_version"}  # know no detection
 _NETWORKS = _BASE | _TOOLS | {"backbones", "necks"}
 ALLOWED = {
     **dict.fromkeys(_BASE, _BASE | _TOOLS),

@@ -196,10 +196,18 @@ class AnchorCache:
         """[A, 4] on the device of maps [B, C, h, w], for an input of `image` (height, width)."""
         grids = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
         key = (grids, image, maps[0].device)
-        if key not in self._made:
-            if len(self._made) >= 16:  # training at many scales must not fill the memory
-                self._made.clear()
+        held = self._made.get(key)
+        if held is None:
             # Made during a detection, they must still serve training.
             with torch.inference_mode(False), torch.no_grad():
-                self._made[key] = self.make(grids, image).to(maps[0].device)
-        return self._made[key]
+                held = self.make(grids, image).to(maps[0].device)
+            if type(held) is not Tensor or torch.compiler.is_compiling():
+                return held  # of a trace, which nothing else may see
+            if len(self._made) >= 16:  # training at many scales must not fill the memory
+                self._made.clear()
+            self._made[key] = held
+        return held
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what was made: a copy may be given other sizes."""
+        return {"make": self.make, "_made": {}}

@@ -176,7 +176,7 @@ def _print(document: dict[str, Any], out: Path | None, as_json: bool) -> None:
     from boxatlas.progress import console
 
     for note in document["notes"]:
-        console().print(f"note: {note}")
+        console().print(f"note: {note}", markup=False)
     emit(document, as_json, rows=_rows(document), title=_title(document), text=_text(document, out))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from boxatlas.data import Table, make_loader
-from boxatlas.evaluation.found import Outlined
 from boxatlas.progress import track
 from boxatlas.structures import Batch, Detections
 
@@ -66,7 +65,4 @@ def predict(
 
 def _light(one: Detections) -> Detections:
     """Without pixels: masks [N, H, W] become run lengths."""
-    if one.masks is None:
-        return one
-    kept = {f.name: getattr(one, f.name) for f in fields(Detections)}
-    return Outlined(**{**kept, "masks": None, "image": None}, outlines=one.run_lengths())
+    return one if one.masks is None else replace(one, masks=None, outlines=one.run_lengths())
