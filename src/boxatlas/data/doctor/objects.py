@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
 from boxatlas.data.formats import voc, yolo
-from boxatlas.data.masks import Mask
-from boxatlas.data.masks import decode as decoded
+from boxatlas.data.masks import extent
 
 TINY = 2.0  # pixels
 NEARLY_WHOLE = 0.99  # of the image's area
@@ -178,20 +177,6 @@ def _masks(part: Part) -> Iterator[Flaw]:
                 f"the box is {shown(table.boxes[k])}, the mask {shown(around)}",
                 around.tolist(),
             )
-
-
-def extent(mask: Mask) -> Boxes | None:
-    """The box around a mask, None where it is empty. Raises ValueError for broken run lengths."""
-    if isinstance(mask, list):
-        points = [np.asarray(p, np.float64).reshape(-1, 2) for p in mask if len(p) >= 6]
-        if not points:
-            return None
-        points = np.concatenate(points)
-        return np.concatenate([points.min(0), points.max(0)])
-    rows, columns = np.nonzero(decoded(mask))
-    if len(rows) == 0:
-        return None
-    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
 
 
 def _iou(a: Boxes, b: Boxes) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,9 @@ from typing import Any
 import numpy as np
 
 from boxatlas.data.formats import coco_rows, json_stream
-from boxatlas.data.formats.building import (
-    Box,
-    Builder,
-    by_stem,
-    images_below,
-    json_number,
-    leaves,
-    stated_size,
-)
+from boxatlas.data.formats.building import ODDLY, Box, Builder, stated_size
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
+from boxatlas.data.masks import extent
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -32,94 +25,132 @@ _OF_IMAGE = frozenset(("id", "file_name", "height", "width"))
 _OF_ANNOTATION = frozenset(
     ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 )
-_LISTS, _OF_FIFTYONE = ("images", "annotations"), ("classes", "samples")
-_PREFIX = re.compile(r"^(instances|annotations|_annotations\.coco)[_.-]?")
+_OTHERS = frozenset(("samples", "shapes", "dataset", "items", "_via_img_metadata"))  # others' files
+_ORDER = ("", "person_keypoints", "stuff", "image_info")  # of two files of one split the first
+_PREFIX = re.compile(
+    r"^(instances|annotations|_annotations\.coco|image_info|person_keypoints|stuff)[_.-]?"
+)
+_NO_SPLITS = frozenset(
+    ("annotations", "annotation", "labels", "coco", "result", "results", "data", "")
+)
 
 
-def looks_like(folder: Path) -> bool:
-    return bool(_files(folder))
+def evidence(place: Place) -> Seen | None:
+    names = [name for found in files(place).values() for name in found]
+    for name in names:
+        value = place.document(name).value
+        if _holds_lists(value):
+            return Seen(f"{name} holds COCO's lists ({', '.join(value)})")
+    return Seen(f"{names[0]} is called as COCO's files are", sure=False) if names else None
 
 
-def splits(folder: Path) -> list[str]:
+def splits(place: Place) -> list[str]:
     """instances_train2017.json is the split train2017; its year may be left out where unique."""
-    return sorted(_files(folder))
+    return sorted(files(place))
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Split -> annotation file: annotations/*.json, or one JSON in each split's image folder."""
-    found: dict[str, Path] = {}
-    for path in sorted((folder / "annotations").glob("*.json")):
-        if not path.stem.startswith(("person_keypoints", "captions", "panoptic", "stuff")):
-            found[_PREFIX.sub("", path.stem) or path.stem] = path
-    if not found:  # Roboflow's export: train/_annotations.coco.json
-        for path in sorted(folder.glob("*/_annotations.coco.json")):
-            found[path.parent.name] = path
-    if not found:
-        for path in sorted(folder.glob("*.json")):
-            if _holds_lists(path):
-                found[_PREFIX.sub("", path.stem) or path.stem] = path
-    short = {re.sub(r"20\d\d$", "", name): name for name in found}
-    if len(short) == len(found):
-        return {s: found[name] for s, name in short.items()}
-    return found
+def files(place: Place) -> dict[str, list[str]]:
+    """Split -> annotation files, wherever they lie: named by the file, or by the split's folder."""
+    found: dict[str, list[str]] = {}
+    for name in place.few(place.own(".json")):
+        if _is_coco(place, name):
+            found.setdefault(_split(name), []).append(name)
+    for split, names in found.items():  # keypoints beside instances are of the same images
+        first = min(map(_kind, names), key=_ORDER.index)
+        kept = [name for name in names if _kind(name) == first]
+        least = min(name.count("/") for name in kept)  # what lies deeper is another set
+        found[split] = [name for name in kept if name.count("/") == least]
+    short = {re.sub(r"20\d\d$", "", split): names for split, names in found.items()}
+    out: dict[str, list[str]] = {}
+    for split, names in (short if len(short) == len(found) else found).items():
+        out.setdefault(split_name(split), []).extend(names)
+    return out
 
 
-def _holds_lists(path: Path) -> bool:
-    """Whether a JSON file has one of COCO's lists; it is read only up to the first of them.
-
-    One that cannot be read so far, and is no list itself, goes by its name.
-    """
-    try:
-        for key, i, _ in json_stream.members(path):
-            if key in _LISTS and i is not None:
-                return True
-            if key in _OF_FIFTYONE:
-                return False
-    except InputError:
-        pass
-    return bool(_PREFIX.match(path.stem)) and not _begins_as_list(path)
+def _kind(name: str) -> str:
+    stem = Path(name).stem
+    return next((word for word in _ORDER[1:] if stem.startswith(word)), "")
 
 
-def _begins_as_list(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    except OSError:
+def _split(name: str) -> str:
+    """What a file's name says of its split; its folder's where it says none."""
+    folder, _, bare = name.rpartition("/")
+    stem = bare.rpartition(".")[0]
+    rest = _PREFIX.sub("", stem)
+    if rest and rest.lower() not in _NO_SPLITS:
+        return rest
+    own = folder.rpartition("/")[2]
+    return own if own and own.lower() not in _NO_SPLITS else rest or stem
+
+
+def _is_coco(place: Place, name: str) -> bool:
+    """By the lists that it holds; one that cannot be read so far goes by its name."""
+    kind, value, whole = place.document(name)
+    if kind == "object" and _holds_lists(value):
+        things = value.get("annotations")
+        first = things[0] if isinstance(things, list) and things else {}
+        return not isinstance(first, dict) or not first.keys() & {"caption", "segments_info"}
+    if kind == "list" or _PREFIX.match(Path(name).stem) is None:
         return False
+    return not whole or not value or "categories" in value
 
 
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
-    """The images of a split, or of all of them."""
-    files = _files(folder)
-    if split is not None:
-        return read_file(files[split], folder, builder)
-    if not files:
-        raise InputError("holds no annotation file", file=folder)
-    parts = []
-    for path in files.values():
-        one = Builder(builder.strict)
-        parts.append(read_file(path, folder, one))
-        builder.problems += one.problems
-        builder.headers |= one.headers
-    return Table.join(parts)
+def _holds_lists(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() & _OTHERS:
+        return False
+    images, things = value.get("images"), value.get("annotations")
+    if isinstance(images, list) and images:
+        return isinstance(images[0], dict)
+    if isinstance(things, list) and things and isinstance(things[0], dict):
+        return bool(things[0].keys() & {"image_id", "category_id"})
+    return isinstance(things, list) and (isinstance(images, list) or "categories" in value)
 
 
-def annotation_files(folder: Path) -> list[Path]:
+def read(place: Place, split: str | None, builder: Builder) -> Table:
+    """The images of a split, or of all of them: without those whose objects no file lists."""
+    found = files(place)
+    names = [name for one in found.values() for name in one] if split is None else found[split]
+    if not names:
+        raise InputError("holds no annotation file", file=place.given)
+    listed = [name for name in names if not _lists_images_alone(name)] or names
+    if len(listed) == 1:
+        table = read_file(place.path(listed[0]), place, builder)
+    else:
+        table = Table.join([_part(place, name, builder) for name in listed])
+    left = [name for name in names if name not in listed]
+    notes = tuple(f"{name}: lists images without objects, and is left out" for name in left)
+    return replace(table, notes=(*table.notes, *notes)) if notes else table
+
+
+def _part(place: Place, name: str, whole: Builder) -> Table:
+    """One of several files. What was found wrong, and where each image and object came from, goes
+    to the builder of the whole."""
+    builder = Builder(whole.strict)
+    table = read_file(place.path(name), place, builder)
+    whole.problems += builder.problems
+    whole.headers |= builder.headers
+    whole.files += builder.files
+    whole.origins = np.concatenate([whole.origins, builder.origins])
+    whole.no_sizes |= {i + len(whole.paths): size for i, size in builder.no_sizes.items()}
+    whole.paths += builder.paths
+    return table
+
+
+def _lists_images_alone(name: str) -> bool:
+    return Path(name).stem.startswith("image_info")
+
+
+def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
-    return list(_files(folder).values())
+    return [place.path(name) for names in files(place).values() for name in names]
 
 
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return by_stem(folder)
-
-
-def read_file(path: Path, folder: Path, builder: Builder) -> Table:
-    """One annotation file, whose images lie in or below `folder`.
+def read_file(path: Path, place: Place, builder: Builder) -> Table:
+    """One annotation file, whose images lie below the place's root.
 
     The file is taken in piece by piece, in whatever order its lists come; only flat arrays stay.
     """
-    taking = _Taking(path, builder, _Finder(path, folder))
+    taking = _Taking(path, builder, _Finder(path, place))
     lists = {
         "images": taking.image,
         "categories": taking.category,
@@ -150,7 +181,7 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
             except InputError as error:
                 builder.refuse(error)
     for key in lists:
-        if key not in found:
+        if key not in found and not (key == "annotations" and _lists_images_alone(path.name)):
             raise InputError("the list is missing", file=path, field=key)
     return taking.table()
 
@@ -175,16 +206,17 @@ class _Taking:
         self.seen: set[Any] = set()
 
     def image(self, image: dict[str, Any], i: int) -> None:
-        id_, name, path = image.get("id"), image.get("file_name"), self.path
-        field = f"images[{i}]"
-        if not isinstance(id_, int | str) or not isinstance(name, str) or not name:
+        name, path, field = image.get("file_name"), self.path, f"images[{i}]"
+        id_ = self.id(image.get("id"), f"{field}.id")
+        if id_ is None or not isinstance(name, str) or not name:
             raise InputError(
                 "an image needs `id` and `file_name`", file=path, field=field, value=image
             )
         if id_ in self.images:
             raise InputError("two images of one id", file=path, field=f"{field}.id", value=id_)
         try:
-            size = stated_size(image.get("height"), image.get("width"), path, f"{field}.")
+            sides = image.get("height"), image.get("width")
+            size = stated_size(*sides, path, f"{field}.", self.builder.number)
             found = self.find(name, field)
         except InputError:
             self.refused.add(id_)
@@ -192,16 +224,23 @@ class _Taking:
         self.builder.image(found, id_, size, path, extra=self.extra(image, _OF_IMAGE))
         self.images[id_] = len(self.images)
 
+    def id(self, value: Any, field: str) -> int | str | None:
+        """An id, a whole number that is written as a fraction (1.0) as one; None: it is none."""
+        found = plain_id(value)
+        if type(value) is float and found is not None:
+            self.builder.oddly(value, self.path, field)
+        return found
+
     def category(self, category: dict[str, Any], i: int) -> None:
-        id_, name = category.get("id"), category.get("name")
-        if not isinstance(id_, int | str) or not isinstance(name, str):
+        field, name = f"categories[{i}]", category.get("name")
+        id_ = self.id(category.get("id"), f"{field}.id")
+        if type(name) in _PLAIN:
+            self.builder.oddly(name, self.path, f"{field}.name")
+            name = str(name)
+        if id_ is None or not isinstance(name, str):
             raise InputError(
-                "a category needs `id` and `name`",
-                file=self.path,
-                field=f"categories[{i}]",
-                value=category,
+                "a category needs `id` and `name`", file=self.path, field=field, value=category
             )
-        field = f"categories[{i}]"
         if id_ in self.names:
             raise InputError(
                 "two categories of one id", file=self.path, field=f"{field}.id", value=id_
@@ -230,28 +269,33 @@ class _Taking:
             raise InputError("is nested too deep", file=self.path, field=next(iter(more))) from None
 
     def annotation(self, thing: dict[str, Any], i: int) -> None:
-        path = self.path
-        id_, image, category = thing.get("id"), thing.get("image_id"), thing.get("category_id")
-        if not isinstance(image, int | str) or not isinstance(category, int | str):
-            key = "category_id" if isinstance(image, int | str) else "image_id"
+        path, field = self.path, f"annotations[{i}]"
+        image = self.id(thing.get("image_id"), f"{field}.image_id")
+        category = self.id(thing.get("category_id"), f"{field}.category_id")
+        if image is None or category is None:
+            key = "image_id" if image is None else "category_id"
             raise InputError(
                 f"an annotation needs `{key}`",
                 file=path,
-                field=f"annotations[{i}].{key}",
+                field=f"{field}.{key}",
                 value=thing.get(key),
             )
-        if isinstance(id_, int | str):
+        id_ = thing.get("id")
+        id_ = None if id_ is None else self.id(id_, f"{field}.id")
+        if id_ is not None:
             if id_ in self.seen:
                 raise InputError(
-                    "two annotations of one id", file=path, field=f"annotations[{i}].id", value=id_
+                    "two annotations of one id", file=path, field=f"{field}.id", value=id_
                 )
             self.seen.add(id_)
-        box, area = self.box(thing.get("bbox"), i), self.area(thing.get("area"), i)
-        crowd = thing.get("iscrowd")
-        if crowd is not None and (isinstance(crowd, str) or crowd not in (0, 1)):
-            raise InputError(
-                "must be 0 or 1", file=path, field=f"annotations[{i}].iscrowd", value=crowd
-            )
+        mask = thing.get("segmentation") or None
+        if isinstance(mask, list) and type(mask[0]) in _PLAIN:  # one polygon without its list
+            self.builder.oddly(mask, path, f"{field}.segmentation")
+            mask = [mask]
+        given = thing.get("bbox")
+        box = self.around(mask, i) if given is None or given == [] else self.box(given, i)
+        area = self.area(thing.get("area"), i)
+        crowd = self.builder.flag(thing.get("iscrowd"), path, f"{field}.iscrowd")
         try:
             self.builder.add(
                 box,
@@ -259,13 +303,13 @@ class _Taking:
                 i,
                 ignore=bool(crowd),
                 area=area,
-                mask=thing.get("segmentation") or None,
+                mask=mask,
                 image=0,
                 extra=self.extra(thing, _OF_ANNOTATION),
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise InputError(
-                f"is no mask: {error}", file=path, field=f"annotations[{i}].segmentation"
+                f"is no mask: {error}", file=path, field=f"{field}.segmentation"
             ) from None
         self.image_ids.append(image)
         self.category_ids.append(category)
@@ -289,6 +333,8 @@ class _Taking:
         """NaN where it is not stated."""
         if area is None:
             return math.nan
+        if type(area) is str:
+            area = self.builder.number(area, self.path, f"annotations[{i}].area")
         plain = type(area) in _PLAIN
         if not plain or not 0 <= area < _MOST_AREA:
             problem = "is not a number"
@@ -306,8 +352,25 @@ class _Taking:
         x, y, w, h = box
         plain = type(x) in _PLAIN and type(y) in _PLAIN and type(w) in _PLAIN and type(h) in _PLAIN
         if not plain or not -1e8 < x + y + w + h < 1e8:
-            x, y, w, h = (json_number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box))
+            x, y, w, h = (
+                self.builder.number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box)
+            )
         return (x, y, x + w, y + h)
+
+    def around(self, mask: Any, i: int) -> Box:
+        """The box of an object that has a mask alone."""
+        field = f"annotations[{i}].bbox"
+        try:
+            found = extent(mask)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise InputError(
+                f"is no mask: {error}", file=self.path, field=f"annotations[{i}].segmentation"
+            ) from None
+        if found is None:
+            raise InputError("an object without a box", file=self.path, field=field)
+        x1, y1, x2, y2 = found.tolist()
+        self.builder.remark(InputError(f"no box is stated; {ODDLY}", file=self.path, field=field))
+        return (x1, y1, x2, y2)
 
     def table(self) -> Table:
         """Labels in the order of the category ids."""
@@ -321,6 +384,9 @@ class _Taking:
             zip(self.image_ids, self.category_ids, strict=True)
         ):
             owner, label = self.images.get(image), index.get(category)
+            if owner is None or label is None:
+                image, owner = self.meant(image, self.images, row, "image_id")
+                category, label = self.meant(category, index, row, "category_id")
             if owner is not None and label is not None:
                 builder.owners[row], builder.labels[row] = owner, label
                 kept.append(row)
@@ -335,6 +401,33 @@ class _Taking:
         builder.keep(kept)
         return replace(builder.table(order, "coco"), category_ids=tuple(names.values()))
 
+    def meant(
+        self, id_: int | str, known: dict[Any, int], row: int, key: str
+    ) -> tuple[int | str, int | None]:
+        """What a reference means: "1" is 1 where there is no "1", and the other way round."""
+        if id_ in known or id_ in self.refused:
+            return id_, known.get(id_)
+        other = other_way(id_)
+        if other in known or other in self.refused:
+            field = f"annotations[{self.builder.numbers[row]}].{key}"
+            self.builder.oddly(id_, self.path, field)
+            return other, known.get(other)
+        return id_, None
+
+
+def plain_id(value: Any) -> int | str | None:
+    """An id as a whole number or a text; None for what is none."""
+    if type(value) is int or type(value) is str:
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
+
+
+def other_way(id_: int | str) -> int | str:
+    """A number as text, a text of digits as a number."""
+    if isinstance(id_, int):
+        return str(id_)
+    return int(id_) if id_.isascii() and id_.isdecimal() and len(id_) < 19 else id_
+
 
 class _Finder:
     """Where an image lies: in the split's folder, in a folder of all images, or elsewhere below.
@@ -344,47 +437,34 @@ class _Finder:
     happens to have the same name is not the one that is meant.
     """
 
-    def __init__(self, annotations: Path, folder: Path) -> None:
-        stem = _PREFIX.sub("", annotations.stem)
-        short = re.sub(r"20\d\d$", "", stem)
-        own = [folder / stem, folder / "images" / stem, folder / short, folder / "images" / short]
-        if annotations.parent not in (folder, folder / "annotations"):
-            own.append(annotations.parent)
-        own = [r for r in dict.fromkeys(own) if r.is_dir() and r not in (folder, folder / "images")]
-        shared = [folder / "images", folder, annotations.parent]
-        self.roots = [r for r in dict.fromkeys([*own, *shared]) if r.is_dir()]
-        self.listed = [{p.name for p in root.iterdir()} for root in self.roots]
-        self.annotations, self.wide = annotations, own or [folder]
-        self.below: dict[str, list[Path]] | None = None
+    def __init__(self, annotations: Path, place: Place) -> None:
+        name = place.relative(annotations)
+        parent = name.rpartition("/")[0]
+        base = parent
+        if parent.rpartition("/")[2].lower() in _NO_SPLITS:
+            base = parent.rpartition("/")[0]
+        stem, folders = _split(name), set(place.folders)
+        called = {stem, re.sub(r"20\d\d$", "", stem)}
+        called |= {other for other in SPLIT_NAMES if split_name(other) == split_name(stem)}
+        inner = [*sorted(called, key=lambda one: one != stem), *(f"images/{c}" for c in called)]
+        own = [_joined(base, one) for one in inner]
+        if parent != base:
+            own = [one for one in own if one != parent]
+        elif parent and split_name(parent.rpartition("/")[2]) == split_name(stem):
+            own = [f"{parent}/images", parent, *own]
+        self.own = [one for one in own if one in folders]
+        shared = [_joined(base, "images"), base, "images", "", parent]
+        self.near = list(dict.fromkeys([*self.own, *(one for one in shared if one in folders)]))
+        self.place, self.annotations = place, annotations
 
     def __call__(self, name: str, field: str) -> Path:
-        if leaves(name):
-            raise InputError(
-                "a path that leaves the folder",
-                file=self.annotations,
-                field=f"{field}.file_name",
-                value=name,
-            )
-        for root, names in zip(self.roots, self.listed, strict=True):
-            if name in names or ("/" in name and os.path.isfile(root / name)):
-                return root / name
-        found = self._below().get(name, [])
-        if len(found) != 1:
-            several = f": {len(found)} others below have its name" if found else ""
-            raise InputError(
-                f"the image is missing{several}",
-                file=self.annotations,
-                field=f"{field}.file_name",
-                value=name,
-            )
-        return found[0]
+        return self.place.image(
+            name, self.annotations, f"{field}.file_name", self.near, self.own or ("",)
+        )
 
-    def _below(self) -> dict[str, list[Path]]:
-        if self.below is None:
-            self.below = {}
-            for path in dict.fromkeys(p for root in self.wide for p in images_below(root)):
-                self.below.setdefault(path.name, []).append(path)
-        return self.below
+
+def _joined(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
 
 
 def document_of(table: Table, image_names: list[str], members: list[int]) -> dict[str, Any]:
