@@ -267,5 +267,5 @@ def test_nothing_to_read_is_said(tmp_path: Path):
     with pytest.raises(InputError, match="no such folder"):
         read(tmp_path / "absent")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="not the folder"):
+    with pytest.raises(InputError, match="holds no data set"):
         read(tmp_path / "file")

@@ -34,7 +34,7 @@ from boxatlas.data.doctor.sets import (
     memberships,
     strength,
 )
-from boxatlas.data.formats import evidence
+from boxatlas.data.formats import FORMATS, evidence
 from boxatlas.data.formats.places import Place, Seen, suffix_of
 
 Each = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def layout(self) -> str:
-        return self.module.__name__.rpartition(".")[2]
+        return next(name for name, module in FORMATS.items() if module is self.module)
 
     @property
     def errors(self) -> list[Flaw]:

@@ -219,6 +219,7 @@ def other_format(part: Part) -> tuple[str, float, NDArray[np.intp], Boxes] | Non
     unit, scale = ("fractions", limit) if fractions else ("pixels", np.ones_like(limit))
     best: tuple[float, str, Boxes] | None = None
     own = "centre x, centre y, width, height" if part.module is yolo else ""
+    own = "x1, y1, x2, y2" if getattr(part.module, "CORNERS", False) else own
     for name in sorted(_READINGS, key=lambda name: name != own):  # of equals, the layout's own
         boxes = _READINGS[name](raw) * scale
         right = float((_fits(boxes, limit) & _plausible(boxes)).mean())
@@ -232,6 +233,8 @@ def written_numbers(part: Part) -> Boxes:
     boxes = part.table.boxes.astype(np.float64)
     if part.module is voc:
         return boxes + np.array([1, 1, 0, 0])
+    if getattr(part.module, "CORNERS", False):
+        return boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     if part.module is yolo:
         limit = _limits(part)

@@ -97,7 +97,7 @@ def parts_of(folder: Path, format: str | None) -> tuple[Place, ModuleType, list[
             problems.append(error)
         else:
             parts.append(Part(split, table, builder, module))
-        problems += builder.problems
+        problems += [*builder.problems, *builder.remarks]
     # What is wrong for all splits is said once.
     return place, module, parts, list(dict.fromkeys(map(flaw_of, problems)))
 

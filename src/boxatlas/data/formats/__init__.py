@@ -7,7 +7,25 @@ from pathlib import Path
 from types import ModuleType
 
 from boxatlas.data import cache
-from boxatlas.data.formats import coco, darknet, fiftyone, folders, labelstudio, voc, yolo
+from boxatlas.data.formats import (
+    bdd100k,
+    coco,
+    createml,
+    csv_boxes,
+    cvat,
+    darknet,
+    fiftyone,
+    folders,
+    huggingface,
+    kitti,
+    labelme,
+    labelstudio,
+    openimages,
+    via,
+    visdrone,
+    voc,
+    yolo,
+)
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.formats.places import Place, Seen, split_name
 from boxatlas.data.table import Table
@@ -20,6 +38,16 @@ FORMATS: dict[str, ModuleType] = {
     "yolo": yolo,
     "fiftyone": fiftyone,
     "labelstudio": labelstudio,
+    "labelme": labelme,
+    "csv": csv_boxes,
+    "via": via,
+    "cvat": cvat,
+    "createml": createml,
+    "kitti": kitti,
+    "visdrone": visdrone,
+    "openimages": openimages,
+    "huggingface": huggingface,
+    "bdd100k": bdd100k,
     "folders": folders,
 }
 WRITABLE = tuple(  # the layouts that hold boxes and are written
@@ -82,7 +110,7 @@ def place_of(folder: str | Path, format: str | None = None) -> tuple[Place, Modu
     place = Place(folder)
     if format is None:
         place, format = _detected(place)
-    elif FORMATS[format].evidence(place) is None:
+    elif FORMATS[format].evidence(place) is None and format != "folders":
         found = evidence(place)
         hint = "; ".join(f"it looks like {name}: {seen.what}" for name, seen in found.items())
         raise InputError(f"holds nothing of the layout {format}", file=folder, hint=hint or None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -33,13 +34,14 @@ class Builder:
     """Rows of a table, in flat arrays.
 
     strict: the first flaw is raised. Else flaws are gathered in `problems` and what has one is left
-    out, which is how `data check` reads: both see the same flaws. For it, `files` [N] and
+    out, which is how `data check` reads: both see the same flaws; `remarks` are what is read all
+    the same. For it, `files` [N] and
     `origins` [T] say where each image and object came from, and `no_sizes` what an annotation
     states of an image (by its number) that is no size.
     """
 
     def __init__(self, strict: bool = True) -> None:
-        self.strict, self.problems = strict, list[InputError]()
+        self.strict, self.problems, self.remarks = strict, list[InputError](), list[InputError]()
         self.paths, self.files = list[str](), list[str]()
         self.ids = list[str | int]()
         self.sizes = list[tuple[int, int]]()
@@ -66,7 +68,7 @@ class Builder:
     def remark(self, error: InputError) -> None:
         """Something that is read as what it says and yet worth telling: for `data check` alone."""
         if not self.strict:
-            self.problems.append(error)
+            self.remarks.append(error)
 
     def number(self, value: Any, file: Path, field: str) -> float:
         """A finite number of JSON; one written as text is taken too, and remarked on."""
@@ -79,7 +81,7 @@ class Builder:
     def oddly(self, value: Any, file: Path, field: str) -> None:
         """Remark on a value that is only written oddly."""
         if not self.strict:
-            self.problems.append(InputError(ODDLY, file=file, field=field, value=value))
+            self.remarks.append(InputError(ODDLY, file=file, field=field, value=value))
 
     def flag(self, value: Any, file: Path, field: str, usual: type = int) -> bool | None:
         """A truth value, 0 or 1 however it is written; None where nothing is stated.
@@ -347,6 +349,34 @@ def decoded(raw: bytes) -> tuple[str, str]:
         if declared is None or text.lstrip("\ufeff").startswith("<?xml"):
             return text.removeprefix("\ufeff"), encoding
     return raw.decode("latin-1"), "Latin-1"
+
+
+def json_of(path: Path) -> Any:
+    """A JSON document, whole. Raises InputError for what is none."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise InputError("is nested too deep", file=path) from None
+    except ValueError as error:
+        raise InputError(f"is not valid JSON: {error}", file=path) from None
+
+
+def around(points: Sequence[float]) -> Box:
+    """The box around x, y, x, y, ..."""
+    xs, ys = points[0::2], points[1::2]
+    return (min(xs), min(ys), max(xs), max(ys))
+
+
+def turned(box: Box, degrees: float) -> list[float]:
+    """The corners, x, y, x, y, ..., of a box turned clockwise about its centre."""
+    x1, y1, x2, y2 = box
+    x, y, cos, sin = (x1 + x2) / 2, (y1 + y2) / 2, *_turn(degrees)
+    sides = ((x1 - x, y1 - y), (x2 - x, y1 - y), (x2 - x, y2 - y), (x1 - x, y2 - y))
+    return [v for a, b in sides for v in (x + a * cos - b * sin, y + a * sin + b * cos)]
+
+
+def _turn(degrees: float) -> tuple[float, float]:
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
 
 
 def lines_of(path: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,20 @@ from typing import Any
 import numpy as np
 
 from boxatlas.data.formats import coco_rows, json_stream
-from boxatlas.data.formats.building import ODDLY, Box, Builder, stated_size
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
+from boxatlas.data.formats.building import Box, Builder, stated_size
+from boxatlas.data.formats.coco_files import (
+    Finder,
+    evidence,
+    files,
+    lists_images_alone,
+    splits,
+)
+from boxatlas.data.formats.places import Place
 from boxatlas.data.masks import extent
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
+__all__ = ["evidence", "splits"]  # of `coco_files`; the rest is here
 CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "annotations[{}]"
 _PLAIN, _MOST_AREA = (int, float), 1e18
@@ -25,85 +32,6 @@ _OF_IMAGE = frozenset(("id", "file_name", "height", "width"))
 _OF_ANNOTATION = frozenset(
     ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 )
-_OTHERS = frozenset(("samples", "shapes", "dataset", "items", "_via_img_metadata"))  # others' files
-_ORDER = ("", "person_keypoints", "stuff", "image_info")  # of two files of one split the first
-_PREFIX = re.compile(
-    r"^(instances|annotations|_annotations\.coco|image_info|person_keypoints|stuff)[_.-]?"
-)
-_NO_SPLITS = frozenset(
-    ("annotations", "annotation", "labels", "coco", "result", "results", "data", "")
-)
-
-
-def evidence(place: Place) -> Seen | None:
-    names = [name for found in files(place).values() for name in found]
-    for name in names:
-        value = place.document(name).value
-        if _holds_lists(value):
-            return Seen(f"{name} holds COCO's lists ({', '.join(value)})")
-    return Seen(f"{names[0]} is called as COCO's files are", sure=False) if names else None
-
-
-def splits(place: Place) -> list[str]:
-    """instances_train2017.json is the split train2017; its year may be left out where unique."""
-    return sorted(files(place))
-
-
-def files(place: Place) -> dict[str, list[str]]:
-    """Split -> annotation files, wherever they lie: named by the file, or by the split's folder."""
-    found: dict[str, list[str]] = {}
-    for name in place.few(place.own(".json")):
-        if _is_coco(place, name):
-            found.setdefault(_split(name), []).append(name)
-    for split, names in found.items():  # keypoints beside instances are of the same images
-        first = min(map(_kind, names), key=_ORDER.index)
-        kept = [name for name in names if _kind(name) == first]
-        least = min(name.count("/") for name in kept)  # what lies deeper is another set
-        found[split] = [name for name in kept if name.count("/") == least]
-    short = {re.sub(r"20\d\d$", "", split): names for split, names in found.items()}
-    out: dict[str, list[str]] = {}
-    for split, names in (short if len(short) == len(found) else found).items():
-        out.setdefault(split_name(split), []).extend(names)
-    return out
-
-
-def _kind(name: str) -> str:
-    stem = Path(name).stem
-    return next((word for word in _ORDER[1:] if stem.startswith(word)), "")
-
-
-def _split(name: str) -> str:
-    """What a file's name says of its split; its folder's where it says none."""
-    folder, _, bare = name.rpartition("/")
-    stem = bare.rpartition(".")[0]
-    rest = _PREFIX.sub("", stem)
-    if rest and rest.lower() not in _NO_SPLITS:
-        return rest
-    own = folder.rpartition("/")[2]
-    return own if own and own.lower() not in _NO_SPLITS else rest or stem
-
-
-def _is_coco(place: Place, name: str) -> bool:
-    """By the lists that it holds; one that cannot be read so far goes by its name."""
-    kind, value, whole = place.document(name)
-    if kind == "object" and _holds_lists(value):
-        things = value.get("annotations")
-        first = things[0] if isinstance(things, list) and things else {}
-        return not isinstance(first, dict) or not first.keys() & {"caption", "segments_info"}
-    if kind == "list" or _PREFIX.match(Path(name).stem) is None:
-        return False
-    return not whole or not value or "categories" in value
-
-
-def _holds_lists(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() & _OTHERS:
-        return False
-    images, things = value.get("images"), value.get("annotations")
-    if isinstance(images, list) and images:
-        return isinstance(images[0], dict)
-    if isinstance(things, list) and things and isinstance(things[0], dict):
-        return bool(things[0].keys() & {"image_id", "category_id"})
-    return isinstance(things, list) and (isinstance(images, list) or "categories" in value)
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -112,7 +40,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     names = [name for one in found.values() for name in one] if split is None else found[split]
     if not names:
         raise InputError("holds no annotation file", file=place.given)
-    listed = [name for name in names if not _lists_images_alone(name)] or names
+    listed = [name for name in names if not lists_images_alone(name)] or names
     if len(listed) == 1:
         table = read_file(place.path(listed[0]), place, builder)
     else:
@@ -128,16 +56,13 @@ def _part(place: Place, name: str, whole: Builder) -> Table:
     builder = Builder(whole.strict)
     table = read_file(place.path(name), place, builder)
     whole.problems += builder.problems
+    whole.remarks += builder.remarks
     whole.headers |= builder.headers
     whole.files += builder.files
     whole.origins = np.concatenate([whole.origins, builder.origins])
     whole.no_sizes |= {i + len(whole.paths): size for i, size in builder.no_sizes.items()}
     whole.paths += builder.paths
     return table
-
-
-def _lists_images_alone(name: str) -> bool:
-    return Path(name).stem.startswith("image_info")
 
 
 def annotation_files(place: Place) -> list[Path]:
@@ -150,7 +75,7 @@ def read_file(path: Path, place: Place, builder: Builder) -> Table:
 
     The file is taken in piece by piece, in whatever order its lists come; only flat arrays stay.
     """
-    taking = _Taking(path, builder, _Finder(path, place))
+    taking = _Taking(path, builder, Finder(path, place))
     lists = {
         "images": taking.image,
         "categories": taking.category,
@@ -181,7 +106,7 @@ def read_file(path: Path, place: Place, builder: Builder) -> Table:
             except InputError as error:
                 builder.refuse(error)
     for key in lists:
-        if key not in found and not (key == "annotations" and _lists_images_alone(path.name)):
+        if key not in found and not (key == "annotations" and lists_images_alone(path.name)):
             raise InputError("the list is missing", file=path, field=key)
     return taking.table()
 
@@ -197,7 +122,7 @@ def _keep(head: dict[str, Any], key: str, i: int | None, value: Any) -> None:
 class _Taking:
     """Rows as they come. What names an image or a category is looked up at the end."""
 
-    def __init__(self, path: Path, builder: Builder, find: _Finder) -> None:
+    def __init__(self, path: Path, builder: Builder, find: Finder) -> None:
         self.path, self.builder, self.find = path, builder, find
         self.names: dict[Any, str] = {}
         self.images: dict[Any, int] = {}
@@ -369,7 +294,9 @@ class _Taking:
         if found is None:
             raise InputError("an object without a box", file=self.path, field=field)
         x1, y1, x2, y2 = found.tolist()
-        self.builder.remark(InputError(f"no box is stated; {ODDLY}", file=self.path, field=field))
+        self.builder.remark(
+            InputError("no box is stated; it is drawn around the mask", file=self.path, field=field)
+        )
         return (x1, y1, x2, y2)
 
     def table(self) -> Table:
@@ -427,44 +354,6 @@ def other_way(id_: int | str) -> int | str:
     if isinstance(id_, int):
         return str(id_)
     return int(id_) if id_.isascii() and id_.isdecimal() and len(id_) < 19 else id_
-
-
-class _Finder:
-    """Where an image lies: in the split's folder, in a folder of all images, or elsewhere below.
-
-    A bare name is looked for below the split's own folder, or below the whole set where the split
-    has none (minival2014 is of val2014), and must be there once: an image of another split that
-    happens to have the same name is not the one that is meant.
-    """
-
-    def __init__(self, annotations: Path, place: Place) -> None:
-        name = place.relative(annotations)
-        parent = name.rpartition("/")[0]
-        base = parent
-        if parent.rpartition("/")[2].lower() in _NO_SPLITS:
-            base = parent.rpartition("/")[0]
-        stem, folders = _split(name), set(place.folders)
-        called = {stem, re.sub(r"20\d\d$", "", stem)}
-        called |= {other for other in SPLIT_NAMES if split_name(other) == split_name(stem)}
-        inner = [*sorted(called, key=lambda one: one != stem), *(f"images/{c}" for c in called)]
-        own = [_joined(base, one) for one in inner]
-        if parent != base:
-            own = [one for one in own if one != parent]
-        elif parent and split_name(parent.rpartition("/")[2]) == split_name(stem):
-            own = [f"{parent}/images", parent, *own]
-        self.own = [one for one in own if one in folders]
-        shared = [_joined(base, "images"), base, "images", "", parent]
-        self.near = list(dict.fromkeys([*self.own, *(one for one in shared if one in folders)]))
-        self.place, self.annotations = place, annotations
-
-    def __call__(self, name: str, field: str) -> Path:
-        return self.place.image(
-            name, self.annotations, f"{field}.file_name", self.near, self.own or ("",)
-        )
-
-
-def _joined(*parts: str) -> str:
-    return "/".join(part for part in parts if part)
 
 
 def document_of(table: Table, image_names: list[str], members: list[int]) -> dict[str, Any]:

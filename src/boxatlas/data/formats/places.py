@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,29 @@ def split_in(path: str) -> str:
         if found:
             return found
     return ""
+
+
+def split_of_file(name: str) -> str:
+    """The split that a file bears in its own name (train_labels.csv), or else its folders; ""."""
+    stem = name.rpartition("/")[2].rpartition(".")[0].lower()
+    words = (re.sub(r"20\d\d$", "", word) for word in re.split(r"[^a-z0-9]+", stem))
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "") or split_in(name)
+
+
+def by_split(
+    names: Iterable[str], split_of: Callable[[str], str] = split_of_file
+) -> dict[str, list[str]]:
+    """Split -> files; those of no split are "", or go by their own names beside others.
+
+    split_of: `split_in` for files that are called as their images are.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(split_of(name), []).append(name)
+    if len(found) > 1 and split_of is split_of_file:
+        for name in found.pop("", []):
+            found.setdefault(name.rpartition("/")[2].rpartition(".")[0], []).append(name)
+    return found
 
 
 class Place:
@@ -174,6 +198,33 @@ class Place:
             self._documents[name] = _document(self.root / name)
         return self._documents[name]
 
+    def documents(self, names: Iterable[str], is_mine: Callable[[Place, str], bool]) -> list[str]:
+        """The JSON files that are a layout's, with those that cannot be read to their end and have
+        the name or the folder of one that is: their reader says what is wrong with them."""
+        names = list(names)
+        mine = {name for name in names if is_mine(self, name)}
+        folders = {name.rpartition("/")[0] for name in mine}
+        called = {name.rpartition("/")[2] for name in mine}
+
+        def kin(name: str) -> bool:
+            folder, _, bare = name.rpartition("/")
+            near = folder in folders or bare in called
+            return near and name.endswith(".json") and not self.document(name).whole
+
+        return [name for name in names if name in mine or kin(name)]
+
+    def of_folders(self, names: Sequence[str], is_mine: Callable[[Place, str], bool]) -> list[str]:
+        """The files, one an image, of the folders in which one of the first is a layout's, and of
+        those that are called as they are (train/labels, val/labels)."""
+        mine = {n.rpartition("/")[0] for n in self.few(names, 8) if is_mine(self, n)}
+        called = {folder.rpartition("/")[2] for folder in mine if "/" in folder}
+        folders = (name.rpartition("/")[0] for name in names)
+        return [
+            name
+            for name, folder in zip(names, folders, strict=True)
+            if folder in mine or ("/" in folder and folder.rpartition("/")[2] in called)
+        ]
+
     def image(
         self,
         name: str,
@@ -190,12 +241,12 @@ class Place:
         """
         name = name.replace("\\", "/")
         out = leaves(name)
-        if not out:
-            plain = name.removeprefix("./")
-            for folder in near:
-                path = f"{folder}/{plain}" if folder else plain
-                if path in self.known:
-                    return self.root / path
+        for folder in near:
+            path = f"{folder}/{name}" if folder else name
+            if out or name.startswith("./"):
+                path = posixpath.normpath(path)
+            if path in self.known:
+                return self.root / path
         found = self.ends(name, within)
         if len(found) == 1:
             return self.root / found[0]
