@@ -140,6 +140,22 @@ def read(
     return Table.join([_read_one(*place_of(folder, format), split) for folder in many])
 
 
+def split_to_judge(
+    folders: Sequence[str | Path], format: str | None = None
+) -> tuple[str | None, str]:
+    """(the split to judge by, what is to be said of it): test, or else val, where every folder has
+    it. None: all images, and the second says loudly why, "" where a set has no splits at all."""
+    known = [splits(folder, format) for folder in folders]
+    for name in ("test", "val"):
+        if all(name in names for names in known):
+            return name, name
+    names = list(dict.fromkeys(name for found in known for name in found))
+    if not names:
+        return None, ""
+    told = f"neither test nor val is there: all images are judged ({', '.join(names)})"
+    return None, f"{told}, those that were learned too; --split names one"
+
+
 def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Table]:
     """A table for each split of a set; one table named "" where it has none.
 

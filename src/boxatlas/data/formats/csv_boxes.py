@@ -21,7 +21,7 @@ from boxatlas.errors import InputError
 CACHED = True
 CORNERS = True  # the four numbers in the files are x1, y1, x2, y2
 FIELD = "line {}"
-_COLUMNS = {
+COLUMNS = {
     "image": ("filename", "file_name", "image", "image_path", "path", "file", "img", "image_name"),
     "class": ("class", "label", "class_name", "category", "name"),
     "x1": ("xmin", "x1", "x_min"),
@@ -61,11 +61,11 @@ def _columns(place: Place, name: str) -> tuple[str, dict[str, int], int] | None:
         words = [word.strip().strip('"').lower() for word in first.split(delimiter)]
         found = {
             part: words.index(one)
-            for part, names in (_COLUMNS | _MORE).items()
+            for part, names in (COLUMNS | _MORE).items()
             for one in reversed(names)
             if one in words
         }
-        if found.keys() >= _COLUMNS.keys():
+        if found.keys() >= COLUMNS.keys():
             return delimiter, found, 1
         if len(words) == 6 and (_are_numbers(words[1:5]) or not any(words[1:])):
             return delimiter, _BARE, 0

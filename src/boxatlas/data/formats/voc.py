@@ -219,7 +219,7 @@ def _image(
                     value=label,
                     hint=nearest(label, classes),
                 )
-            box, ignore = _box(thing, file, i), flag(builder, thing, file, i, "difficult")
+            box, ignore = box_of(thing, file, i), flag(builder, thing, file, i, "difficult")
             builder.add(
                 box,
                 classes.setdefault(label, len(classes)),
@@ -261,7 +261,7 @@ def _besides(element: Element, known: frozenset[str], builder: Builder, file: Pa
     return "".join(found)
 
 
-def _box(thing: Element, file: Path, i: int) -> Box:
+def box_of(thing: Element, file: Path, i: int) -> Box:
     """Of the corners; else around the polygon or the turned box (its centre, sides and angle)."""
     box = thing.find("bndbox")
     if box is not None:
