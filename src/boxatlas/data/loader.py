@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from boxatlas.data.opening import opened
 from boxatlas.data.table import Table
 from boxatlas.data.transforms import NoAugmentation
 from boxatlas.data.transforms.sample import Sample
 from boxatlas.errors import InputError
-from boxatlas.images import Preprocess, read
+from boxatlas.images import Preprocess
 from boxatlas.structures import Batch, Frame, Targets
 
 Augment = Callable[[Sample, Preprocess, np.random.Generator], tuple[Tensor, Frame, Sample]]
@@ -73,7 +74,7 @@ class _Batches(Dataset[Any]):
         seed: int,
         proposals: Mapping[str, Any] | None,
     ) -> None:
-        self.paths = Packed(table.paths)
+        self.paths, self.stated = Packed(table.paths), table.sizes
         self.offsets, self.boxes = table.offsets, table.boxes
         self.labels, self.ignore, self.masks = table.labels, table.ignore, table.masks
         self.image_label = table.image_label
@@ -122,7 +123,7 @@ class _Batches(Dataset[Any]):
         if self.proposals is not None:
             proposals = np.asarray(self.proposals[path], np.float32).reshape(-1, 4)
         return Sample(
-            read(path),
+            opened(path, self.stated[i]),
             self.boxes[part],
             self.labels[part],
             self.ignore[part],
@@ -142,7 +143,10 @@ def _padded(proposals: Sequence[NDArray[np.float32] | None]) -> tuple[Tensor, Te
 
 
 class Loader:
-    """Iterates a table's batches by epoch. `len` is the number of batches in an epoch."""
+    """A table's batches by epoch: `for batch in loader`, or `loader.epoch(n)` for a certain one.
+
+    `len` is the number of batches in an epoch.
+    """
 
     def __init__(
         self,
@@ -159,6 +163,7 @@ class Loader:
         self.batches, self.images, self.batch_size = batches, images, batch_size
         self.shuffle, self.seed, self.workers = shuffle, seed, workers
         self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.begun = 0  # epochs that were begun by iterating
         self._keys: list[Any] = []
         self._inner: DataLoader[Any] | None = None
 
@@ -192,6 +197,11 @@ class Loader:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch: of the first, the second, ... time it is iterated."""
+        self.begun += 1
+        return self.epoch(self.begun - 1)
 
     def change_sizes(self, sizes: Sizes) -> None:
         """Turn on multi-scale inputs from the next batch; workers already running keep the old

@@ -16,7 +16,9 @@ from boxatlas import evaluation
 from boxatlas.create import create_model
 from boxatlas.data import Table, augmentation, make_loader, read, splits
 from boxatlas.data.anchors import cluster, shapes_of
+from boxatlas.data.doctor.pictures import doubles
 from boxatlas.data.loader import Sizes
+from boxatlas.data.split import held_out
 from boxatlas.errors import InputError
 from boxatlas.evaluation.metrics import Metric
 from boxatlas.options import replaced
@@ -85,8 +87,13 @@ def images_of(recipe: Recipe) -> Images:
 
 
 def _train_split(wanted: str, names: Sequence[str]) -> str | None:
-    """The split of one folder: train and trainval stand in for one another; None = it has none."""
-    if not names:
+    """The split of one folder; None = all images.
+
+    train and trainval stand in for one another; where a folder has one split of another name, such
+    as CVAT's `default`, that is all there is.
+    """
+    usual = wanted in ("train", "trainval")
+    if not names or (usual and len(names) == 1 and names[0] not in ("train", "trainval")):
         return None
     other = {"train": "trainval", "trainval": "train"}.get(wanted, wanted)
     return other if wanted not in names and other in names else wanted
@@ -114,13 +121,13 @@ def _validation(
 def _tenth(table: Table, seed: int) -> tuple[Table, Table]:
     """(the rest, a tenth of the images drawn by the seed), each in the table's order.
 
-    Images of a class but no boxes are not drawn.
+    Images of a class but no boxes are not drawn. Images that show the same are all drawn, or none,
+    as in `data split`: nothing is judged by what it learned.
     """
     boxed = np.flatnonzero(table.image_label < 0)
     count = max(1, round(len(boxed) * _HELD_OUT))
     drawn = np.zeros(len(table), bool)
-    order = np.random.default_rng([seed, len(boxed)]).permutation(len(boxed))
-    drawn[boxed[order[:count]]] = True
+    drawn[held_out(boxed, count, seed, doubles(table.paths))] = True
     return table.select(~drawn), table.select(drawn)
 
 
