@@ -53,9 +53,9 @@ from boxatlas.parts.default_boxes import (
 from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
 from boxatlas.parts.single_shot import (
     Backbone,
-    VarianceChoices,
     MultiboxChoices,
     SingleShot,
+    VarianceChoices,
     backbone_of,
 )
 from boxatlas.registry import Method, Published
