@@ -1,7 +1,7 @@
 """Anchors and default boxes: the fixed boxes that predictions are relative to.
 
 Public: DefaultBoxLevel, default_boxes (SSD and its family); cell_anchors, grid_anchors,
-pyramid_anchors, image_strides, AnchorChoices (RetinaNet); AnchorCache.
+pyramid_anchors, image_strides, AnchorChoices; AnchorCache.
 
 Every function returns float32 xyxy unless a parameter says otherwise, in the published order:
 level, row, column, box within the cell. Shape letters: A anchors, K boxes in a cell.
@@ -101,6 +101,9 @@ class AnchorChoices(Options):
 
     anchor_ratios: tuple[Positive, ...] = idea(
         (0.5, 1.0, 2.0), "heights over widths of the anchors", min_length=1
+    )
+    anchor_scales: tuple[Positive, ...] = habit(
+        (1.0,), "further sizes of anchors on each level, as factors", min_length=1
     )
     anchor_rounded: bool = habit(False, "the anchors' corners are rounded to whole pixels")
     anchor_stride: Literal["fixed", "image // grid"] = habit(

@@ -1,6 +1,6 @@
 """Box regression: how a box is written relative to an anchor, a default box or a proposal.
 
-Public: DeltaCoder; BoxCodeChoices, a region detector's.
+Public: DeltaCoder.
 
 R-CNN (appendix C) and every two-stage method after it, SSD (equation 2) and RetinaNet use one code:
 the shift of the centre in units of the anchor's size and the logarithm of the size ratio. They
@@ -10,36 +10,12 @@ differ in the weights and in how programs count pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from boxatlas.options import Options, Positive, habit
-
 CLAMP = math.log(1000 / 16)  # the bound of dw and dh in Detectron and all programs after it
-Four = tuple[Positive, Positive, Positive, Positive]
-
-
-class BoxCodeChoices(Options):
-    """How a region detector writes its boxes, and how it counts their pixels."""
-
-    gone: ClassVar[Mapping[str, Any]] = {"box_end": 0.0}
-
-    inclusive: bool = habit(
-        False, "corners are pixels that belong to a box, whose width is x2 - x1 + 1"
-    )
-    code_inclusive: bool = habit(True, "with `inclusive`: the box code counts widths so too")
-    inclusive_centre: bool = habit(
-        False, "a box's centre is the middle of its corner pixels, x1 + (width - 1) / 2"
-    )
-    box_clamp: Positive | None = habit(
-        CLAMP, "upper bound of a decoded box's growth, as a logarithm; None: no bound"
-    )
-    box_clamp_below: bool = habit(False, "`box_clamp` bounds the shrinking of a box too")
-    roi_weights: Four = habit((10, 10, 5, 5), "weights of a RoI's box deltas: x, y, width, height")
 
 
 @dataclass(frozen=True)
@@ -66,17 +42,6 @@ class DeltaCoder:
         """The coder whose deltas are divided by these (SSD's variances, R-CNN's target stds)."""
         x, y, w, h = (1.0 / v for v in variances)
         return cls((x, y, w, h), **options)
-
-    @classmethod
-    def of(cls, choices: BoxCodeChoices, weights: Four = (1.0, 1.0, 1.0, 1.0)) -> DeltaCoder:
-        """A region detector's coder; an RPN's deltas have no weights, each head's its own."""
-        return cls(
-            weights,
-            clamp=choices.box_clamp,
-            clamp_below=choices.box_clamp_below,
-            inclusive=choices.inclusive and choices.code_inclusive,
-            inclusive_centre=choices.inclusive_centre,
-        )
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Deltas [..., 4] that turn `anchors` [..., 4] into `boxes` [..., 4], both xyxy."""

@@ -1,6 +1,6 @@
 """YOLO's boxes: cells, priors, and the four numbers a network says of each.
 
-Public: AnchorChoices, Objects, PriorCoder, shape_iou, cell_of, kmeans_priors.
+Public: PriorChoices, Objects, PriorCoder, shape_iou, cell_of, kmeans_priors.
 Boxes here are centre x, centre y, width, height as fractions of the network input.
 Shape letters: B images, M objects, A priors of a cell, H x W cells, N boxes.
 """
@@ -22,7 +22,7 @@ Anchors = Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
 _LARGEST = 30.0  # of log(width / prior): a stray value must not overflow
 
 
-class AnchorChoices(Options):
+class PriorChoices(Options):
     """The shapes that boxes are predicted from."""
 
     anchors: Anchors | Literal["data"] | None = setting(

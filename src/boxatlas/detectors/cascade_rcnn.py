@@ -18,10 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
-from boxatlas.boxes.coders import BoxCodeChoices, DeltaCoder
+from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
-from boxatlas.options import idea
+from boxatlas.options import Options, idea
 from boxatlas.parts.base import Raw
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor, per_roi
@@ -34,7 +34,7 @@ from boxatlas.parts.region.pyramid import (
     PyramidChoices,
     idle_on_one_level,
 )
-from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.parts.region.stages import StageChoices, goes_on, mean_scores, with_gradient
 from boxatlas.parts.region.targets import (
@@ -64,17 +64,8 @@ MASKS = Method(
 )
 
 
-class Config(
-    BackboneChoices,
-    TrunkChoices,
-    PyramidChoices,
-    RPNChoices,
-    RoIChoices,
-    StageChoices,
-    BoxCodeChoices,
-    SuppressionChoices,
-):
-    """The cascade's ideas, on Faster R-CNN with a pyramid."""
+class CascadeChoices(Options):
+    """The cascade's ideas."""
 
     stages: int = idea(3, "table 4: heads in a row", ge=1, le=4)
     iou_thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = idea(
@@ -86,19 +77,38 @@ class Config(
         "cascade", "table 1: or one head run repeatedly, or a classifier for each threshold"
     )
 
+
+def idle_of_cascade(config: CascadeChoices) -> dict[str, str]:
+    """Ideas that do nothing: name -> why."""
+    idle = {"roi_positive_iou": "each stage has its own in iou_thresholds"}
+    if config.stages == 1:
+        alone = "there is one stage"
+        idle |= {"stage_statistics": alone, "score_stages": alone, "mode": alone}
+    elif config.mode == "integral":
+        idle |= {"score_stages": "mode integral takes the mean"}
+    if config.mode != "cascade":
+        idle |= {"stage_statistics": f"mode {config.mode} has one box code"}
+    return idle
+
+
+class Config(
+    BackboneChoices,
+    TrunkChoices,
+    PyramidChoices,
+    AnchorChoices,
+    RPNChoices,
+    RoIChoices,
+    StageChoices,
+    SuppressionChoices,
+    CascadeChoices,
+):
+    """The cascade on Faster R-CNN with a pyramid."""
+
     roi_op = "align"
     class_agnostic = True
 
     def idle(self) -> dict[str, str]:
-        idle = {"roi_positive_iou": "each stage has its own in iou_thresholds"}
-        if self.stages == 1:
-            alone = "there is one stage"
-            idle |= {"stage_statistics": alone, "score_stages": alone, "mode": alone}
-        elif self.mode == "integral":
-            idle |= {"score_stages": "mode integral takes the mean"}
-        if self.mode != "cascade":
-            idle |= {"stage_statistics": f"mode {self.mode} has one box code"}
-        return {**idle, **idle_on_one_level(self)}
+        return {**idle_of_cascade(self), **idle_on_one_level(self)}
 
 
 class Stage(NamedTuple):
@@ -126,7 +136,7 @@ class CascadeRCNN(RegionDetector):
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
-            rpn=RPN(config, DeltaCoder.of(config), trunk.width, trunk.strides),
+            rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),
             head=nn.ModuleList(
                 HEADS[config.box_head](trunk.width, SIDE, config.box_width) for _ in range(heads)
             ),
@@ -141,8 +151,7 @@ class CascadeRCNN(RegionDetector):
         )
         own = config.stage_statistics and config.mode == "cascade"
         self.coders = [
-            DeltaCoder.of(config, config.stage_weights[t if own else 0])
-            for t in range(config.stages)
+            box_coder(config, config.stage_weights[t if own else 0]) for t in range(config.stages)
         ]
         self.coder = self.coders[0 if config.mode == "integral" else config.stages - 1]
 
@@ -310,7 +319,18 @@ def _check_stages(config: Config) -> None:
             )
 
 
-class MaskConfig(Config, MaskChoices):
+class MaskConfig(
+    BackboneChoices,
+    TrunkChoices,
+    PyramidChoices,
+    AnchorChoices,
+    RPNChoices,
+    RoIChoices,
+    StageChoices,
+    SuppressionChoices,
+    CascadeChoices,
+    MaskChoices,
+):
     """The cascade's choices, and the mask branch's."""
 
     mask_stages: Literal["first", "last", "all"] = idea(
@@ -318,9 +338,10 @@ class MaskConfig(Config, MaskChoices):
     )
     roi_op = idea("align", "table 2c of Mask R-CNN: how a RoI is pooled")
     roi_reduce = idea("average", "table 2c of Mask R-CNN: what becomes of the samples in a bin")
+    class_agnostic = True
 
     def idle(self) -> dict[str, str]:
-        idle = super().idle()
+        idle = {**idle_of_cascade(self), **idle_on_one_level(self)}
         if self.roi_op == "pool":
             idle["roi_reduce"] = "RoI pooling takes no samples"
         return idle
@@ -333,7 +354,7 @@ class CascadeMaskRCNN(WithMasks, CascadeRCNN):
     mask_side = 14
 
     def __init__(self, classes: Sequence[str], config: MaskConfig) -> None:
-        super().__init__(classes, config)
+        super().__init__(classes, config)  # pyright: ignore[reportArgumentType] more groups
         self.mask = self.branch(config.width, self.mask_side)
         more = len(self.head) - 1 if config.mask_stages == "all" else 0
         self.more_masks = nn.ModuleList(

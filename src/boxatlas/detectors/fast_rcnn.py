@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
-from boxatlas.boxes.coders import BoxCodeChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
@@ -73,7 +72,6 @@ class Config(
     SingleLevelChoices,
     FastChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
 ):
     """Fast R-CNN on one map, and the paper's values of its parts' choices."""
@@ -106,7 +104,6 @@ class PyramidConfig(
     PyramidChoices,
     FastChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
 ):
     """Fast R-CNN on a pyramid (FPN, table 2)."""

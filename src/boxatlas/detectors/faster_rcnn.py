@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
-from boxatlas.boxes.coders import BoxCodeChoices, DeltaCoder
+from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.options import Positive, idea
 from boxatlas.parts.base import Phase
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor
-from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, Rows, RPNChoices
 from boxatlas.parts.region.single_level import (
     RESNET,
@@ -49,9 +49,9 @@ class Config(
     BackboneChoices,
     TrunkChoices,
     SingleLevelChoices,
+    AnchorChoices,
     RPNChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
 ):
     """Faster R-CNN's ideas, and the paper's values of its parts' choices."""
@@ -94,7 +94,7 @@ class FasterRCNN(RegionDetector):
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=parts.trunk,
-            rpn=RPN(config, DeltaCoder.of(config), parts.channels, (STRIDE,)),
+            rpn=RPN(config, box_coder(config), parts.channels, (STRIDE,)),
             head=parts.head,
             predictor=BoxPredictor(
                 parts.head.width, len(classes), config.class_agnostic, config.background_box

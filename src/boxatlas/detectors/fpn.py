@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
-from boxatlas.boxes.coders import BoxCodeChoices, DeltaCoder
+from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor
@@ -26,7 +26,7 @@ from boxatlas.parts.region.pyramid import (
     PyramidChoices,
     idle_on_one_level,
 )
-from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.registry import Method, Published
 
@@ -43,9 +43,9 @@ class Config(
     BackboneChoices,
     TrunkChoices,
     PyramidChoices,
+    AnchorChoices,
     RPNChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
 ):
     """The choices of Faster R-CNN on a pyramid, and the paper's values of them."""
@@ -69,7 +69,7 @@ class FasterRCNNFPN(RegionDetector):
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
-            rpn=RPN(config, DeltaCoder.of(config), trunk.width, trunk.strides),
+            rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),
             head=HEADS[config.box_head](trunk.width, SIDE, config.box_width),
             predictor=BoxPredictor(
                 config.box_width, len(classes), config.class_agnostic, config.background_box

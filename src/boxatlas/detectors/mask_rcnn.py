@@ -16,15 +16,15 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
-from boxatlas.boxes.coders import BoxCodeChoices, DeltaCoder
+from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.detectors import fpn
 from boxatlas.errors import InputError
 from boxatlas.options import idea
 from boxatlas.parts.region.heads import BoxPredictor
 from boxatlas.parts.region.masks import MaskChoices, WithMasks
-from boxatlas.parts.region.pyramid import LIGHT
-from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.pyramid import LIGHT, PyramidChoices, idle_on_one_level
+from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.parts.region.single_level import (
     RESNET,
@@ -39,14 +39,23 @@ from boxatlas.registry import Method, Published
 METHOD = Method("Mask R-CNN", "Mask R-CNN", "1703.06870", 2017, "two-stage")
 
 
-class Config(fpn.Config, MaskChoices):
+class Config(
+    BackboneChoices,
+    TrunkChoices,
+    PyramidChoices,
+    AnchorChoices,
+    RPNChoices,
+    RoIChoices,
+    SuppressionChoices,
+    MaskChoices,
+):
     """The choices of Faster R-CNN on a pyramid, and the mask branch's."""
 
     roi_op = idea("align", "table 2c: how a RoI is pooled")
     roi_reduce = idea("average", "table 2c: what becomes of the samples in a bin")
 
     def idle(self) -> dict[str, str]:
-        return {**super().idle(), **idle_without_samples(self)}
+        return {**idle_on_one_level(self), **idle_without_samples(self)}
 
 
 class MaskRCNN(WithMasks, fpn.FasterRCNNFPN):
@@ -56,7 +65,7 @@ class MaskRCNN(WithMasks, fpn.FasterRCNNFPN):
     mask_side = 14
 
     def __init__(self, classes: Sequence[str], config: Config) -> None:
-        super().__init__(classes, config)
+        super().__init__(classes, config)  # pyright: ignore[reportArgumentType] more groups
         self.mask = self.branch(config.width, self.mask_side)
 
 
@@ -64,9 +73,9 @@ class C4Config(
     BackboneChoices,
     TrunkChoices,
     SingleLevelChoices,
+    AnchorChoices,
     RPNChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
     MaskChoices,
 ):
@@ -109,7 +118,7 @@ class C4MaskRCNN(WithMasks):
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=parts.trunk,
-            rpn=RPN(config, DeltaCoder.of(config), parts.channels, (STRIDE,)),
+            rpn=RPN(config, box_coder(config), parts.channels, (STRIDE,)),
             head=parts.head,
             predictor=BoxPredictor(
                 parts.head.width, len(classes), config.class_agnostic, config.background_box

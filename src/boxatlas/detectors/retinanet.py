@@ -78,10 +78,9 @@ class Config(
     prior_pi: Annotated[float, Field(gt=0, lt=1)] | None = idea(
         0.01, "section 3.3: the first probability of an object; null: 0.5, which diverges"
     )
-    anchor_scales: tuple[Positive, ...] = idea(
+    anchor_scales = idea(
         (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
         "table 1 (c): sizes of a level's anchors, as factors of 4 strides",
-        min_length=1,
     )
     anchor_ratios = idea((0.5, 1.0, 2.0), "table 1 (c): heights over widths of the anchors")
     match_iou = setting(0.5, "section 4: from this overlap on an anchor answers for an object")

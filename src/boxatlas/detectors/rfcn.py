@@ -22,14 +22,14 @@ from boxatlas.backbones.choice import (
     pyramid_preprocess,
 )
 from boxatlas.backbones.resnet import ResNet, StemChoices, norm_layer
-from boxatlas.boxes.coders import BoxCodeChoices, DeltaCoder
+from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
 from boxatlas.options import idea
 from boxatlas.parts.base import Phase
 from boxatlas.parts.region.position_sensitive import PartChoices, PositionSensitiveDetector
 from boxatlas.parts.region.pyramid import Pyramid, PyramidChoices, idle_on_one_level
-from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.registry import Method, Published
 
@@ -41,8 +41,6 @@ METHOD = Method(
     "two-stage",
 )
 
-Scheme = Literal["alternating", "joint"]
-_SCHEME = "section 2: four steps with the RPN in turns, or all losses at once"
 _POOL = "section 2, equation 1: whole cells of a part, or bilinear samples (align)"
 _MINING = "table 3: the RoIs of largest loss, or a draw with a quarter on objects"
 _UNUSED = {"box_width": "a RoI has no fully connected layers"}
@@ -53,9 +51,9 @@ class Config(
     TrunkChoices,
     StemChoices,
     PartChoices,
+    AnchorChoices,
     RPNChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
 ):
     """R-FCN's ideas, and the paper's values of its parts' choices."""
@@ -63,7 +61,6 @@ class Config(
     res5: Literal["dilated", "stride32", "conv4"] = idea(
         "dilated", "table 6: conv5 at stride 16 by dilation, at stride 32, or left out"
     )
-    train_scheme: Scheme = idea("alternating", _SCHEME)
 
     roi_op = idea("pool", _POOL)
     sampler = idea("ohem", _MINING)
@@ -100,7 +97,7 @@ class RFCN(PositionSensitiveDetector):
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
-            rpn=RPN(config, DeltaCoder.of(config), trunk.channels[0], trunk.strides[:1]),
+            rpn=RPN(config, box_coder(config), trunk.channels[0], trunk.strides[:1]),
             rpn_levels=1,
             first_score=len(trunk.channels) - 1,
             channels=trunk.channels[-1],
@@ -143,7 +140,7 @@ def trunk_of(config: Config) -> Backbone:
     return trunk
 
 
-def phases(scheme: Scheme) -> list[Phase]:
+def phases(scheme: Literal["alternating", "joint"]) -> list[Phase]:
     """Section 2: as Faster R-CNN's four steps."""
     if scheme == "joint":
         return [Phase()]
@@ -161,14 +158,12 @@ class PyramidConfig(
     TrunkChoices,
     PyramidChoices,
     PartChoices,
+    AnchorChoices,
     RPNChoices,
     RoIChoices,
-    BoxCodeChoices,
     SuppressionChoices,
 ):
     """R-FCN on a pyramid; box heads it has none."""
-
-    train_scheme: Scheme = idea("alternating", _SCHEME)
 
     roi_op = idea("pool", _POOL)
     sampler = idea("ohem", _MINING)
@@ -197,7 +192,7 @@ class RFCNPyramid(PositionSensitiveDetector):
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
-            rpn=RPN(config, DeltaCoder.of(config), trunk.width, trunk.strides),
+            rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),
             rpn_levels=len(trunk.strides),
             first_score=0,
             channels=trunk.width,

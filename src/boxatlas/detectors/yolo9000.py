@@ -22,7 +22,7 @@ from torch import Tensor
 from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import DarknetNormChoices
 from boxatlas.boxes.nms import SuppressionChoices
-from boxatlas.boxes.yolo import AnchorChoices
+from boxatlas.boxes.yolo import PriorChoices
 from boxatlas.detectors.yolov2 import YOLOv2, YOLOv2Choices, idle_rows
 from boxatlas.errors import InputError, nearest
 from boxatlas.losses.tree import image_loss, tree_classes
@@ -44,7 +44,7 @@ class Config(
     DarknetNormChoices,
     YOLOChoices,
     MultiScaleChoices,
-    AnchorChoices,
+    PriorChoices,
     SquareScales,
     ObjectnessChoices,
     RegionChoices,

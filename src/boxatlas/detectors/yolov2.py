@@ -22,7 +22,7 @@ from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import Conv, DarknetNormChoices, Norm, norm_layer
 from boxatlas.backbones.timm_features import PREFIX
 from boxatlas.boxes.nms import SuppressionChoices
-from boxatlas.boxes.yolo import AnchorChoices, Anchors, Objects, PriorCoder
+from boxatlas.boxes.yolo import Anchors, Objects, PriorChoices, PriorCoder
 from boxatlas.detectors.yolov1 import Config as YOLOv1Config
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.losses.yolo import (
@@ -123,7 +123,7 @@ class Config(
     DarknetNormChoices,
     YOLOChoices,
     MultiScaleChoices,
-    AnchorChoices,
+    PriorChoices,
     SquareScales,
     ObjectnessChoices,
     RegionChoices,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import Conv, DarknetNormChoices, Norm, Pool, norm_layer
 from boxatlas.boxes.nms import SuppressionChoices
-from boxatlas.boxes.yolo import AnchorChoices, Location, PriorCoder
+from boxatlas.boxes.yolo import Location, PriorChoices, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import InputChoices
 from boxatlas.losses.yolo import BoxLoss, ObjectnessChoices, logistic_loss
@@ -57,7 +57,7 @@ class Config(
     DarknetNormChoices,
     YOLOChoices,
     MultiScaleChoices,
-    AnchorChoices,
+    PriorChoices,
     ObjectnessChoices,
 ):
     """YOLOv3's ideas and the forms of its network."""

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import TrunkChoices
-from boxatlas.boxes.coders import BoxCodeChoices, DeltaCoder
 from boxatlas.boxes.nms import Proposals, SuppressionChoices, batched_nms
 from boxatlas.images import Preprocess
 from boxatlas.losses.ohem import hardest
 from boxatlas.options import Options
 from boxatlas.parts.base import ClassRows, Detector, Raw, clipped
 from boxatlas.parts.region.heads import BoxPredictor, per_roi
-from boxatlas.parts.region.roi import RoIChoices, pool_rois
+from boxatlas.parts.region.roi import RoIChoices, box_coder, pool_rois
 from boxatlas.parts.region.rpn import RPN, Rows
 from boxatlas.parts.region.search import selective_search_proposals
 from boxatlas.parts.region.targets import (
@@ -38,7 +37,7 @@ from boxatlas.structures import Batch, Detections, Frame, Targets, detections_of
 
 if TYPE_CHECKING:
 
-    class RegionConfig(TrunkChoices, RoIChoices, BoxCodeChoices, SuppressionChoices):
+    class RegionConfig(TrunkChoices, RoIChoices, SuppressionChoices):
         """What every region detector's config holds; each lists these groups itself."""
 
 
@@ -69,7 +68,7 @@ class RegionDetector(Detector):
         super().__init__(classes, preprocess, config)
         self.trunk, self.rpn, self.head, self.predictor = trunk, rpn, head, predictor
         self.roi_strides, self.roi_side = tuple(roi_strides), roi_side
-        self.coder = DeltaCoder.of(self.config, self.config.roi_weights)
+        self.coder = box_coder(self.config, self.config.roi_weights)
 
     # -- the parts ----------------------------------------------------------------------------
 

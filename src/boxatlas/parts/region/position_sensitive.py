@@ -26,6 +26,9 @@ class PartChoices(Options):
     """The parts of a RoI and their score maps."""
 
     k: AtLeastOne = idea(7, "table 2: parts a side of a RoI")
+    train_scheme: Literal["alternating", "joint"] = idea(
+        "alternating", "section 2: four steps with the RPN in turns, or all losses at once"
+    )
 
     conv_width: AtLeastOne = setting(1024, "channels of the 1x1 convolution before the score maps")
 

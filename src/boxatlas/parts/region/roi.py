@@ -6,14 +6,15 @@ Shape letters: B images, P RoIs of an image, R = B * P, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor
 
+from boxatlas.boxes.coders import CLAMP, DeltaCoder
 from boxatlas.boxes.formats import pyramid_level
 from boxatlas.ops.roi import pyramid_pool
 from boxatlas.options import (
@@ -22,14 +23,19 @@ from boxatlas.options import (
     Fraction,
     NotNegative,
     Options,
+    Positive,
     habit,
     idea,
     setting,
 )
 
+Four = tuple[Positive, Positive, Positive, Positive]
+
 
 class RoIChoices(Options):
-    """How RoIs are pooled, trained and read out; every region detector has these."""
+    """How RoIs are pooled, trained, coded and read out; every region detector has these."""
+
+    gone: ClassVar[Mapping[str, Any]] = {"box_end": 0.0}
 
     roi_op: Literal["align", "pool", "warp"] = idea(
         "pool", "FPN section 4.2 pools; RoIAlign from Mask R-CNN (table 2c) on"
@@ -57,6 +63,18 @@ class RoIChoices(Options):
     level_epsilons: tuple[NotNegative, NotNegative] = habit(
         (0.0, 1e-6), "added inside and outside of the logarithm that gives a RoI's pyramid level"
     )
+    roi_weights: Four = habit((10, 10, 5, 5), "weights of a RoI's box deltas: x, y, width, height")
+    box_clamp: Positive | None = habit(
+        CLAMP, "upper bound of a decoded box's growth, as a logarithm; None: no bound"
+    )
+    box_clamp_below: bool = habit(False, "`box_clamp` bounds the shrinking of a box too")
+    inclusive: bool = habit(
+        False, "corners are pixels that belong to a box, whose width is x2 - x1 + 1"
+    )
+    code_inclusive: bool = habit(True, "with `inclusive`: the box code counts widths so too")
+    inclusive_centre: bool = habit(
+        False, "a box's centre is the middle of its corner pixels, x1 + (width - 1) / 2"
+    )
     learn_difficult: bool = habit(
         False, "VOC's difficult objects are trained (off where the ignored are crowds)"
     )
@@ -72,6 +90,17 @@ class RoIChoices(Options):
                 f"roi_positive_iou {self.roi_positive_iou}"
             )
         return self
+
+
+def box_coder(config: RoIChoices, weights: Four = (1.0, 1.0, 1.0, 1.0)) -> DeltaCoder:
+    """How a region detector writes boxes; an RPN's deltas have no weights, each head's its own."""
+    return DeltaCoder(
+        weights,
+        clamp=config.box_clamp,
+        clamp_below=config.box_clamp_below,
+        inclusive=config.inclusive and config.code_inclusive,
+        inclusive_centre=config.inclusive_centre,
+    )
 
 
 def pool_rois(

@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from boxatlas.boxes.anchors import AnchorCache, cell_anchors, pyramid_anchors
+from boxatlas.boxes.anchors import (
+    AnchorCache,
+    AnchorChoices,
+    cell_anchors,
+    image_strides,
+    pyramid_anchors,
+)
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import match_thresholds
 from boxatlas.boxes.nms import Proposals, proposal_nms, top_per_level
@@ -35,16 +41,13 @@ from boxatlas.structures import Targets
 
 
 class RPNChoices(Options):
-    """Anchors, targets and selection; every method with an RPN has these."""
+    """Anchors, targets and selection; with `AnchorChoices` what every method with an RPN has."""
 
     rpn_cls: Literal["sigmoid", "softmax"] = idea(
         "sigmoid", "Faster R-CNN section 3.1.1: a softmax pair, or logistic regression"
     )
     rpn_border: bool = idea(
         False, "Faster R-CNN section 3.3 drops anchors that cross the border; FPN section 4.1 keeps"
-    )
-    anchor_ratios: tuple[Positive, ...] = idea(
-        (0.5, 1.0, 2.0), "Faster R-CNN table 8: heights over widths", min_length=1
     )
 
     anchor_sizes: tuple[Positive | tuple[Positive, ...], ...] = setting(
@@ -77,18 +80,8 @@ class RPNChoices(Options):
     rpn_nms: Fraction = setting(0.7, "of two proposals that overlap more, the better one stays")
     min_size: NotNegative = setting(0.0, "smallest side of a proposal, in pixels of the input")
 
-    anchor_scales: tuple[Positive, ...] = habit(
-        (1.0,), "further sizes of anchors on each level, as factors", min_length=1
-    )
     anchor_base: AtLeastOne | None = habit(
         None, "side of the inclusive base box that anchors are grown from; None: they have none"
-    )
-    anchor_rounded: bool = habit(False, "anchors' corners are rounded to whole pixels")
-    anchor_stride: Literal["fixed", "image // grid"] = habit(
-        "fixed", "pixels between anchors: the map's stride, or the input's side over the map's"
-    )
-    anchor_order: Literal["ratio,size", "size,ratio"] = habit(
-        "ratio,size", "order of the anchors in a cell"
     )
     rpn_beta: NotNegative = habit(1 / 9, "where the RPN's smooth L1 turns linear; 0: L1")
     rpn_score: Fraction = habit(0.0, "least probability of a proposal; 0: any")
@@ -180,6 +173,7 @@ def anchor_sizes(config: RPNChoices, levels: int) -> list[list[float]]:
 
     Raises InputError where they do not fit the levels.
     """
+    assert isinstance(config, AnchorChoices)
     rows = [list(s) if isinstance(s, tuple) else [s] for s in config.anchor_sizes]
     rows = [[size * factor for size in row for factor in config.anchor_scales] for row in rows]
     if levels == 1:
@@ -202,6 +196,7 @@ def anchors_of(
 ) -> Tensor:
     """Anchors [A, 4] of each level's sizes and stride, for maps of these (rows, columns) and an
     input of `image` (height, width)."""
+    assert isinstance(config, AnchorChoices)
     cells = [
         cell_anchors(
             row,
@@ -214,7 +209,7 @@ def anchors_of(
     ]
     steps: list[float | tuple[float, float]] = list(strides)
     if config.anchor_stride == "image // grid":
-        steps = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
+        steps = list(image_strides(grids, image))
     return pyramid_anchors(cells, grids, steps)
 
 
@@ -230,6 +225,7 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.coder, self.strides = config, coder, tuple(strides)
+        assert isinstance(config, AnchorChoices)
         sizes = anchor_sizes(config, len(self.strides))
         self.head = RPNHead(
             channels,

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from boxatlas.boxes.coders import Four
 from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.options import Fraction, NotNegative, Options, Positive, habit
+from boxatlas.parts.region.roi import Four
 from boxatlas.structures import Targets
 
 
