@@ -20,7 +20,7 @@ from boxatlas.parts.base import Detector, Track
 from boxatlas.parts.region.detector import RegionDetector
 
 
-class Found(NamedTuple):
+class ImageProposals(NamedTuple):
     """One image's proposals, best first: pixels uint8 [H, W, 3], boxes [P, 4] in its pixels, and
     scores [P] where the maker has some."""
 
@@ -59,20 +59,20 @@ def images_under(sources: Sequence[Path]) -> dict[str, Path]:
 
 def by_search(
     paths: Sequence[Path], config: SelectiveSearch, seed: int = 0, threads: int | None = None
-) -> Iterator[Found | InputError]:
+) -> Iterator[ImageProposals | InputError]:
     """Selective search of each image in turn, or why it cannot be read.
 
     Several images at a time; a single one has its strategies side by side instead.
     """
     inner = threads if len(paths) == 1 else 1
 
-    def work(path: Path) -> Found | InputError:
+    def work(path: Path) -> ImageProposals | InputError:
         try:
             pixels = read(path)
         except InputError as error:
             return error
         boxes = ranked(hierarchies(pixels, config, threads=inner), config, seed)
-        return Found(pixels, boxes, None)
+        return ImageProposals(pixels, boxes, None)
 
     return in_order(work, paths, 1 if len(paths) == 1 else threads or cores())
 
@@ -84,7 +84,7 @@ def by_detector(
     batch_size: int = 4,
     min_side: float = 0,
     before: int = 0,
-) -> Iterator[Found | InputError]:
+) -> Iterator[ImageProposals | InputError]:
     """The proposals of a detector's RPN for each image in turn, with its logits as scores.
 
     At most so many of an image, the best of those that are min_side pixels wide and high. before:
@@ -110,11 +110,11 @@ def by_detector(
         yield from (p if isinstance(p, InputError) else next(made) for p in pixels)
 
 
-def _at_least(found: Found, side: float, most: int) -> Found:
+def _at_least(found: ImageProposals, side: float, most: int) -> ImageProposals:
     """The best ones of those that are `side` pixels wide and high."""
     boxes, scores = found.boxes, found.scores
     kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= side).all(1))[:most]
-    return Found(found.pixels, boxes[kept], None if scores is None else scores[kept])
+    return ImageProposals(found.pixels, boxes[kept], None if scores is None else scores[kept])
 
 
 def _opened(path: Path) -> NDArray[np.uint8] | InputError:
@@ -127,7 +127,7 @@ def _opened(path: Path) -> NDArray[np.uint8] | InputError:
 @torch.inference_mode()
 def _proposed(
     detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]], counts: tuple[int, int]
-) -> list[Found]:
+) -> list[ImageProposals]:
     images, frames = detector.preprocess.batch(list(pixels))
     fast = detector.fast()
     assert isinstance(fast, RegionDetector)
@@ -136,7 +136,7 @@ def _proposed(
     proposals = fast.propose(fast.features(images), frames, size, counts)
     proposals = proposals._replace(boxes=fast.outward(proposals.boxes, frames))
     return [
-        Found(
+        ImageProposals(
             one,
             frame.undo(proposals.boxes[i][proposals.valid[i]]).float().cpu().numpy(),
             proposals.scores[i][proposals.valid[i]].float().cpu().numpy(),
@@ -169,7 +169,7 @@ def stored(
             for one in made:
                 if isinstance(one, InputError):
                     raise one
-            boxes = [torch.from_numpy(one.boxes) for one in made if isinstance(one, Found)]
+            boxes = [torch.from_numpy(one.boxes) for one in made if isinstance(one, ImageProposals)]
             counts = torch.tensor([len(b) for b in boxes])
             write_tensors(file, {"boxes": torch.cat(boxes), "counts": counts})
         held = load_file(file)

@@ -16,7 +16,7 @@ from boxatlas.detectors.fpn import Config, FasterRCNNFPN
 from boxatlas.errors import InputError
 from boxatlas.parts.region.detector import content_limits
 from boxatlas.parts.region.roi import RoIChoices
-from boxatlas.parts.region.rpn import RPN, Rows, RPNChoices
+from boxatlas.parts.region.rpn import RPN, AnchorOutputs, RPNChoices
 from boxatlas.parts.region.targets import HeadBatch, SampledRoIs, draw_rois, label_rois, roi_losses
 from boxatlas.structures import Frame, Targets
 
@@ -85,7 +85,7 @@ def test_rpn_loss_by_hand():
     logits = [torch.tensor([[2.0, 5.0, -1.0, 0.5]])]
     deltas = [torch.zeros(1, 4, 4)]
     deltas[0][0, 0] = torch.tensor([0.05, 0.0, 0.5, 0.0])
-    rows, limits = Rows(logits, deltas, FOUR), torch.tensor([[60.0, 60.0]])
+    rows, limits = AnchorOutputs(logits, deltas, FOUR), torch.tensor([[60.0, 60.0]])
     found = rpn().loss(rows, objects([0.0, 0, 10, 10]), limits)
     cls = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)) + math.log(1 + math.exp(0.5))
     assert found["rpn_cls"].item() == pytest.approx(cls / 3, rel=1e-5)
@@ -97,10 +97,12 @@ def test_anchors_across_the_border_learn_nothing_where_asked():
     logits, limits = [torch.zeros(1, 4)], torch.tensor([[60.0, 60.0]])
     moved = [torch.full((1, 4, 4), 0.5)]
     target = objects([-4.0, -4, 4, 4])  # what the crossing anchor fits exactly
-    kept = rpn().loss(Rows(logits, moved, FOUR), target, limits)["rpn_box"]
+    kept = rpn().loss(AnchorOutputs(logits, moved, FOUR), target, limits)["rpn_box"]
     assert kept.item() == pytest.approx(4 * (0.5 - 1 / 18) / 4, rel=1e-5)
     # Without it the object goes to the next best, [0, 0, 10, 5], which is far from it.
-    dropped = rpn(rpn_border=True).loss(Rows(logits, moved, FOUR), target, limits)["rpn_box"]
+    dropped = rpn(rpn_border=True).loss(AnchorOutputs(logits, moved, FOUR), target, limits)[
+        "rpn_box"
+    ]
     wanted = torch.tensor([-0.5, -0.5, math.log(0.8), math.log(1.6)])
     away = (0.5 - wanted).abs() - 1 / 18
     near = (0.5 - wanted[3]) ** 2 * 9 / 2  # within beta
@@ -117,7 +119,7 @@ def test_rpn_loss_has_the_gradient_of_finite_differences():
 
     def loss(logits, deltas):
         generator = torch.Generator().manual_seed(3)
-        rows = Rows([logits], [deltas], anchors)
+        rows = AnchorOutputs([logits], [deltas], anchors)
         parts = rpn(rpn_count=4).loss(rows, target, limits, generator)
         return parts["rpn_cls"] + parts["rpn_box"]
 
@@ -133,7 +135,7 @@ def test_selection_by_hand():
     )
     logits = [torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[1.5]])]
     deltas = [torch.zeros(1, 3, 4), torch.zeros(1, 1, 4)]
-    rows, limits = Rows(logits, deltas, anchors), torch.tensor([[50.0, 40.0]])
+    rows, limits = AnchorOutputs(logits, deltas, anchors), torch.tensor([[50.0, 40.0]])
     boxes, scores, valid = rpn().select(rows, (10, 5), limits)
     assert boxes.shape == (1, 5, 4)
     assert scores[0, :3].tolist() == [2.0, 1.5, 0.0]
@@ -274,7 +276,7 @@ def rpn_labels(**choices) -> list[int]:
     At logit 0 the gradient of the mean is -1/2 / trained for a positive, +1/2 / trained else.
     """
     logits = torch.zeros(1, 4).requires_grad_()
-    rows = Rows([logits], [torch.zeros(1, 4, 4)], FOUR)
+    rows = AnchorOutputs([logits], [torch.zeros(1, 4, 4)], FOUR)
     target, limits = objects([0.0, 0, 10, 10]), torch.tensor([[60.0, 60.0]])
     loss = rpn(**choices).loss(rows, target, limits, torch.Generator().manual_seed(0))
     (slope,) = torch.autograd.grad(loss["rpn_cls"], logits)

@@ -21,7 +21,7 @@ from boxatlas import scenes
 from boxatlas.cli import main
 from boxatlas.data.proposals import read_proposals
 from boxatlas.ops import selective_search
-from boxatlas.proposing import Found, by_detector
+from boxatlas.proposing import ImageProposals, by_detector
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -345,8 +345,8 @@ def test_an_rpn_s_boxes_have_the_least_side(labelled: Path, rpn: Path) -> None:
     detector, paths = boxatlas.load(rpn), sorted((labelled / "JPEGImages").iterdir())[:1]
     (all_,) = by_detector(detector, paths, 1000)
     (large,) = by_detector(detector, paths, 5, min_side=30)
-    assert isinstance(all_, Found)
-    assert isinstance(large, Found)
+    assert isinstance(all_, ImageProposals)
+    assert isinstance(large, ImageProposals)
     enough = (all_.boxes[:, 2:] - all_.boxes[:, :2] >= 30).all(1)
     assert 5 < enough.sum() < len(enough)
     assert np.array_equal(large.boxes, all_.boxes[enough][:5])

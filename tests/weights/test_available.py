@@ -15,7 +15,7 @@ from boxatlas.cli import main
 from boxatlas.errors import InputError
 from boxatlas.weights import available, checkpoints
 from boxatlas.weights.available import by_row, fetch_checkpoint, find, name_of
-from boxatlas.weights.source import Published
+from boxatlas.weights.source import Checkpoint
 from boxatlas.zoo import list_models
 
 DATA = bytes(range(256)) * 1000
@@ -88,7 +88,7 @@ def test_torchvisions_files_are_those_that_it_names() -> None:
 
 
 def test_fetched_whole_resumed_and_checked(server: Server, tmp_path: Path) -> None:
-    one = Published(
+    one = Checkpoint(
         "net-0123.pth",
         "ssd300_vgg16",
         "VOC",
@@ -105,7 +105,7 @@ def test_fetched_whole_resumed_and_checked(server: Server, tmp_path: Path) -> No
 
 
 def test_another_files_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    one = Published(
+    one = Checkpoint(
         "net-0123.pth",
         "ssd300_vgg16",
         "VOC",
@@ -118,8 +118,8 @@ def test_another_files_checksum_leaves_nothing(server: Server, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def unchecked(server: Server, megabytes: float | None = None) -> Published:
-    return Published(
+def unchecked(server: Server, megabytes: float | None = None) -> Checkpoint:
+    return Checkpoint(
         "net-0123.pth", "ssd300_vgg16", "VOC", "someone", f"{server.url}/net-0123.pth", megabytes
     )
 
@@ -192,7 +192,7 @@ def test_the_verbs(
         "sha256 523e4e69e1d0...",
         "licence: public domain",
     ]
-    made = Published(
+    made = Checkpoint(
         "net-0123.pth",
         "ssd300_vgg16",
         "VOC",

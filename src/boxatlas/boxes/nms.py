@@ -1,7 +1,7 @@
 """Non-maximum suppression, for many images and classes in one call.
 
 Public: nms, batched_nms, soft_nms; and the forms detectors end with: Candidates, above, best_above,
-best_sigmoid_above, class_nms (per image a Found), top_per_level, proposal_nms (a fixed number of
+best_sigmoid_above, class_nms (per image a Kept), top_per_level, proposal_nms (a fixed number of
 Proposals).
 
 A box goes when its IoU with a better box of its own group that stays is above the threshold
@@ -201,7 +201,7 @@ class Candidates(NamedTuple):
     score: Tensor
 
 
-class Found(NamedTuple):
+class Kept(NamedTuple):
     """One image's detections, best first; row is the anchor or proposal each came from."""
 
     boxes: Tensor
@@ -274,7 +274,7 @@ def class_nms(
     class_agnostic: bool = False,
     inclusive: bool = False,
     suppress: Rule = "gt",
-) -> list[Found]:
+) -> list[Kept]:
     """NMS within each class of each image, then each image's best.
 
     boxes [N, 4] of the candidates; `images` is the batch size B. per_class: how many of a class
@@ -298,7 +298,7 @@ def class_nms(
     kept = kept[image[kept].sort(stable=True).indices]
     sizes = torch.bincount(image[kept], minlength=images).tolist()
     return [
-        Found(boxes[part], score[part], label[part], row[part])
+        Kept(boxes[part], score[part], label[part], row[part])
         for part in (whole[:total] for whole in kept.split(sizes))
     ]
 

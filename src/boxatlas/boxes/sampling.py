@@ -1,6 +1,6 @@
 """Drawing the positives and negatives that a two-stage method learns from.
 
-Public: Sample, sample. Shape letters: B images, A anchors or proposals, S samples.
+Public: Draw, sample. Shape letters: B images, A anchors or proposals, S samples.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass
-class Sample:
+class Draw:
     """index [B, S] int64 into the A rows of each image, positives first, each part in row order.
 
     valid [B, S]: a real draw, not padding. positive [B, S]: drawn as a positive.
@@ -42,7 +42,7 @@ def sample(
     positive_fraction: float = 0.5,
     generator: torch.Generator | None = None,
     priority: Tensor | None = None,
-) -> Sample:
+) -> Draw:
     """Draw up to `count` rows per image without replacement, at most a fraction of them positive.
 
     positive, negative [B, A] bool say what may be drawn. The rest of `count` is filled with
@@ -64,7 +64,7 @@ def sample(
     index = torch.zeros_like(place).contiguous()
     _write(index, keep, torch.zeros_like(heads))
     _write(index, drop, heads)
-    return Sample(index, place < (heads + tails)[:, None], place < heads[:, None])
+    return Draw(index, place < (heads + tails)[:, None], place < heads[:, None])
 
 
 def _random(like: Tensor, generator: torch.Generator | None) -> Tensor:

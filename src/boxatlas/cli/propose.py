@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from boxatlas.data.proposals import Proposals, Store
-    from boxatlas.proposing import Found
+    from boxatlas.proposing import ImageProposals
 
 NEEDS_ARGUMENTS = True
 _KINDS = ("npz", "json", "pictures")
@@ -189,7 +189,10 @@ def _check(named: dict[str, Path], files: dict[str, list[Path]], store: Store) -
 
 
 def _fill(
-    store: Store, named: dict[str, Path], left: list[str], results: Iterator[Found | InputError]
+    store: Store,
+    named: dict[str, Path],
+    left: list[str],
+    results: Iterator[ImageProposals | InputError],
 ) -> list[str]:
     """Store proposals as they arrive; return the messages of skipped images. A single image's error
     is raised."""

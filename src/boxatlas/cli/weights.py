@@ -10,7 +10,7 @@ import typer
 from boxatlas.cli.common import ForceOption, JsonOption, emit, reserve_file
 
 if TYPE_CHECKING:
-    from boxatlas.weights.source import Published
+    from boxatlas.weights.source import Checkpoint
 
 app = typer.Typer(
     help="Fetch and import public checkpoints; list which there are.", no_args_is_help=True
@@ -194,7 +194,7 @@ def list_(as_json: JsonOption = False) -> None:
     emit(document, as_json, text="\n".join(lines))
 
 
-def _entry(source: str, c: Published) -> dict[str, Any]:
+def _entry(source: str, c: Checkpoint) -> dict[str, Any]:
     """A checkpoint as JSON."""
     return {
         "file": c.file,
@@ -209,7 +209,7 @@ def _entry(source: str, c: Published) -> dict[str, Any]:
     }
 
 
-def _lines(source: str, c: Published) -> list[str]:
+def _lines(source: str, c: Checkpoint) -> list[str]:
     """A checkpoint for people: its name unbroken, so that it can be copied, and what is known."""
     kind, _, digest = (c.checksum or "").partition(":")
     checksum = (

@@ -24,7 +24,7 @@ from boxatlas.parts.base import Phase
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor
 from boxatlas.parts.region.roi import RoIChoices, box_coder
-from boxatlas.parts.region.rpn import RPN, Rows, RPNChoices
+from boxatlas.parts.region.rpn import RPN, AnchorOutputs, RPNChoices
 from boxatlas.parts.region.single_level import (
     RESNET,
     STRIDE,
@@ -117,7 +117,7 @@ class FasterRCNN(RegionDetector):
         return features[-1:]
 
     def rpn_loss(
-        self, rows: Rows, batch: Batch, generator: torch.Generator | None
+        self, rows: AnchorOutputs, batch: Batch, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         """Equation 1: lambda 10 over 2400 positions is 1 over the 256 anchors of the mean."""
         losses = super().rpn_loss(rows, batch, generator)

@@ -173,7 +173,7 @@ def measure_each(
     most: of an image, by a detector.
     """
     from boxatlas.progress import track
-    from boxatlas.proposing import Found, by_detector
+    from boxatlas.proposing import ImageProposals, by_detector
 
     measured: dict[str, Measured] = {}
     for name, source in sources.items():
@@ -184,7 +184,7 @@ def measure_each(
         made = by_detector(source, [Path(path) for path in table.paths], most)
         boxes = []
         for one in track(made, "proposing", len(table)):
-            if not isinstance(one, Found):
+            if not isinstance(one, ImageProposals):
                 raise one
             boxes.append(one.boxes)
         measured[name] = measure(boxes, table)

@@ -30,7 +30,7 @@ def headline(info: ModelInfo) -> tuple[float | None, float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Row:
+class SurveyRow:
     """One published line: FPS, and AP in percent on COCO test-dev."""
 
     method: str
@@ -47,14 +47,14 @@ def _retinanet(short: int, long: int) -> dict[str, Any]:
 
 
 SURVEY = (
-    Row("Faster R-CNN", "VGG-16", "~1000x600", 7.0, 21.9, "faster_rcnn_vgg16"),
-    Row("R-FCN", "ResNet-101", "~1000x600", 9.0, 29.9, "rfcn_r101"),
-    Row("Faster R-CNN", "ResNet-101-FPN", "~1000x600", 7.0, 36.2, "faster_rcnn_r101_fpn"),
-    Row("Mask R-CNN", "ResNeXt-101", "~1280x800", 3.3, 39.8, "mask_rcnn_x101_fpn"),
-    Row("Cascade R-CNN", "ResNet-101-FPN", "~1280x800", 7.1, 42.8, "cascade_rcnn_r101_fpn"),
-    Row("SSD300*", "VGG-16", "300x300", 43.0, 25.1, "ssd300_vgg16"),
-    Row("DSSD321", "ResNet-101", "321x321", 9.5, 28.0, "dssd321_r101"),
-    Row(
+    SurveyRow("Faster R-CNN", "VGG-16", "~1000x600", 7.0, 21.9, "faster_rcnn_vgg16"),
+    SurveyRow("R-FCN", "ResNet-101", "~1000x600", 9.0, 29.9, "rfcn_r101"),
+    SurveyRow("Faster R-CNN", "ResNet-101-FPN", "~1000x600", 7.0, 36.2, "faster_rcnn_r101_fpn"),
+    SurveyRow("Mask R-CNN", "ResNeXt-101", "~1280x800", 3.3, 39.8, "mask_rcnn_x101_fpn"),
+    SurveyRow("Cascade R-CNN", "ResNet-101-FPN", "~1280x800", 7.1, 42.8, "cascade_rcnn_r101_fpn"),
+    SurveyRow("SSD300*", "VGG-16", "300x300", 43.0, 25.1, "ssd300_vgg16"),
+    SurveyRow("DSSD321", "ResNet-101", "321x321", 9.5, 28.0, "dssd321_r101"),
+    SurveyRow(
         "RetinaNet400",
         "ResNet-101-FPN",
         "~640x400",
@@ -63,14 +63,14 @@ SURVEY = (
         "retinanet_r101_fpn",
         _retinanet(400, 667),
     ),
-    Row("RFBNet300", "VGG-16", "300x300", 66.6, 30.3, "rfbnet300_vgg16"),
-    Row("RefineDet320", "VGG-16", "320x320", 38.7, 29.4, "refinedet320_vgg16"),
-    Row("M2Det320", "VGG-16", "320x320", 33.4, 33.5, "m2det320_vgg16"),
-    Row("M2Det320", "ResNet-101", "320x320", 21.7, 34.3, "m2det320_r101"),
-    Row("YOLOv3", "Darknet-53", "608x608", 19.8, 33.0, "yolov3", {"size": 608}),
-    Row("SSD512*", "VGG-16", "512x512", 22.0, 28.8, "ssd512_vgg16"),
-    Row("DSSD513", "ResNet-101", "513x513", 5.5, 33.2, "dssd513_r101"),
-    Row(
+    SurveyRow("RFBNet300", "VGG-16", "300x300", 66.6, 30.3, "rfbnet300_vgg16"),
+    SurveyRow("RefineDet320", "VGG-16", "320x320", 38.7, 29.4, "refinedet320_vgg16"),
+    SurveyRow("M2Det320", "VGG-16", "320x320", 33.4, 33.5, "m2det320_vgg16"),
+    SurveyRow("M2Det320", "ResNet-101", "320x320", 21.7, 34.3, "m2det320_r101"),
+    SurveyRow("YOLOv3", "Darknet-53", "608x608", 19.8, 33.0, "yolov3", {"size": 608}),
+    SurveyRow("SSD512*", "VGG-16", "512x512", 22.0, 28.8, "ssd512_vgg16"),
+    SurveyRow("DSSD513", "ResNet-101", "513x513", 5.5, 33.2, "dssd513_r101"),
+    SurveyRow(
         "RetinaNet500",
         "ResNet-101-FPN",
         "~832x500",
@@ -79,10 +79,10 @@ SURVEY = (
         "retinanet_r101_fpn",
         _retinanet(500, 833),
     ),
-    Row("RFBNet512-E", "VGG-16", "512x512", 30.3, 34.4, "rfbnet512e_vgg16"),
-    Row("RefineDet512", "VGG-16", "512x512", 22.3, 33.0, "refinedet512_vgg16"),
-    Row("M2Det512", "VGG-16", "512x512", 18.0, 37.6, "m2det512_vgg16"),
-    Row("M2Det512", "ResNet-101", "512x512", 15.8, 38.8, "m2det512_r101"),
-    Row("RetinaNet800", "ResNet-101-FPN", "~1280x800", 5.0, 39.1, "retinanet_r101_fpn"),
-    Row("M2Det800", "VGG-16", "800x800", 11.8, 41.0, "m2det800_vgg16"),
+    SurveyRow("RFBNet512-E", "VGG-16", "512x512", 30.3, 34.4, "rfbnet512e_vgg16"),
+    SurveyRow("RefineDet512", "VGG-16", "512x512", 22.3, 33.0, "refinedet512_vgg16"),
+    SurveyRow("M2Det512", "VGG-16", "512x512", 18.0, 37.6, "m2det512_vgg16"),
+    SurveyRow("M2Det512", "ResNet-101", "512x512", 15.8, 38.8, "m2det512_r101"),
+    SurveyRow("RetinaNet800", "ResNet-101-FPN", "~1280x800", 5.0, 39.1, "retinanet_r101_fpn"),
+    SurveyRow("M2Det800", "VGG-16", "800x800", 11.8, 41.0, "m2det800_vgg16"),
 )

@@ -17,7 +17,7 @@ from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet, Norm, initialise
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.formats import cxcywh_to_xyxy
-from boxatlas.boxes.nms import Candidates, Found, class_nms
+from boxatlas.boxes.nms import Candidates, Kept, class_nms
 from boxatlas.boxes.yolo import Objects, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
@@ -128,7 +128,7 @@ class YOLODetector(Detector):
 
     def select(
         self, raw: Raw, score: float | None = None, max_detections: int | None = None
-    ) -> list[Found]:
+    ) -> list[Kept]:
         """Each image's boxes after NMS within each class, best first, in input pixels.
 
         The published threshold is exceeded; one that a caller gives is reached.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from boxatlas.boxes.formats import clip, pairwise_iou
 from boxatlas.boxes.matching import Matches, match_thresholds
-from boxatlas.boxes.sampling import Sample, sample
+from boxatlas.boxes.sampling import Draw, sample
 from boxatlas.losses.classification import softmax_cross_entropy
 from boxatlas.losses.regression import smooth_l1
 from boxatlas.verify.case import Case, expect
@@ -48,7 +48,7 @@ def _inside(params: Params, anchors: Tensor, height: float, width: float) -> Ten
     return low & (anchors[:, 2] < width + border) & (anchors[:, 3] < height + border)
 
 
-def _draw(params: Params, positive: Tensor, negative: Tensor, fraction: float) -> Sample:
+def _draw(params: Params, positive: Tensor, negative: Tensor, fraction: float) -> Draw:
     """The first rows in order stand for the random draw."""
     order = torch.arange(positive.shape[1]).float()[None]
     return sample(positive, negative, params["batch_size"], fraction, priority=order)

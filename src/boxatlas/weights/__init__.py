@@ -21,7 +21,7 @@ from boxatlas.options import validated
 from boxatlas.parts.base import Detector
 from boxatlas.weights.bundle import bundled, bundled_card, bundled_options, is_bundled
 from boxatlas.weights.reading import KEY, read, read_state, tensors_of
-from boxatlas.weights.source import Imported, Published
+from boxatlas.weights.source import Checkpoint, Imported
 from boxatlas.weights.transfer import ABSENT, Transferred, transfer
 from boxatlas.zoo import build, class_names, list_models
 
@@ -146,7 +146,7 @@ def import_model(
     return model
 
 
-def checkpoints() -> list[tuple[str, Published]]:
+def checkpoints() -> list[tuple[str, Checkpoint]]:
     """(source, checkpoint) of everything that is known to import."""
     modules = [
         (source, importlib.import_module(f"boxatlas.weights.{source}")) for source in SOURCES

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from boxatlas.weights.source import (
+    Checkpoint,
     Imported,
-    Published,
     State,
     class_names,
     port_name,
@@ -12,7 +12,7 @@ from boxatlas.weights.source import (
 )
 
 CHECKPOINTS = (
-    Published(
+    Checkpoint(
         "ssd300_mAP_77.43_v2.pth",
         "ssd300_vgg16",
         "VOC 07+12",

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from boxatlas.errors import InputError, nearest
-from boxatlas.evaluation.survey import SURVEY, Row
+from boxatlas.evaluation.survey import SURVEY, SurveyRow
 from boxatlas.fetching import Advance, Size, fetch
 from boxatlas.files import make_folder
 from boxatlas.weights import checkpoints
-from boxatlas.weights.source import Published
+from boxatlas.weights.source import Checkpoint
 
 # Why a row has none. (model -> what is known of its weights)
 NONE: dict[str, str] = {
@@ -37,8 +37,8 @@ NONE: dict[str, str] = {
 class Available:
     """A row of the survey, and (source, checkpoint) of what can be imported for its model."""
 
-    row: Row
-    found: tuple[tuple[str, Published], ...]
+    row: SurveyRow
+    found: tuple[tuple[str, Checkpoint], ...]
 
     @property
     def none(self) -> str | None:
@@ -54,7 +54,7 @@ def by_row() -> list[Available]:
     ]
 
 
-def find(name: str) -> Published:
+def find(name: str) -> Checkpoint:
     """The checkpoint of that publisher's name (or the last part of it, where only one ends so).
 
     Raises InputError, naming the nearest, where there is none, and where several are so called.
@@ -73,13 +73,13 @@ def find(name: str) -> Published:
     )
 
 
-def name_of(one: Published) -> str:
+def name_of(one: Checkpoint) -> str:
     """The name of the file that its address gives."""
     return Path(urlparse(one.url or one.file).path).name
 
 
 def fetch_checkpoint(
-    one: Published, out: Path, *, url: str | None = None, advance: Advance | None = None
+    one: Checkpoint, out: Path, *, url: str | None = None, advance: Advance | None = None
 ) -> Path:
     """Fetch what the publisher offers to `out`, resumed and checked.
 
@@ -102,7 +102,7 @@ def fetch_checkpoint(
     return out
 
 
-def size_of(one: Published) -> Size | None:
+def size_of(one: Checkpoint) -> Size | None:
     """The least and the most bytes of a file by its published size: one of its last digit off.
 
     Publishers round up or down, and say MB of 10**6 bytes as well as of 2**20.

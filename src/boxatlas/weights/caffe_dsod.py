@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from boxatlas.weights.caffe_layers import convolution, norm
 from boxatlas.weights.caffe_ssd import PREPROCESS
-from boxatlas.weights.source import Imported, Published, State, class_names, ssd_sizes, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, ssd_sizes, tensor_of
 
 _WHERE = "szq0214/DSOD (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"DSOD300 {data}", "dsod300", data, _WHERE, None, megabytes, licence="BSD-2-Clause")
+    Checkpoint(f"DSOD300 {data}", "dsod300", data, _WHERE, None, megabytes, licence="BSD-2-Clause")
     for data, megabytes in (
         ("VOC 07+12", 59.2),
         ("VOC 07++12", 59.2),

@@ -11,12 +11,12 @@ from typing import Any
 
 from boxatlas.weights.caffe_layers import convolution, residual, resnet
 from boxatlas.weights.caffe_ssd import PREPROCESS
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _WHERE = "chengyangfu/caffe, branch dssd (as named arrays, npz)"
 CHECKPOINTS = (
-    Published("SSD_513_COCO", "ssd513_r101", "COCO", _WHERE, licence="BSD-2-Clause"),
-    Published("DSSD_513_COCO", "dssd513_r101", "COCO", _WHERE, licence="BSD-2-Clause"),
+    Checkpoint("SSD_513_COCO", "ssd513_r101", "COCO", _WHERE, licence="BSD-2-Clause"),
+    Checkpoint("DSSD_513_COCO", "dssd513_r101", "COCO", _WHERE, licence="BSD-2-Clause"),
 )
 
 PROFILE = {"truncate_sizes": True, "bn_eps": 1e-3, "offset_unit": "pixels"}

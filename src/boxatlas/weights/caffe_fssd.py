@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from boxatlas.weights.caffe_ssd import PREPROCESS
-from boxatlas.weights.source import Imported, Published, State, class_names, ssd_sizes, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, ssd_sizes, tensor_of
 
 _WHERE = "lzx1413/CAFFE_SSD, branch fssd (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(f"FSSD{size} {data}", f"fssd{size}_vgg16", data, _WHERE, licence="BSD-2-Clause")
+    Checkpoint(f"FSSD{size} {data}", f"fssd{size}_vgg16", data, _WHERE, licence="BSD-2-Clause")
     for size, data in (
         (300, "VOC 07+12"),
         (300, "COCO+VOC 07+12"),

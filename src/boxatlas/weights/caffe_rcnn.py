@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from boxatlas.errors import InputError
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _WHERE = "rbgirshick/rcnn, data/fetch_models.sh (as named arrays, npz)"
 _ARCHIVE: dict[str, Any] = {
@@ -15,13 +15,13 @@ _ARCHIVE: dict[str, Any] = {
     "licence": "BSD-2-Clause",
 }
 CHECKPOINTS = (
-    Published(
+    Checkpoint(
         "finetune_voc_2007_trainval_iter_70k", "rcnn_alexnet", "VOC 07 trainval", _WHERE, **_ARCHIVE
     ),
-    Published(
+    Checkpoint(
         "finetune_voc_2012_train_iter_70k", "rcnn_alexnet", "VOC 12 train", _WHERE, **_ARCHIVE
     ),
-    Published(
+    Checkpoint(
         "finetune_ilsvrc13_val1+train1k_iter_50000", "rcnn_alexnet", "ILSVRC13", _WHERE, **_ARCHIVE
     ),
 )

@@ -6,11 +6,11 @@ from typing import Any
 
 from boxatlas.weights.caffe_layers import convolution, residual, resnet
 from boxatlas.weights.caffe_ssd import PREPROCESS
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _WHERE = "sfzhang15/RefineDet (as named arrays, npz)"
 CHECKPOINTS = tuple(  # as the authors' scripts name them
-    Published(
+    Checkpoint(
         f"{trained}_refinedet_{network}_{size}x{size}{tuned}_final.caffemodel",
         f"refinedet{size}_{backbone}",
         data,

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from boxatlas.weights.source import Imported, Published, State, class_names, ssd_sizes
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, ssd_sizes
 
 _WHERE = "weiliu89/caffe, branch ssd (as named arrays, npz)"
 CHECKPOINTS = tuple(
-    Published(
+    Checkpoint(
         f"VGG_{trained}_SSD_{size}x{size}_{steps}.caffemodel",
         f"ssd{size}_vgg16",
         data,

@@ -30,7 +30,7 @@ from boxatlas.parts.yolo import PriorDetector, YOLODetector
 from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, write_cfg
 from boxatlas.weights.darknet_layers import Section, layers_of, sections_of
 from boxatlas.weights.darknet_models import Recognised, recognised
-from boxatlas.weights.source import Published, class_names
+from boxatlas.weights.source import Checkpoint, class_names
 from boxatlas.wordtree import VOC_WORDS, WordTree
 
 _SITE = "pjreddie.com/media/files"
@@ -50,7 +50,7 @@ _DIGESTS = {
     "yolov3-tiny.weights": "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c",
 }
 CHECKPOINTS = tuple(
-    Published(
+    Checkpoint(
         file,
         model,
         data,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _ZOO = "facebookresearch/detectron2, MODEL_ZOO"
 _FILES = "https://dl.fbaipublicfiles.com/detectron2"
@@ -41,7 +41,7 @@ _MODELS = (
      "cascade_mask_rcnn_r50_fpn"),
 )  # fmt: skip
 CHECKPOINTS = tuple(
-    Published(
+    Checkpoint(
         file,
         model,
         "COCO",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from boxatlas.weights.source import (
+    Checkpoint,
     Imported,
-    Published,
     State,
     class_names,
     port_name,
@@ -12,7 +12,7 @@ from boxatlas.weights.source import (
 )
 
 CHECKPOINTS = tuple(
-    Published(
+    Checkpoint(
         f"vgg_ssd{size}_{data}.pth",
         f"ssd{size}_vgg16",
         label,

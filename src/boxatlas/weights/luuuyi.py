@@ -6,15 +6,15 @@ from __future__ import annotations
 
 from boxatlas.weights.source import (
     VGG_INDEX,
+    Checkpoint,
     Imported,
-    Published,
     State,
     class_names,
     tensor_of,
 )
 
 CHECKPOINTS = tuple(  # as its training script names what it ends with
-    Published(
+    Checkpoint(
         f"RefineDet{size}_VOC_final.pth",
         f"refinedet{size}_vgg16",
         "VOC 07+12",

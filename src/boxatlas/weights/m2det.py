@@ -12,8 +12,8 @@ import torch
 
 from boxatlas.weights.source import (
     VGG_INDEX,
+    Checkpoint,
     Imported,
-    Published,
     State,
     class_names,
     ssd_sizes,
@@ -21,7 +21,7 @@ from boxatlas.weights.source import (
 )
 
 CHECKPOINTS = (
-    Published(
+    Checkpoint(
         "m2det512_vgg.pth", "m2det512_vgg16", "COCO", "qijiezhao/M2Det", licence="MIT (from memory)"
     ),
 )

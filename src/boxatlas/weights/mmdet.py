@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from boxatlas.weights.detectron2 import background_first
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _ZOO = "open-mmlab/mmdetection, configs/*/README"
 _FILES = "https://download.openmmlab.com/mmdetection/v2.0"
@@ -27,7 +27,7 @@ _MODELS = (
      "cascade_mask_rcnn_r50_fpn"),
 )  # fmt: skip
 CHECKPOINTS = tuple(
-    Published(
+    Checkpoint(
         f"{name}_{rest}.pth",
         model,
         "COCO",

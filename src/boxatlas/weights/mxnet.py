@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _WHERE = "msracver/Deformable-ConvNets (as named arrays, npz)"
 CHECKPOINTS = (
-    Published("rfcn_voc.params", "rfcn_r101", "VOC 07+12", _WHERE, licence="Apache-2.0"),
-    Published("rfcn_coco.params", "rfcn_r101", "COCO", _WHERE, licence="Apache-2.0"),
+    Checkpoint("rfcn_voc.params", "rfcn_r101", "VOC 07+12", _WHERE, licence="Apache-2.0"),
+    Checkpoint("rfcn_coco.params", "rfcn_r101", "COCO", _WHERE, licence="Apache-2.0"),
 )
 MODELS = ("rfcn_r50", "rfcn_r101")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from boxatlas.weights.source import Imported, Published, State, class_names, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
 
 _WHERE = "rbgirshick/py-faster-rcnn (as named arrays, npz)"
 _FAST = "rbgirshick/fast-rcnn (as named arrays, npz)"
@@ -30,13 +30,13 @@ _FAST_FILES: dict[str, Any] = {
     "licence": "MIT",
 }
 CHECKPOINTS = (
-    Published(
+    Checkpoint(
         "VGG16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "VOC 07", _WHERE, **_FASTER_FILES
     ),
-    Published(
+    Checkpoint(
         "ZF_faster_rcnn_final.caffemodel", "faster_rcnn_zf", "VOC 07", _WHERE, **_FASTER_FILES
     ),
-    Published(
+    Checkpoint(
         "coco_vgg16_faster_rcnn_final.caffemodel",
         "faster_rcnn_vgg16",
         "COCO",
@@ -44,10 +44,10 @@ CHECKPOINTS = (
         f"{_BOX}/cotx0y81zvbbhnt/coco_vgg16_faster_rcnn_final.caffemodel",
         licence="MIT",
     ),
-    Published(
+    Checkpoint(
         "vgg16_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_vgg16", "VOC 07", _FAST, **_FAST_FILES
     ),
-    Published(
+    Checkpoint(
         "caffenet_fast_rcnn_iter_40000.caffemodel",
         "fast_rcnn_alexnet",
         "VOC 07",

@@ -9,8 +9,8 @@ one does.
 from __future__ import annotations
 
 from boxatlas.weights.source import (
+    Checkpoint,
     Imported,
-    Published,
     State,
     class_names,
     port_name,
@@ -18,8 +18,8 @@ from boxatlas.weights.source import (
 )
 
 CHECKPOINTS = (
-    Published("SSD300 (07+12)", "ssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
-    Published("FSSD300 (07+12)", "fssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
+    Checkpoint("SSD300 (07+12)", "ssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
+    Checkpoint("FSSD300 (07+12)", "fssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),
 )
 
 _COMMON = {"clip_boxes": "each", "match": "argmax", "ceil_pools": (3,)}

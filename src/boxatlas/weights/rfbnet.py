@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from boxatlas.weights.source import Imported, Published, State, class_names, port_name, ssd_sizes
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, port_name, ssd_sizes
 
 _WHERE = "GOATmessi7/RFBNet"
 _LICENCE = "MIT (from memory)"
 CHECKPOINTS = (
-    Published("RFBNet300_VOC_80_7.pth", "rfbnet300_vgg16", "VOC 07+12", _WHERE, licence=_LICENCE),
-    Published("RFBNet300_COCO_30.3.pth", "rfbnet300_vgg16", "COCO", _WHERE, licence=_LICENCE),
-    Published("RFB512_E_34_4.pth", "rfbnet512e_vgg16", "COCO", _WHERE, licence=_LICENCE),
-    Published("MobileNet_COCO_20.7.pth", "rfbnet300_mobilenet", "COCO", _WHERE, licence=_LICENCE),
+    Checkpoint("RFBNet300_VOC_80_7.pth", "rfbnet300_vgg16", "VOC 07+12", _WHERE, licence=_LICENCE),
+    Checkpoint("RFBNet300_COCO_30.3.pth", "rfbnet300_vgg16", "COCO", _WHERE, licence=_LICENCE),
+    Checkpoint("RFB512_E_34_4.pth", "rfbnet512e_vgg16", "COCO", _WHERE, licence=_LICENCE),
+    Checkpoint("MobileNet_COCO_20.7.pth", "rfbnet300_mobilenet", "COCO", _WHERE, licence=_LICENCE),
 )
 
 PROFILE = {

@@ -34,7 +34,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Published:
+class Checkpoint:
     """A public checkpoint that can be imported.
 
     file: the publisher's name of it, or of the model where its page names no file; model: ours;

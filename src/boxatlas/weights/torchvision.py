@@ -9,8 +9,8 @@ from typing import Any
 from boxatlas.errors import InputError
 from boxatlas.weights.source import (
     VGG_INDEX,
+    Checkpoint,
     Imported,
-    Published,
     State,
     class_names,
     ssd_sizes,
@@ -32,7 +32,7 @@ _FILES = (
     ("ssdlite320_mobilenet_v3_large_coco-a79551df.pth", 13.418, "ssdlite320_mobilenet_v3_large"),
 )  # fmt: skip
 CHECKPOINTS = tuple(
-    Published(
+    Checkpoint(
         file,
         model,
         "COCO",

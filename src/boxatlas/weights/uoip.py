@@ -6,9 +6,9 @@ boxes are the second square first and then by rising ratio; the halves of a map 
 
 from __future__ import annotations
 
-from boxatlas.weights.source import Imported, Published, State, class_names, ssd_sizes, tensor_of
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, ssd_sizes, tensor_of
 
-CHECKPOINTS: tuple[Published, ...] = ()
+CHECKPOINTS: tuple[Checkpoint, ...] = ()
 
 PROFILE = {
     "cell_order": "ratio",

@@ -22,7 +22,7 @@ from boxatlas.options import Options
 from boxatlas.parts.base import ClassRows, Detector, Raw, clipped
 from boxatlas.parts.region.heads import BoxPredictor, per_roi
 from boxatlas.parts.region.roi import RoIChoices, box_coder, pool_rois
-from boxatlas.parts.region.rpn import RPN, Rows
+from boxatlas.parts.region.rpn import RPN, AnchorOutputs
 from boxatlas.parts.region.search import selective_search_proposals
 from boxatlas.parts.region.targets import (
     HeadBatch,
@@ -187,7 +187,7 @@ class RegionDetector(Detector):
         return self.rpn_loss(rows, self.counted(batch), generator)
 
     def rpn_loss(
-        self, rows: Rows, batch: Batch, generator: torch.Generator | None
+        self, rows: AnchorOutputs, batch: Batch, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         """The RPN's losses on a batch as `counted` has it."""
         assert self.rpn is not None

@@ -107,7 +107,7 @@ class RPNChoices(Options):
         return self
 
 
-class Rows(NamedTuple):
+class AnchorOutputs(NamedTuple):
     """What an RPN says of its anchors: per level logits [B, A_l] and deltas [B, A_l, 4]; all
     anchors [A, 4]."""
 
@@ -236,14 +236,18 @@ class RPN(nn.Module):
         )
         self.anchors = AnchorCache(partial(anchors_of, config, sizes, self.strides))
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Rows:
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> AnchorOutputs:
         """Maps of an input of `size` (height, width) -> what is said of every anchor."""
         logits, deltas = self.head.rows(*self.head(maps))
-        return Rows(logits, deltas, self.anchors(maps, size))
+        return AnchorOutputs(logits, deltas, self.anchors(maps, size))
 
     @torch.no_grad()
     def select(
-        self, rows: Rows, counts: tuple[int, int], limits: Tensor, scales: Tensor | None = None
+        self,
+        rows: AnchorOutputs,
+        counts: tuple[int, int],
+        limits: Tensor,
+        scales: Tensor | None = None,
     ) -> Proposals:
         """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first.
 
@@ -273,7 +277,7 @@ class RPN(nn.Module):
 
     def loss(
         self,
-        rows: Rows,
+        rows: AnchorOutputs,
         targets: Targets,
         limits: Tensor,
         generator: torch.Generator | None = None,
