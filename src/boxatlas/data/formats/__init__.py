@@ -21,6 +21,7 @@ from boxatlas.data.formats import (
     labelme,
     labelstudio,
     openimages,
+    others,
     via,
     visdrone,
     voc,
@@ -84,18 +85,11 @@ def _detected(place: Place) -> tuple[Place, str]:
             file=place.given,
             hint=f"--format {' or '.join(sure)} says which",
         )
-    strange = _of_others(place)
     raise InputError(
         f"holds no data set that is read ({', '.join(FORMATS)})",
         file=place.given,
-        hint="; ".join([*strange, "--format names the layout"]),
+        hint=others.hint(place) or "--format names the layout",
     )
-
-
-def _of_others(place: Place) -> list[str]:
-    """What may help where nothing was recognised."""
-    names = [name for name in place.files if name.endswith((".json", ".xml", ".csv", ".txt"))]
-    return [f"{names[0]} is of none of them"] if names else []
 
 
 def place_of(folder: str | Path, format: str | None = None) -> tuple[Place, ModuleType]:

@@ -109,14 +109,14 @@ class Place:
         self.root = self.given.parent if is_file else self.given
         self.files = sorted(_below(str(self.root)))
         if is_file and not self.images:  # annotations/a.json beside images/
-            del self.images
+            del self.images, self._by_suffix
             self.root = Path(os.path.abspath(self.root)).parent
             self.files = sorted(_below(str(self.root)))
 
     @cached_property
     def images(self) -> list[str]:
         """The files that are images by their suffix."""
-        return [name for name in self.files if suffix_of(name) in IMAGE_SUFFIXES]
+        return self._with_suffix(sorted(IMAGE_SUFFIXES))
 
     @cached_property
     def folders(self) -> list[str]:
@@ -165,8 +165,16 @@ class Place:
             return [name] if suffix_of(name) in suffixes else []
         return self._with_suffix(suffixes)
 
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.files:
+            found[suffix_of(name)].append(name)
+        return found
+
     def _with_suffix(self, suffixes: Sequence[str]) -> list[str]:
-        return [name for name in self.files if suffix_of(name) in suffixes]
+        found = [self._by_suffix[suffix] for suffix in suffixes if suffix in self._by_suffix]
+        return found[0] if len(found) == 1 else sorted(name for names in found for name in names)
 
     def relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.root)).as_posix()
