@@ -142,7 +142,8 @@ def coco_set(report: Report, plan: Plan, out: Path) -> None:
         paths = {} if part is None else dict(zip(part.table.ids, part.table.paths, strict=True))
         merged = _coco_images(document, str(file), plan, paths, left)
         renamed = _coco_categories(document)
-        _coco_annotations(document, str(file), plan, merged, renamed)
+        if "annotations" in document:
+            _coco_annotations(document, str(file), plan, merged, renamed)
         write_text(to, json.dumps(document))
 
 
