@@ -26,8 +26,8 @@ PAIRS = [[X1, Y1], [X2, Y1], [X2, Y2], [X1, Y2]]
 def marked(path: Path) -> None:
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     pixels[Y1:Y2, X1:X2] = 255
-    pixels[0, 0] = zlib.crc32(str(path).encode()) % 100  # no two files are the same
-    pixels[0, 1] = zlib.crc32(path.name.encode()) % 100
+    for k, word in enumerate((str(path), path.name, str(path.parent))):  # no two are the same
+        pixels[0, k] = np.array([*zlib.crc32(word.encode()).to_bytes(4, "big")])[:3] // 3
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 

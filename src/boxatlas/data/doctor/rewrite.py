@@ -57,10 +57,10 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
             if name in kept and path_of.get(name) not in gone:
                 lines.setdefault(name, line)
         write_text(out / file.relative_to(folder), "".join(f"{v}\n" for v in lines.values()))
-    for name in place.by_name.get("classes.txt", ()):
+    for name in place.called("classes.txt"):
         names = dict.fromkeys(lines_of(place.path(name)))  # each once
         write_text(out / name, "".join(f"{one}\n" for one in names))
-    for name in place.by_name.get("labelmap.txt", ()):
+    for name in place.called("labelmap.txt"):
         shutil.copyfile(place.path(name), out / name)
 
 

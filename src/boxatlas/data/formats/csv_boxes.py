@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import Builder, number, stated_size, without_masks
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -39,6 +39,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} has columns of an image, a class and corners")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> CSV files."""
     return by_split(n for n in place.few(place.own(".csv")) if _columns(place, n))
@@ -51,7 +52,7 @@ def splits(place: Place) -> list[str]:
 def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
     names = [name for names in files(place).values() for name in names]
-    return [place.path(n) for n in [*names, *([] if place.named else place.by_name["classes.csv"])]]
+    return [place.path(n) for n in [*names, *([] if place.named else place.called("classes.csv"))]]
 
 
 def _columns(place: Place, name: str) -> tuple[str, dict[str, int], int] | None:

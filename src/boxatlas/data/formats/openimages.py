@@ -10,7 +10,7 @@ import csv
 from pathlib import Path
 
 from boxatlas.data.formats.building import Builder, number, sizes_of
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -24,6 +24,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} has the columns of Open Images' boxes")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> CSV files."""
     return by_split(n for n in place.few(place.own(".csv")) if _is_mine(place, n))

@@ -12,15 +12,16 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import decoded, leaves, read_text
 from boxatlas.errors import InputError
 from boxatlas.images import IMAGE_SUFFIXES
 
+Found = TypeVar("Found")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -90,6 +91,18 @@ def by_split(
     return found
 
 
+def per_place(function: Callable[[Place], Found]) -> Callable[[Place], Found]:
+    """What a function finds in a place, found once: the place keeps it."""
+
+    @wraps(function)
+    def found(place: Place) -> Found:
+        if function not in place.kept:
+            place.kept[function] = function(place)
+        return place.kept[function]
+
+    return found
+
+
 class Place:
     """A data set's folder, or one file of it that was named instead; listed once.
 
@@ -98,7 +111,7 @@ class Place:
     """
 
     def __init__(self, given: str | Path) -> None:
-        self.given = Path(given)
+        self.given, self.kept = Path(given), dict[Any, Any]()
         try:
             is_file = self.given.is_file()
             if not is_file and not self.given.is_dir():
@@ -141,6 +154,10 @@ class Place:
         for name in self.files:
             found[name.rpartition("/")[2]].append(name)
         return found
+
+    def called(self, bare: str) -> list[str]:
+        """The files of this name, in whatever folder."""
+        return [name for name in self.files if name == bare or name.endswith(f"/{bare}")]
 
     @cached_property
     def by_stem(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import Box, Builder, around, json_of, read_text
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -28,6 +28,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} holds regions of the VGG Image Annotator")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> JSON and CSV files."""
     names = place.few(place.own(".json", ".csv"))

@@ -25,7 +25,7 @@ from boxatlas.data.formats.building import (
     stated_size,
     without_masks,
 )
-from boxatlas.data.formats.places import Place, Seen, split_in, split_name
+from boxatlas.data.formats.places import Place, Seen, per_place, split_in, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -50,6 +50,7 @@ def evidence(place: Place) -> Seen | None:
     return None
 
 
+@per_place
 def xml_files(place: Place) -> list[str]:
     """The XML files of the folders in which the first ones are of VOC's, or that are called so.
 
@@ -88,6 +89,7 @@ def id_of(name: str) -> str:
     return "/".join(parts)
 
 
+@per_place
 def list_files(place: Place) -> dict[str, list[str]]:
     """Split -> its lists, one a kit, without the per-class ones (cat_train beside train)."""
     if place.named is not None:
@@ -169,7 +171,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
 def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
     lists = sorted(n for names in list_files(place).values() for n in names)
-    more = [n for one in ("classes.txt", "labelmap.txt") for n in place.by_name.get(one, ())]
+    more = [n for one in ("classes.txt", "labelmap.txt") for n in place.called(one)]
     return [place.path(name) for name in [*xml_files(place), *lists, *more]]
 
 
@@ -304,7 +306,7 @@ def flag(builder: Builder, thing: Element, file: Path, i: int, name: str) -> boo
 
 def _listed_classes(place: Place, builder: Builder) -> list[str] | None:
     """The names in classes.txt, each once; None where there is none, or several alike."""
-    files = sorted(place.by_name.get("classes.txt", ()), key=lambda name: name.count("/"))
+    files = sorted(place.called("classes.txt"), key=lambda name: name.count("/"))
     if not files or (len(files) > 1 and files[0].count("/") == files[1].count("/")):
         return None
     path = place.path(files[0])
