@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from boxatlas.data.formats.building import Builder, number, sizes_of
+from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -52,8 +52,12 @@ def _names(place: Place) -> dict[str, str]:
     """Code -> name of a class."""
     found = {}
     for name in _name_files(place):
-        with open(place.path(name), encoding="utf-8-sig", newline="") as file:
-            found |= {row[0]: row[1].strip() for row in csv.reader(file) if len(row) >= 2}
+        path = place.path(name)
+        try:
+            rows = list(csv.reader(read_text(path).split("\n")))
+        except csv.Error as error:
+            raise InputError(f"is not valid CSV: {error}", file=path) from None
+        found |= {row[0]: row[1].strip() for row in rows if len(row) >= 2}
     return found
 
 
