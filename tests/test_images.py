@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from boxatlas.errors import InputError
-from boxatlas.images import Preprocess, read, size_of
+from boxatlas.images import IMAGE_SUFFIXES, Preprocess, read, size_of
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -144,6 +146,84 @@ def test_arrays_and_tensors_of_any_kind() -> None:
         read(np.array([["a"]]))
     with pytest.raises(InputError, match="NaN"):
         read(np.array([[np.nan]]))
+
+
+@pytest.mark.parametrize("top", [1.0, 1.004, 1.2, 255.0, 255.5, 300.0])
+def test_floats_that_overshoot_their_range_are_clipped(top: float) -> None:
+    whole = 1.0 if top < 2 else 255.0
+    picture = np.array([[0.0, whole / 5, top]])
+    assert read(picture)[0, :, 0].tolist() == [0, 51, 255]
+    assert read(-picture / 10 + picture)[0, 0, 0] == 0
+
+
+def test_integers_that_overshoot_a_byte_are_clipped() -> None:
+    for kind in (np.int16, np.int32, np.int64, np.uint32):
+        assert read(np.array([[0, 100, 256]], kind))[0, :, 0].tolist() == [0, 100, 255]
+    assert read(np.array([[-3, 5]]))[0, :, 0].tolist() == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.array([[-2.1, 0.0, 2.6]]), "not normalised"),
+        (np.array([[-1.0, 0.0, 1.0]]), "not normalised"),
+        (np.array([[0, 65535]], np.int64), "uint16"),
+        (np.array([[0.0, 65535.0]]), "uint16"),
+    ],
+)
+def test_what_can_only_be_a_mistake_is_refused(wrong: np.ndarray, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read(wrong)
+
+
+def test_opencv_s_order_is_turned_for_arrays_alone(tmp_path: Path) -> None:
+    blue_first = np.array([[[255, 0, 0]]], np.uint8)
+    assert read(blue_first, bgr=True)[0, 0].tolist() == [0, 0, 255]
+    assert read(torch.tensor([[[255]], [[0]], [[0]]], dtype=torch.uint8), bgr=True)[
+        0, 0
+    ].tolist() == [0, 0, 255]
+    clear = np.array([[[255, 0, 0, 0]]], np.uint8)
+    assert read(clear, bgr=True)[0, 0].tolist() == [255, 255, 255]
+    two_halves().save(tmp_path / "a.png")
+    assert tuple(read(tmp_path / "a.png", bgr=True)[0, 0]) == RED
+
+
+def test_pipes_links_and_names_neither_hang_nor_crash(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    names = ("pipe.jpg", "loop.jpg", "folder.jpg", "x" * 5000 + ".jpg", "zero\0byte.jpg")
+    for name in names:
+        for ask in (read, size_of):
+            with pytest.raises(InputError):
+                ask(tmp_path / name)
+
+
+def test_only_known_formats_are_opened(tmp_path: Path) -> None:
+    two_halves().save(tmp_path / "a.png", "PCX")  # what it holds counts, not its name
+    with pytest.raises(InputError, match="not an image"):
+        read(tmp_path / "a.png")
+    for name, kind in (("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.avif", "AVIF"), ("a.ppm", "PPM")):
+        two_halves().save(tmp_path / name, kind)
+        assert read(tmp_path / name).shape == (10, 20, 3)
+        assert Path(name).suffix in IMAGE_SUFFIXES
+
+
+def test_pixels_are_limited_before_they_are_decoded(tmp_path: Path, monkeypatch) -> None:
+    two_halves().save(tmp_path / "a.png")
+    header = bytearray((tmp_path / "a.png").read_bytes())
+    header[16:24] = (9000).to_bytes(4, "big") * 2  # 81 million, with the old checksum
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    (tmp_path / "large.png").write_bytes(bytes(header))
+    for ask in (read, size_of):
+        with pytest.raises(InputError, match=r"64,000,000 pixels.*BOXATLAS_MAX_PIXELS"):
+            ask(tmp_path / "large.png")
+    monkeypatch.setenv("BOXATLAS_MAX_PIXELS", "100")
+    with pytest.raises(InputError, match="100 pixels"):
+        read(tmp_path / "a.png")
+    monkeypatch.setenv("BOXATLAS_MAX_PIXELS", "many")
+    with pytest.raises(InputError, match="BOXATLAS_MAX_PIXELS"):
+        read(tmp_path / "a.png")
 
 
 def test_a_damaged_image_names_its_file(tmp_path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from boxatlas.errors import InputError
 from boxatlas.structures import Batch, Detections, Frame, Targets
 
 
@@ -95,5 +101,103 @@ def test_masks_go_out_as_coco_reads_them() -> None:
 
 
 def test_drawing_needs_an_image() -> None:
-    with pytest.raises(ValueError, match="carry no image"):
+    with pytest.raises(InputError, match="carry no image"):
         found().draw()
+    assert found()._repr_png_() is None
+    named = found()
+    named.image = np.zeros((50, 100, 3), np.uint8)
+    shown = named._repr_png_()
+    assert shown is not None
+    assert shown.startswith(b"\x89PNG")
+
+
+def test_iteration_and_integers_give_one_each() -> None:
+    three = found()
+    ones = list(three)
+    assert [len(one) for one in ones] == [1, 1, 1]
+    assert [one.names[0] for one in three] == three.names
+    for index in (1, np.int64(1), torch.tensor(1), -2):
+        assert three[index] == ones[1]
+    for beyond in (3, -4, 99, np.int64(3), [0, 7], torch.tensor([-4])):
+        with pytest.raises(IndexError):
+            three[beyond]
+    assert list(reversed(ones)) == list(three[::-1])
+    for mask in (three.scores > 0.3, (three.scores > 0.3).numpy(), [True, True, False]):
+        assert three[mask] == three[:2]
+    assert len(three[[]]) == len(three[np.array([], np.int64)]) == 0
+    with pytest.raises(IndexError, match="mask"):
+        three[[True]]
+    for wrong in ("dog", 1.0, None, True, [[0]]):
+        with pytest.raises(TypeError):
+            three[wrong]
+
+
+def test_equality_pickling_and_joining() -> None:
+    three = found()
+    assert three == found()
+    assert three != three[:2]
+    assert three != 3
+    other = found()
+    other.boxes[0, 0] += 1
+    assert three != other
+    assert pickle.loads(pickle.dumps(three)) == three
+    assert Detections.join(three) == three
+    assert three[2] + three[0] == three[[0, 2]]
+    renamed = found()[:1]
+    renamed.classes = ("bird", "cat")  # the same label, another name
+    assert (three[:1] + renamed).names == ["dog", "cat"]
+    assert len(Detections.join([three[:0], three])) == 3
+    with pytest.raises(InputError, match="no detections to join"):
+        Detections.join([])
+    larger = found()
+    larger.size = (99, 99)
+    with pytest.raises(InputError, match="sizes"):
+        three + larger
+    masked = found()
+    masked.masks = torch.zeros(3, 50, 100, dtype=torch.bool)
+    with pytest.raises(InputError, match="masks"):
+        three + masked
+    joined = (masked + masked).masks
+    assert joined is not None
+    assert joined.shape == (6, 50, 100)
+
+
+def test_the_short_form_names_what_is_there() -> None:
+    assert repr(found()) == "Detections(3: 2 dog, 1 cat; 100x50)"
+    assert repr(found()[:0]) == "Detections(0; 100x50)"
+    odd = found()
+    odd.classes = ("a\x1b[31m", "b\n")
+    assert repr(odd) == "Detections(3: 2 b\\n, 1 a\\x1b[31m; 100x50)"
+
+
+def test_filter_by_class_and_score() -> None:
+    assert found().filter(classes="dog").scores.tolist() == pytest.approx([0.9, 0.2])
+    assert found().filter(classes=["dog", "cat"], score=0.5) == found()[:2]
+    with pytest.raises(InputError, match=r"dot.*did you mean 'dog'"):
+        found().filter(classes="dot")
+    with pytest.raises(InputError, match="score"):
+        found().filter(score=2)
+
+
+def test_saving_takes_the_format_from_the_suffix(tmp_path: Path) -> None:
+    picture = np.zeros((50, 100, 3), np.uint8)
+    found().save(tmp_path / "a.png", picture)
+    assert Image.open(tmp_path / "a.png").format == "PNG"
+    with pytest.raises(InputError, match="suffix"):
+        found().save(tmp_path / "a.doc", picture)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_missing_extra_is_one_line(monkeypatch) -> None:
+    for name, export in (("pandas", found().to_dataframe), ("supervision", found().to_supervision)):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(InputError, match=rf"pip install 'boxatlas\[{name}\]'"):
+            export()
+
+
+def test_a_table_of_detections() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = found().to_dataframe()
+    assert isinstance(table, pandas.DataFrame)
+    assert table["class"].tolist() == ["dog", "cat", "dog"]
+    assert table["x2"].tolist() == [30.0, 100.0, 6.0]

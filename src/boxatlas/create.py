@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from boxatlas.options import replaced
 from boxatlas.parts.base import Detector
 from boxatlas.weights import bundled_options, load_into
 from boxatlas.zoo import build, class_names, model_info
@@ -30,7 +31,7 @@ def create_model(
     model_info(name)
     names = class_names(num_classes, classes)
     if weights == "bundled":
-        options = {**bundled_options(name), **options}
+        options = replaced(bundled_options(name), options)
     model = build(name, names, options)
     if weights is not None:
         load_into(model, weights)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from boxatlas.images import read
+from boxatlas.errors import InputError
+from boxatlas.files import write_with
 
 _GOLDEN = 0.61803398875  # hues this far apart stay apart however many there are
 _MASK_SHARE = 0.45
@@ -25,7 +27,7 @@ def colour(label: int) -> tuple[int, int, int]:
 
 
 def draw(
-    image: Any,
+    pixels: NDArray[np.uint8],
     boxes: NDArray[Any],
     names: Sequence[str],
     labels: Sequence[int],
@@ -34,12 +36,11 @@ def draw(
     *,
     outline: tuple[int, int, int] | None = None,
 ) -> Image.Image:
-    """A copy of the image (anything `images.read` takes) with its objects marked.
+    """A copy of the pixels [H, W, 3], as `images.read` gives them, with the objects marked.
 
     boxes [N, 4] xyxy in its pixels; names, labels, scores, one per box; masks [N, H, W]; outline:
     one colour for all boxes instead of the classes' own.
     """
-    pixels = read(image)
     colours = [outline or colour(label) for label in labels]
     if masks is not None and len(masks):
         pixels = _with_masks(pixels, masks, colours)
@@ -57,6 +58,16 @@ def draw(
             continue
         _label(pen, picture.size, (float(boxes[i][0]), float(boxes[i][1])), text, colours[i], font)
     return picture
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> None:
+    """Write a picture in the format of the path's suffix. Raises InputError where that is none or
+    the file cannot be written."""
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    if kind not in Image.SAVE:
+        raise InputError("the suffix is of no picture format", file=path, hint="use .jpg or .png")
+    options = {"quality": 90} if kind in ("JPEG", "WEBP") else {}
+    write_with(path, lambda temporary: picture.save(temporary, kind, **options))
 
 
 def _with_masks(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _UNSET = object()
 
@@ -23,11 +26,63 @@ class InputError(ValueError):
     ) -> None:
         self.problem, self.file, self.field, self.hint = problem, file, field, hint
         where = ": ".join(str(part) for part in (file, field) if part is not None)
-        shown = "" if value is _UNSET else f" (got {_short(value)})"
-        text = f"{where}: {problem}{shown}" if where else f"{problem}{shown}"
+        got = "" if value is _UNSET else f" (got {_short(value)})"
+        text = f"{where}: {problem}{got}" if where else f"{problem}{got}"
         if hint:
             text += f"; {hint}"
-        super().__init__(" ".join(text.split()))  # one line, whatever the parts held
+        super().__init__(shown(" ".join(text.split())))  # one line, whatever the parts held
+
+
+def shown(name: object) -> str:
+    """A name as a line of text that a terminal, a page or a table can show: what is not printable
+    (control characters, bytes that are not UTF-8, marks that reverse the text) is escaped."""
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def cell(name: object) -> str:
+    """A name for a table that a spreadsheet opens: as `shown`, and never taken for a formula."""
+    text = shown(name)
+    return f"'{text}" if text[:1] in tuple("=+-@") else text
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+@contextmanager
+def parsing(file: object, problem: str) -> Iterator[None]:
+    """Around a parser that is not ours: whatever it raises is an InputError naming the file.
+
+    problem: what is then said, before the parser's own first line.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError("asks for more memory than there is", file=str(file)) from None
+    except RecursionError:
+        raise InputError("is nested too deeply", file=str(file)) from None
+    except Exception as error:  # foreign code on foreign bytes: any kind may come
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        first = (reason.strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{problem}: {first[:200]}", file=str(file)) from None
+
+
+def optional(package: str) -> Any:
+    """A package that an extra of the same name installs. Raises InputError where it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(
+            "is not installed", field=package, hint=f"pip install 'boxatlas[{package}]'"
+        ) from None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,23 @@ from boxatlas.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def check_file(path: str | Path) -> int:
+    """The size of a file in bytes. Raises InputError for what is not there or no plain file: to
+    open a named pipe or a device would wait for ever."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except (OSError, ValueError) as error:  # a link to itself, a name too long or with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot be opened: {reason}", file=str(path)) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError("is a folder, not a file", file=path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError("is no plain file but a pipe, a socket or a device", file=path)
+    return status.st_size
 
 
 @contextmanager

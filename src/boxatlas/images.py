@@ -1,15 +1,18 @@
 """Opening images and turning them into network inputs, in one place for every use.
 
 `read` opens anything (path, PIL image, array, tensor) as uint8 RGB; `Preprocess` makes a network
-input and the Frame that undoes it. Training, detection, export and serving share the same object.
+input and the Frame that undoes it. Training, evaluation and detection share the same object.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +24,38 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, parsing
+from boxatlas.files import check_file
+from boxatlas.frame import Frame
 from boxatlas.options import AtLeastOne, Options, Positive, setting
-from boxatlas.structures import Frame
 
 Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses more as a decompression bomb
+# The formats of Pillow that are opened, and no others: each parser is a way in for a hostile file.
+# (MPO is opened as JPEG.)
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "PPM")
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ]
+)
+MAX_PIXELS = 64_000_000  # of a file, unless the environment says otherwise
+_LIMIT = "BOXATLAS_MAX_PIXELS"
+_OVERSHOOT = 0.25  # of the range: what interpolation may leave beyond it
 
 
 class InputChoices(Options):
@@ -43,54 +71,95 @@ class InputChoices(Options):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-def read(source: Source) -> NDArray[np.uint8]:
+def read(source: Source, *, bgr: bool = False) -> NDArray[np.uint8]:
     """Any image as uint8 RGB [H, W, 3], upright.
 
-    EXIF rotation is applied; grey, palette and CMYK are converted; 16-bit is scaled to 8; what is
-    transparent shows white. Arrays are [H, W], [H, W, 1|3|4]; tensors [1|3|4, H, W] or [H, W];
-    floats lie in 0..1. Raises InputError where the source is missing, unreadable or truncated.
+    Of files (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, PPM) and PIL images, EXIF rotation is applied,
+    grey, palette and CMYK are converted, and what is transparent shows white. Arrays are [H, W] or
+    [H, W, 1|3|4], tensors [1|3|4, H, W] or [H, W], in the order R, G, B, or B, G, R where `bgr`
+    (OpenCV's) is given; it does not touch files and PIL images.
+
+    Range: uint8 is taken as it is, uint16 is 0..65535, other integers 0..255; floats are 0..1, or
+    0..255 where a value exceeds 1.25. Values up to a quarter of the range beyond it are clipped.
+    Raises InputError for values further out (a normalised picture, 16 bits in another type), for
+    other shapes, and where a file is missing, damaged or of more than 64 million pixels (the
+    environment variable BOXATLAS_MAX_PIXELS sets another limit).
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, bgr)
     if isinstance(source, Tensor):
         tensor = source.detach().cpu()
         if tensor.is_floating_point() and tensor.itemsize < 4:  # numpy has no bfloat16
             tensor = tensor.float()
-        return _from_array(tensor.movedim(0, -1).numpy() if tensor.ndim == 3 else tensor.numpy())
+        planes = tensor.movedim(0, -1) if tensor.ndim == 3 else tensor
+        return _from_array(planes.numpy(), bgr)
     if isinstance(source, Image.Image):
         return np.array(_upright_rgb(source))  # a copy: torch wants it writable
+    if not isinstance(source, str | Path | bytes):
+        raise InputError(
+            "is no picture: give a path, a PIL image, an array or a tensor",
+            field="source",
+            value=type(source).__name__,
+        )
     name = "image data" if isinstance(source, bytes) else str(source)
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                return np.array(_upright_rgb(image))
-    except FileNotFoundError:
-        raise InputError("no such file", file=name) from None
-    except UnidentifiedImageError:
-        raise InputError("not an image that can be read", file=name) from None
-    except Image.DecompressionBombError:
-        raise InputError(f"over the limit of {MAX_PIXELS:,} pixels", file=name) from None
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"the image cannot be decoded: {error}", file=name) from None
+    with opened(source) as image, parsing(name, "the image cannot be decoded"):
+        return np.array(_upright_rgb(image))
+
+
+@contextmanager
+def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """An image file of a format that we know, its header read and its size within the limit."""
+    name = "image data" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes):
+        check_file(source)
+    limit = max_pixels()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd tags and sizes; what matters is raised
+        try:
+            with parsing(name, "the image cannot be opened"):
+                stream = io.BytesIO(source) if isinstance(source, bytes) else source
+                image = Image.open(stream, formats=_known_formats())
+        except InputError as error:
+            cause = error.__context__
+            if isinstance(cause, UnidentifiedImageError):
+                raise InputError("not an image that can be read", file=name) from None
+            if isinstance(cause, Image.DecompressionBombError):
+                raise _too_large(name, min(limit, 2 * (Image.MAX_IMAGE_PIXELS or limit))) from None
+            raise
+        with image:
+            if image.width * image.height > limit:
+                raise _too_large(name, limit)
+            yield image
+
+
+@lru_cache(maxsize=1)
+def _known_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow opens."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def max_pixels() -> int:
+    """The most pixels that an image file may have."""
+    given = os.environ.get(_LIMIT, "")
+    if given and not given.isdecimal():
+        raise InputError("is a whole number of pixels", field=_LIMIT, value=given)
+    return int(given) if given else MAX_PIXELS
+
+
+def _too_large(name: str, limit: int) -> InputError:
+    hint = f"set {_LIMIT} in the environment if you trust the file"
+    return InputError(f"over the limit of {limit:,} pixels", file=name, hint=hint)
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
     """(height, width) of an image file once upright, reading its header only."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if isinstance(image, TiffImageFile):  # whose size some versions of Pillow have turned
-                width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
-            plain = image.format == "PNG" and not _tells_of_turning(path)
-            turned = not plain and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image that can be read: {error}", file=path) from None
+    with opened(path) as image, parsing(path, "not an image that can be read"):
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # whose size some versions of Pillow have turned
+            width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+        plain = image.format == "PNG" and not _tells_of_turning(path)
+        turned = not plain and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
@@ -119,8 +188,12 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_from_array(np.asarray(image)))
+    if image.mode.startswith("I;16") or image.mode == "I":  # Pillow's modes of 16 bits
+        return Image.fromarray(_from_array(np.asarray(image).clip(0, 65535).astype(np.uint16)))
+    if image.mode == "F":
+        values = np.asarray(image)
+        deep = values.size and values.max() > 255 * (1 + _OVERSHOOT)  # floats of 16-bit data
+        return Image.fromarray(_from_array(values / np.float32(65535) if deep else values))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -128,7 +201,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+def _from_array(array: NDArray[Any], bgr: bool = False) -> NDArray[np.uint8]:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
@@ -137,26 +210,51 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
             field="shape",
             value=array.shape,
         )
-    if array.dtype.kind not in "biuf":
-        raise InputError("an image array holds numbers", field="dtype", value=str(array.dtype))
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
-    elif np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise InputError("an image array holds NaN or infinity")
-        # A float image lies in 0..1 by convention; float TIFFs of 8 or 16 bit data do not.
-        top = float(array.max())
-        whole = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
-        array = (array.clip(0, whole) * (255.0 / whole) + 0.5).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        deep = array.dtype.newbyteorder("=") == np.uint16 or int(array.max()) > 255
-        array = (array.clip(0, 65535) // 257 if deep else array.clip(0, 255)).astype(np.uint8)
+    array = _in_bytes(array)
+    if bgr and array.shape[2] > 1:
+        array = array[..., [2, 1, 0, *range(3, array.shape[2])]]
     if array.shape[2] == 1:
         array = array.repeat(3, axis=2)
     elif array.shape[2] == 4:
         alpha = array[..., 3:].astype(np.uint16)
         array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     return np.ascontiguousarray(array)
+
+
+def _in_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixel values of any type as uint8, by the rule that `read` states."""
+    kind = array.dtype
+    if kind.kind not in "biuf":
+        raise InputError("an image array holds numbers", field="dtype", value=str(kind))
+    if kind == np.uint8:
+        return array
+    if kind.kind == "b":
+        return array.astype(np.uint8) * 255
+    if kind.newbyteorder("=") == np.uint16:
+        return (array // 257).astype(np.uint8)
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("an image array holds NaN or infinity")
+    whole = 1 if kind.kind == "f" and high <= 1 + _OVERSHOOT else 255
+    # A normalised picture's lowest value lies about as far from 0 as its highest.
+    reach = min(whole, max(high, 1)) if kind.kind == "f" else whole
+    if low < -_OVERSHOOT * reach:
+        raise InputError(
+            "an image array holds values below 0",
+            field="smallest value",
+            value=low.item(),
+            hint="give the picture as it is, not normalised: detect does that itself",
+        )
+    if high > (1 + _OVERSHOOT) * whole:
+        raise InputError(
+            "an image array goes beyond 255",
+            field="largest value",
+            value=high.item(),
+            hint="pictures of 16 bits are uint16; floats are 0..1 or 0..255",
+        )
+    if kind.kind != "f":
+        return array.clip(0, 255).astype(np.uint8)
+    return (array.clip(0, whole) * (255.0 / whole) + 0.5).astype(np.uint8)
 
 
 class Preprocess(Options):
@@ -275,8 +373,10 @@ class Preprocess(Options):
     def padding(self) -> Tensor:
         """[3, 1, 1]: what fills the input beside the content."""
         if self.pad_value is None:
-            return torch.zeros(3, 1, 1)
-        value, mean, std = (torch.tensor(v) for v in (self.pad_value, self.mean, self.std))
+            return torch.zeros(3, 1, 1, dtype=torch.float32)
+        value, mean, std = (
+            torch.tensor(v, dtype=torch.float32) for v in (self.pad_value, self.mean, self.std)
+        )
         return ((value - mean) / std)[:, None, None]
 
     def pixels(self, image: Tensor) -> NDArray[np.uint8]:
@@ -288,8 +388,8 @@ class Preprocess(Options):
         return values.permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
 
     def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean = torch.tensor(self.mean, device=device)
-        std = torch.tensor(self.std, device=device)
+        mean = torch.tensor(self.mean, device=device, dtype=torch.float32)
+        std = torch.tensor(self.std, device=device, dtype=torch.float32)
         return (self.scale / std)[:, None, None], (-mean / std)[:, None, None]
 
     def placed(self, image: Tensor, frame: Frame) -> Tensor:

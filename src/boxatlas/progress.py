@@ -32,13 +32,13 @@ def console() -> Console:
 def bar() -> Progress:
     """A progress display: description, bar, count, elapsed, remaining, and a free field `note`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console(),
         transient=True,
     )
@@ -63,4 +63,4 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         if now - said >= _LINE_EVERY:
             said = now
             left = f", eta {(now - start) / done * (total - done):.0f} s" if total else ""
-            out.print(f"{description}: {done}/{total or '?'}{left}")
+            out.print(f"{description}: {done}/{total or '?'}{left}", markup=False)

@@ -63,19 +63,26 @@ def test_yolo9000s_size_is_that_of_its_tree(say) -> None:
     assert json.loads(out)["models"][0]["classes"] == 20
 
 
-def test_a_card_holds_the_switches_with_their_notes(say) -> None:
+def test_a_card_holds_ideas_and_settings_with_their_notes(say) -> None:
     code, out, _ = say("explain", "ssdlite320_efficientnet_lite0", "--json")
     card = json.loads(out)
     assert code == 0
     assert card["arxiv"] == "1512.02325"
-    switches = {s["name"]: s for s in card["switches"]}
-    assert switches["negatives"]["default"] == 3
-    assert "section 2.2" in switches["negatives"]["note"]
-    assert switches["boxes_on_first_map"]["values"] == [4, 6]
+    ideas = {idea["name"]: idea for idea in card["ideas"]}
+    assert ideas["negatives"]["default"] == 3
+    assert "section 2.2" in ideas["negatives"]["note"]
+    assert ideas["boxes_on_first_map"]["values"] == [4, 6]
+    assert "habits" not in card
+    card = json.loads(say("explain", "ssdlite320_efficientnet_lite0", "--all", "--json")[1])
+    names = [option["name"] for kind in ("ideas", "settings", "habits") for option in card[kind]]
+    assert len(names) == len(set(names))
+    assert card["habits"]
     assert "modern/ssdlite320_efficientnet_lite0" in card["recipes"]
     assert card["parameters"] > 1e6
     code, text, _ = say("explain", "ssdlite320_efficientnet_lite0")
-    assert "Switches" in text
+    assert "Ideas" in text
+    assert "Habits" not in text
+    assert "Habits" in say("explain", "ssdlite320_efficientnet_lite0", "--all")[1]
     assert "section 2.2" in text
     for wrong, right in (("ssd3000", "ssd300_vgg16"), ("bundle", "bundled")):
         code, _, err = say("explain", wrong)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from regions import SMALL, batch, losses, small, total
 
-from boxatlas.detectors.mask_rcnn import MaskChoices
 from boxatlas.errors import InputError
+from boxatlas.parts.region.masks import MaskChoices
 from boxatlas.weights import load
 
 NAMES = list(SMALL)
@@ -193,7 +193,8 @@ def test_no_switch_is_left_out() -> None:
     for name, option, _, _ in SWITCHES:
         tested.setdefault(name, set()).add(option)
     pyramid = (
-        set(type(small("cascade_rcnn_r50_fpn").config).kinds("idea")) - tested["cascade_rcnn_r50_fpn"]
+        set(type(small("cascade_rcnn_r50_fpn").config).kinds("idea"))
+        - tested["cascade_rcnn_r50_fpn"]
     )
     assert pyramid == {
         "roi_op",

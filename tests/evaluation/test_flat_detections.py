@@ -11,7 +11,8 @@ from made_detections import found, nothing, table
 
 from boxatlas.errors import InputError
 from boxatlas.evaluation import evaluate
-from boxatlas.evaluation.found import Outlined, flatten
+from boxatlas.evaluation.found import flatten
+from boxatlas.structures import Detections
 
 A, B = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 160.0, 160.0]
 
@@ -65,7 +66,7 @@ def test_masks_travel_as_run_lengths() -> None:
     (rle,) = one.run_lengths() or ()
     # Down the columns: 6 + 2 empty, 3 set, 3 empty, 3 set, the rest.
     assert rle == {"size": [6, 4], "counts": [8, 3, 3, 3, 7]}
-    light = Outlined(one.boxes, one.scores, one.labels, one.classes, outlines=[rle])
+    light = Detections(one.boxes, one.scores, one.labels, one.classes, outlines=[rle])
     flat, _ = flatten([light, nothing()], table([[A], []], [[0], []]))
     assert flat.outlines == [rle]
     assert light[[0]].outlines == [rle]

@@ -67,11 +67,14 @@ def test_difficult_objects_are_neither_right_nor_wrong_nor_counted() -> None:
     assert voc.average_precision(curve)[0] == 1.0
 
 
-def test_an_overlap_must_exceed_the_threshold() -> None:
+def test_an_overlap_must_reach_the_threshold() -> None:
     half = [10.0, 10.0, 50.0, 30.0]  # half of A exactly
     data = table([[A]], [[0]])
-    assert not curve_of(data, [found([half], [0.9], [0])]).right.any()
-    assert curve_of(data, [found([half], [0.9], [0])], inclusive=True).right.all()
+    assert curve_of(data, [found([half], [0.9], [0])]).right.all()  # VOCdevkit: ov >= minoverlap
+    assert not curve_of(data, [found([half], [0.9], [0])], inclusive=False).right.any()
+    numbers = evaluate([found([half], [0.9], [0])], data, "voc12")
+    measured = (numbers["voc07"], numbers["voc12"], numbers["coco"]["AP50"])
+    assert measured == pytest.approx((1.0, 1.0, 1.0))
 
 
 def test_inclusive_corners_are_one_pixel_wider() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from boxatlas.cli import build, main
 from boxatlas.errors import InputError
-from boxatlas.verify import Case, UnsupportedError, fill, run_case
+from boxatlas.verify import OURS, Case, UnsupportedError, fill, find, handlers, run_case
 from boxatlas.verify.compare import compare
 
 
@@ -244,3 +244,20 @@ def test_json(parity_dir):
         "sigma3",
         "grad_sigma3",
     ]
+
+
+def test_without_a_folder_the_packages_own_cases_are_run(tmp_path, monkeypatch):
+    """Wherever one stands: an installed package has no checkout around it."""
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(build(), ["verify", "--only", "op_smooth_l1"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.endswith("1 passed, 0 failed, 0 unsupported\n")
+
+
+def test_every_case_has_a_handler_and_both_halves():
+    paths = find(OURS)
+    assert len(paths) == len(list(OURS.glob("*.npz"))) > 40
+    for path in paths:
+        case = Case(path)
+        case.close()
+        assert case.case in handlers(), case.name

@@ -34,7 +34,9 @@ def command(
     ],
     switch: Annotated[
         list[str],
-        typer.Option("--switch", metavar="NAME=A,B,...", help="An idea and its values; again."),
+        typer.Option(
+            "--switch", metavar="NAME=A,B,...", help="An idea or setting and its values; again."
+        ),
     ],
     data: Annotated[list[Path], typer.Option("--data", help="A folder of labelled images; again.")],
     out: Annotated[Path, typer.Option("--out", help="The folder of the runs.")] = Path("ablation"),
@@ -42,17 +44,17 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe: epochs=4. Again."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the grid at --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the grid at --out.")] = False,
     format: FormatOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a small grid over a method's switches and print what each does to AP and FPS.
+    """Train a small grid over a method's ideas and print what each does to AP and FPS.
 
     All runs share recipe, seed and data, and are judged as training judges: on val, or on a tenth
-    of the training images. `boxatlas explain MODEL` lists the switches. Differences of a few tenths
-    of a percent on a small set are noise: repeat with another --seed before believing them.
+    of the training images. `boxatlas explain MODEL` lists its ideas and settings. Differences of a
+    few tenths of a percent on a small set are noise: repeat with another --seed before believing.
 
     \b
     boxatlas ablate ssd300_vgg16 --switch l2norm=true,false --data photos --set epochs=10
@@ -67,7 +69,6 @@ def command(
         recipe = find_recipe(what, [*(settings or ()), *chosen])
         given = {"data": [str(d) for d in data], "format": format, "seed": seed}
         recipes.append((values, recipe.changed({k: v for k, v in given.items() if v is not None})))
-    _check_switches(recipes[0][1].model, grid)
     _settle(out, resume, what, grid)
     found = []
     for values, recipe in recipes:
@@ -98,7 +99,7 @@ def parse_grid(switches: list[str]) -> dict[str, list[str]]:
 
 
 def combinations(grid: dict[str, list[str]]) -> list[dict[str, str]]:
-    """Every choice of one value for each switch."""
+    """Every choice of one value for each name."""
     return [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
 
 
@@ -108,18 +109,8 @@ def folder_name(values: dict[str, str]) -> str:
     return "".join(c if c.isalnum() or c in "=_.-" else "-" for c in text)
 
 
-def _check_switches(model: str, grid: dict[str, list[str]]) -> None:
-    """Every name is an option of the model; and all values are tried before anything trains."""
-    import yaml
-
-    from boxatlas.create import create_model
-
-    for values in combinations(grid):
-        create_model(model, **{name: yaml.safe_load(value) for name, value in values.items()})
-
-
 def _settle(out: Path, resume: bool, what: str, grid: dict[str, list[str]]) -> None:
-    """The folder is new, or holds this very grid and is to be gone on with."""
+    """Accept an empty folder, or one holding the same grid, to resume it."""
     from boxatlas.files import write_text
 
     mark = out / _MARK

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boxatlas.errors import InputError, nearest
+from boxatlas.errors import InputError, nearest, shown
 from boxatlas.files import check_writable
 
 if TYPE_CHECKING:
@@ -142,16 +142,25 @@ def emit(
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+        table = Table(
+            title=None if title is None else Text(shown(title)),
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1),
+        )
         for name in rows[0]:
             values = [row[name] for row in rows if row[name] is not None]
             number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
             table.add_column(
-                name, justify="right" if number else "left", no_wrap=number, overflow="fold"
+                Text(shown(name)),
+                justify="right" if number else "left",
+                no_wrap=number,
+                overflow="fold",
             )
-        for row in rows:
-            table.add_row(*(_shown(value) for value in row.values()))
+        for row in rows:  # as text: brackets in a name are no markup
+            table.add_row(*(Text(_cell(value)) for value in row.values()))
         width = None if sys.stdout.isatty() else 240  # a file has no edge to wrap at
         Console(highlight=False, width=width).print(table)
     if text:
@@ -165,9 +174,9 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else shown(value)

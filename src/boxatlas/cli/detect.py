@@ -21,14 +21,13 @@ from boxatlas.cli.common import (
     pick_device,
     reserve,
 )
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, cell, shown
 
 if TYPE_CHECKING:
-    from boxatlas.parts.base import Detector
+    from boxatlas.parts.base import Detector, Request
     from boxatlas.structures import Detections
 
 NEEDS_ARGUMENTS = True
-_AT_ONCE = 8
 
 
 def command(
@@ -50,6 +49,18 @@ def command(
     only: Annotated[
         list[str] | None, typer.Option("--class", help="Only this class; may be given again.")
     ] = None,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(
+            "--nms-iou", min=0, max=1, help="Of two that overlap more, one stays; else the model's."
+        ),
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option("--max-detections", min=1, help="Of a picture, at most.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Pictures at once, on a GPU.")
+    ] = 8,
     force: ForceOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -65,19 +76,19 @@ def command(
     boxatlas detect photos 'more/*.png' --model runs/ssd --score 0.5 --out found
     boxatlas detect photo.jpg --json
     """
+    from boxatlas.parts.base import Request
+
     files = find_pictures(source)
     if out is not None:
         reserve(out, force)
     detector = open_detector(model, pick_device(device))
-    wanted = _wanted(only, detector)
+    request = Request.checked(detector, score, only or None, nms_iou, max_detections)
     names = _names(files)
     found: list[tuple[Path, Detections]] = []
     broken: list[str] = []
-    for path, result in _detected(detector, files, score, broken):
-        if wanted is not None:
-            result = result[[k for k, name in enumerate(result.names) if name in wanted]]
+    for path, result in _detected(detector, files, request, batch_size, broken):
         if out is not None and pictures:
-            _save_picture(result, out / "pictures" / names[path])
+            _save_picture(result, out / "pictures" / names[path], broken)
         result.image = None
         found.append((path, result))
     if not found:
@@ -102,7 +113,9 @@ def find_pictures(sources: Sequence[str]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()
+            )
             if not inside:
                 raise InputError("holds no picture", file=path)
             files.update(dict.fromkeys(inside))
@@ -119,41 +132,32 @@ def find_pictures(sources: Sequence[str]) -> list[Path]:
     return list(files)
 
 
-def _wanted(only: list[str] | None, detector: Detector) -> set[str] | None:
-    from boxatlas.errors import nearest
-
-    for name in only or ():
-        if name not in detector.classes:
-            raise InputError(
-                "the detector has no such class",
-                field="--class",
-                value=name,
-                hint=nearest(name, detector.classes),
-            )
-    return set(only) if only else None
-
-
 def _names(files: Sequence[Path]) -> dict[Path, str]:
     """A name of its own for each picture, told apart by a number where two are the same."""
     taken: set[str] = set()
     names = {}
     for path in files:
-        name, number = f"{path.stem}.jpg", 2
+        stem = shown(path.stem)[:100].replace("\\", "_")  # for any file system
+        name, number = f"{stem}.jpg", 2
         while name.lower() in taken:
-            name, number = f"{path.stem}-{number}.jpg", number + 1
+            name, number = f"{stem}-{number}.jpg", number + 1
         taken.add(name.lower())
         names[path] = name
     return names
 
 
 def _detected(
-    detector: Detector, files: Sequence[Path], score: float, broken: list[str]
+    detector: Detector,
+    files: Sequence[Path],
+    request: Request,
+    batch_size: int,
+    broken: list[str],
 ) -> Iterator[tuple[Path, Detections]]:
-    """Detections of each file that can be read, a few files at once."""
+    """Detections of each file that can be read, with its pixels, a few files at once."""
     from boxatlas.images import read
-    from boxatlas.progress import console, track
+    from boxatlas.progress import track
 
-    at_once = detector.together(_AT_ONCE)
+    at_once = detector.together(batch_size)
     chunks = [files[k : k + at_once] for k in range(0, len(files), at_once)]
     for chunk in track(chunks, "detecting"):
         opened = []
@@ -163,11 +167,17 @@ def _detected(
             except InputError as error:
                 broken.append(str(error))
                 if len(files) > 1:
-                    console().print(f"passed over: {error}", style="yellow")
-        results = detector.detect_pixels([p for _, p in opened], score=score) if opened else []
-        for (path, _), result in zip(opened, results, strict=True):
-            result.path = str(path)
+                    _say(f"passed over: {error}")
+        results = detector.detect_pixels([p for _, p in opened], request) if opened else []
+        for (path, pixels), result in zip(opened, results, strict=True):
+            result.path, result.image = str(path), pixels
             yield path, result
+
+
+def _say(line: str) -> None:
+    from boxatlas.progress import console
+
+    console().print(line, style="yellow", markup=False)
 
 
 def _unreadable(broken: Sequence[str]) -> InputError:
@@ -177,11 +187,13 @@ def _unreadable(broken: Sequence[str]) -> InputError:
     return InputError(f"none of the {len(broken)} pictures can be read, as said above")
 
 
-def _save_picture(result: Detections, path: Path) -> None:
-    from boxatlas.files import write_with
-
-    picture = result.draw()
-    write_with(path, lambda temporary: picture.save(temporary, "JPEG", quality=90))
+def _save_picture(result: Detections, path: Path, broken: list[str]) -> None:
+    """A picture that cannot be written is named; it costs no result."""
+    try:
+        result.save(path)
+    except InputError as error:
+        broken.append(str(error))
+        _say(str(error))
 
 
 def _document(
@@ -217,7 +229,7 @@ def _write(out: Path, document: dict[str, Any], found: Sequence[tuple[Path, Dete
         for name, score, box in zip(
             one.names, one.scores.tolist(), one.boxes.tolist(), strict=True
         ):
-            writer.writerow([path, name, f"{score:.4f}", *(f"{v:.2f}" for v in box)])
+            writer.writerow([cell(path), cell(name), f"{score:.4f}", *(f"{v:.2f}" for v in box)])
     write_text(out / "detections.csv", text.getvalue())
 
 
@@ -231,8 +243,8 @@ def _text(found: Sequence[tuple[Path, Detections]], out: Path | None, quiet: boo
         for name, score in zip(one.names, one.scores.tolist(), strict=True):
             count, top = best.get(name, (0, 0.0))
             best[name] = (count + 1, max(top, score))
-        said = ", ".join(f"{n} {name} (best {s:.2f})" for name, (n, s) in best.items())
-        lines.append(f"{path}: {said or 'nothing'}")
+        said = ", ".join(f"{n} {shown(name)} (best {s:.2f})" for name, (n, s) in best.items())
+        lines.append(f"{shown(path)}: {said or 'nothing'}")
     if out is not None:
         lines.append(f"written: {out}")
     return "\n".join(lines)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from boxatlas.cli.common import JsonOption, emit
 from boxatlas.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from boxatlas.options import Options
 
 NEEDS_ARGUMENTS = True
 
@@ -16,21 +19,27 @@ def command(
     model: Annotated[
         str, typer.Argument(help="A model's name, as `boxatlas models` lists them, or bundled.")
     ],
+    habits: Annotated[
+        bool, typer.Option("--all", help="List the habits of single programs too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model is: its paper, its idea, its switches and conventions, published numbers.
+    """Say what a model is: its paper, its ideas and settings, published numbers.
 
-    A switch is an idea of the paper's own ablation, set to the paper's value; a convention
-    reproduces one program's habit. Both are set by `--set model.NAME=VALUE` and in Python.
+    An idea is one of the paper's own ablation, set to the paper's value; a setting is what one fits
+    to data and machine; a habit (--all) is a detail in which programs differ. All are set by
+    `--set model.NAME=VALUE` and in Python. Ideas that do nothing in this model are not listed.
 
     \b
     boxatlas explain ssd300_vgg16
-    boxatlas explain faster_rcnn_r50_fpn --json
+    boxatlas explain faster_rcnn_r50_fpn --all --json
     boxatlas explain bundled
     """
     if model == "bundled":  # the card of the detector that the package carries
         from boxatlas.weights.bundle import bundled_card, card_text
 
+        if habits:
+            raise InputError("lists a model's habits", field="--all", hint="explain that model")
         held = bundled_card()
         emit(held, as_json, text="" if as_json else card_text(held))
         return
@@ -43,12 +52,12 @@ def command(
             value=model,
             hint=nearest(model, ("bundled", *list_models())),
         )
-    card = card_of(model)
+    card = card_of(model, habits=habits)
     emit(card, as_json, text="" if as_json else _text(card))
 
 
-def card_of(name: str) -> dict[str, Any]:
-    """What `boxatlas explain` knows of a model."""
+def card_of(name: str, *, habits: bool = False) -> dict[str, Any]:
+    """What `boxatlas explain` knows of a model. habits: also those of its options."""
     import inspect
     import sys
 
@@ -60,18 +69,6 @@ def card_of(name: str) -> dict[str, Any]:
     info = model_info(name)
     module = sys.modules[info.build.__module__]
     detector = create_model(name, num_classes=info.classes)
-    fields = type(detector.config).model_fields
-    options = [
-        {
-            "name": key,
-            "kind": _kind(field),
-            "default": _default(field),
-            "here": _plain(getattr(detector.config, key)),
-            "note": field.description or "",
-            "values": _values(field),
-        }
-        for key, field in fields.items()
-    ]
     size = size_of(detector)
     return {
         **describe(name),
@@ -80,16 +77,33 @@ def card_of(name: str) -> dict[str, Any]:
         "about": inspect.cleandoc(module.__doc__ or ""),
         "file": module.__name__,
         "preprocess": detector.preprocess.model_dump(mode="json"),
-        "switches": [o for o in options if o["kind"] == "switch"],
-        "conventions": [o for o in options if o["kind"] == "convention"],
-        "other_options": [o for o in options if o["kind"] == "option"],
+        **_options(detector.config, habits),
         "recipes": _recipes(name),
     }
 
 
-def _kind(field: Any) -> str:
-    extra = field.json_schema_extra
-    return extra.get("kind", "option") if isinstance(extra, dict) else "option"
+def _options(config: Options, habits: bool) -> dict[str, list[dict[str, Any]]]:
+    """The options by kind; an idea that does nothing here is not offered."""
+    from boxatlas.options import kind_of
+
+    shown: dict[str, list[dict[str, Any]]] = {"ideas": [], "settings": []}
+    if habits:
+        shown["habits"] = []
+    idle, values = config.idle(), dict(config)
+    for name, field in type(config).model_fields.items():
+        group = {"idea": "ideas", "habit": "habits"}.get(kind_of(field), "settings")
+        if group not in shown or name in idle:
+            continue
+        shown[group].append(
+            {
+                "name": name,
+                "default": _default(field),
+                "here": _plain(values[name]),
+                "note": field.description or "",
+                "values": _values(field),
+            }
+        )
+    return shown
 
 
 def _default(field: Any) -> Any:
@@ -157,14 +171,10 @@ def _text(card: dict[str, Any]) -> str:
             f"  {one['data']}: {one['metric']} {one['value']:g}{rate}{where}"
             + (f" ({one['source']})" if one["source"] else "")
         )
-    for title, kind in (
-        ("Switches", "switches"),
-        ("Conventions", "conventions"),
-        ("Other options", "other_options"),
-    ):
-        if card[kind]:
-            lines += ["", title]
-        lines += [_option(one) for one in card[kind]]
+    for kind in ("ideas", "settings", "habits"):
+        if card.get(kind):
+            lines += ["", kind.capitalize()]
+        lines += [_option(one) for one in card.get(kind, ())]
     return "\n".join(lines)
 
 

@@ -12,8 +12,9 @@ from boxatlas.cli.common import JsonOption, emit
 
 def command(
     folder: Annotated[
-        Path, typer.Argument(help="A folder of cases, each NAME.json and NAME.npz.")
-    ] = Path("tests/parity"),
+        Path | None,
+        typer.Argument(help="A folder of cases, each NAME.json and NAME.npz; ours if not given."),
+    ] = None,
     only: Annotated[str, typer.Option("--only", help="Names that match this pattern.")] = "*",
     as_json: JsonOption = False,
 ) -> None:
@@ -24,14 +25,14 @@ def command(
 
     \b
     boxatlas verify
-    boxatlas verify vectors --only 'op_ssd*'
+    boxatlas verify --only 'op_ssd*'
     boxatlas verify vectors --only 'ssd300*' --json
     """
-    from boxatlas.verify import run
+    from boxatlas.verify import OURS, run
 
     counts = {"pass": 0, "fail": 0, "unsupported": 0}
     cases = []
-    for result in run(folder, only):
+    for result in run(OURS if folder is None else folder, only):
         counts[result.status] += 1
         cases.append(_row(result))
         if not as_json:

@@ -42,7 +42,7 @@ def import_(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a checkpoint of ours from a published one, with its program's conventions.
+    """Make a checkpoint of ours from a published one, with its program's habits.
 
     \b
     Example:

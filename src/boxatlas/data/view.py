@@ -67,7 +67,7 @@ def _cell(sample: Sample, classes: Sequence[str]) -> Picture:
     masks = None
     if sample.masks is not None and any(mask is not None for mask in sample.masks):
         masks = np.stack([bitmap(mask, sample.size, size) for mask in sample.masks])
-    return draw(small, sample.boxes * scale, names, sample.labels.tolist(), None, masks)
+    return draw(np.array(small), sample.boxes * scale, names, sample.labels.tolist(), None, masks)
 
 
 def bitmap(mask: Mask, source: tuple[int, int], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -22,25 +22,6 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-@dataclass
-class Outlined(Detections):
-    """Detections whose masks are held as run lengths, as an evaluation keeps them."""
-
-    outlines: list[RLE] | None = None
-
-    def __getitem__(self, index: Any) -> Outlined:
-        chosen = super().__getitem__(index)
-        assert isinstance(chosen, Outlined)
-        if self.outlines is not None:
-            where = index if isinstance(index, int | slice) else torch.as_tensor(index)
-            rows = torch.arange(len(self))[where].reshape(-1).tolist()
-            chosen.outlines = [self.outlines[i] for i in rows]
-        return chosen
-
-    def run_lengths(self) -> list[RLE] | None:
-        return self.outlines if self.outlines is not None else super().run_lengths()
-
-
 @dataclass(frozen=True)
 class Found:
     """image [D], label [D], boxes [D, 4] xyxy and scores [D] in float64; outlines: masks as RLE."""

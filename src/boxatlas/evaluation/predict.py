@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from boxatlas.data import Table, make_loader
-from boxatlas.evaluation.found import Outlined
 from boxatlas.progress import track
 from boxatlas.structures import Batch, Detections
 
@@ -30,9 +29,9 @@ def predict(
     """Detections of every image of the table, in its order; masks are kept as run lengths.
 
     score, max_detections: the method's own unless given, which are what its paper evaluates with,
-    not what one would look at. batch_size: 8 unless given, but 1 where images differ in size, so
-    that no image's padding depends on its neighbours. workers: decoding processes. proposals: image
-    path -> boxes [P, 4] in source pixels. augment: how images are looked at (see `test_time`).
+    not what one would look at. batch_size: what the detector's `together` says unless given, so
+    that what is found in an image depends on it alone. workers: decoding processes. proposals:
+    image path -> boxes [P, 4] in source pixels. augment: how images are looked at (`test_time`).
     """
     detector = detector.restricted_to(table.classes)
     if batch_size is None:
@@ -66,7 +65,4 @@ def predict(
 
 def _light(one: Detections) -> Detections:
     """Without pixels: masks [N, H, W] become run lengths."""
-    if one.masks is None:
-        return one
-    kept = {f.name: getattr(one, f.name) for f in fields(Detections)}
-    return Outlined(**{**kept, "masks": None, "image": None}, outlines=one.run_lengths())
+    return one if one.masks is None else replace(one, masks=None, outlines=one.run_lengths())

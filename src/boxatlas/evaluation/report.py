@@ -285,7 +285,7 @@ def _one(found: Detections, table: Table, i: int, limits: np.ndarray, said: str 
         outline=_WHITE,
     )
     image = draw(
-        image,
+        np.array(image),
         found.boxes[keep].numpy() * times,
         [table.classes[labels[k]] for k in keep],
         [labels[k] for k in keep],

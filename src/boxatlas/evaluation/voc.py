@@ -1,9 +1,9 @@
 """PASCAL VOC's metric: recall and precision curves and average precision, for all classes at once.
 
 As the development kit has it: the detections of a class in falling order of score each look at the
-object of that class that they overlap most, even if another has it already; above the threshold the
-first one is right and every later one wrong; who overlaps a difficult object most is passed over.
-Detections of equal score keep the order in which they were given.
+object of that class that they overlap most, even if another has it already; at the threshold or
+above the first one is right and every later one wrong; who overlaps a difficult object most is
+passed over. Detections of equal score keep the order in which they were given.
 Shape letters: D detections, T objects, K classes, N images.
 """
 
@@ -137,13 +137,13 @@ def curves(
     iou: float = 0.5,
     *,
     width_offset: float = 0.0,
-    inclusive: bool = False,
+    inclusive: bool = True,
     best: tuple[Floats, Ints] | None = None,
 ) -> Curves:
     """Recall and precision of each of `classes` classes.
 
-    iou: an overlap above this (inclusive: or equal to it) is a match. best: what `best_overlaps`
-    gave, where several thresholds are tried.
+    iou: an overlap of at least this is a match; not inclusive: only one above it, as some programs
+    have it. best: what `best_overlaps` gave, where several thresholds are tried.
     """
     overlap, which = best_overlaps(found, truth, width_offset) if best is None else best
     order = np.lexsort((-found.scores, found.label))  # stable: ties keep their order
@@ -197,11 +197,11 @@ def _envelope(values: Floats, label: Ints) -> Floats:
     return levels[running % size] if size else values
 
 
-def average_precision(curve: Curves, points: int | None = None) -> Floats:
+def average_precision(curve: Curves, points: int | Floats | None = None) -> Floats:
     """AP of each class [K], NaN where it has no object.
 
     points None: the area under the monotonic curve (VOC2010 on); 11 or 101: the mean of its values
-    at so many recalls (VOC2007, COCO).
+    at so many recalls (VOC2007, COCO), or at these.
     """
     classes = len(curve.positives)
     top = _envelope(curve.precision, curve.label)
@@ -214,11 +214,12 @@ def average_precision(curve: Curves, points: int | None = None) -> Floats:
         np.add.at(out, curve.label, gain * top)
     else:
         padded = np.append(top, 0.0)
-        for level in _LEVELS[points]:
+        levels = _LEVELS[points] if isinstance(points, int) else points
+        for level in levels:
             short = np.zeros(classes, np.int64)
             np.add.at(short, curve.label, np.nan_to_num(curve.recall) < level)
             place = curve.start[:-1] + short
-            out += np.where(place < curve.start[1:], padded[place], 0.0) / points
+            out += np.where(place < curve.start[1:], padded[place], 0.0) / len(levels)
     out[curve.positives == 0] = np.nan
     return out
 

@@ -57,7 +57,7 @@ def convolve(
     shift, limits = bias.detach().numpy(), (np.float32(low), np.float32(high))
     for first in range(0, count, _BLOCK):
         many = min(_BLOCK, count - first)
-        v = torch.empty(36, many, channels)
+        v = torch.empty(36, many, channels, dtype=torch.float32)
         entered = v.numpy()
         in_threads(lambda a, b, v=entered, f=first: enter(v, cells, f, *grid, a, b), many, threads)
         m = torch.bmm(v, weight).numpy()

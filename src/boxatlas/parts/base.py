@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,10 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxatlas._version import __version__
+from boxatlas.errors import InputError
 from boxatlas.files import write_tensors
 from boxatlas.images import Preprocess, Source, read
 from boxatlas.options import Options
 from boxatlas.parts.fast import fastest
+from boxatlas.parts.snapshot import Snapshot
+from boxatlas.selection import checked_count, checked_fraction, labels_of
 from boxatlas.structures import Batch, Detections, Frame
 
 Raw = dict[str, Tensor]
@@ -80,7 +85,7 @@ class Detector(nn.Module):
         self.name = ""
         self.options: dict[str, Any] = {}
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
-        self._fast: tuple[object, Detector] | None = None
+        self._fast: tuple[Snapshot, Detector] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -159,62 +164,129 @@ class Detector(nn.Module):
         """This detector for data of these classes: the same one, but for a tree of words."""
         return self
 
-    def propose_all(self, table: Any, folder: Path, track: Track) -> dict[str, Any]:
-        """Image path -> proposals [P, 4] in source pixels, for a later phase of training.
-
-        What is done is kept in `folder` and found there again.
-        """
-        raise TypeError(f"{type(self).__name__} makes no proposals")
-
     # -- what every method has ----------------------------------------------------------------
 
     @overload
-    def detect(self, source: Source, *, score: float = 0.3, batch_size: int = 8) -> Detections: ...
-    @overload
-    def detect(
-        self, source: list[Source] | tuple[Source, ...], *, score: float = 0.3, batch_size: int = 8
-    ) -> list[Detections]: ...
-
-    @torch.inference_mode()
     def detect(
         self,
-        source: Source | list[Source] | tuple[Source, ...],
+        source: Source,
+        *,
+        score: float = ...,
+        classes: str | Iterable[str] | None = ...,
+        nms_iou: float | None = ...,
+        max_detections: int | None = ...,
+        batch_size: int = ...,
+        bgr: bool = ...,
+        keep_images: bool = ...,
+    ) -> Detections: ...
+    @overload
+    def detect(
+        self,
+        source: list[Any] | tuple[Any, ...],
+        *,
+        score: float = ...,
+        classes: str | Iterable[str] | None = ...,
+        nms_iou: float | None = ...,
+        max_detections: int | None = ...,
+        batch_size: int = ...,
+        bgr: bool = ...,
+        keep_images: bool = ...,
+    ) -> list[Detections]: ...
+    @overload
+    def detect(
+        self,
+        source: Iterator[Any],
+        *,
+        score: float = ...,
+        classes: str | Iterable[str] | None = ...,
+        nms_iou: float | None = ...,
+        max_detections: int | None = ...,
+        batch_size: int = ...,
+        bgr: bool = ...,
+        keep_images: bool = ...,
+    ) -> Iterator[Detections]: ...
+
+    def detect(
+        self,
+        source: Any,
         *,
         score: float = 0.3,
+        classes: str | Iterable[str] | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
         batch_size: int = 8,
-    ) -> Detections | list[Detections]:
-        """Objects that score at least `score` in an image, or in each of a list.
+        bgr: bool = False,
+        keep_images: bool = False,
+    ) -> Detections | list[Detections] | Iterator[Detections]:
+        """Objects that score at least `score` in an image, or in each of several.
 
-        source: a path, PIL image, array or tensor (see `images.read`), or a list of them.
-        batch_size: how many are seen together where all inputs have one size.
+        source: a path, PIL image, array or tensor (see `images.read` for their ranges); a list or
+        tuple of them, or a batch [B, H, W, C] or [B, C, H, W], for a list of `Detections`; an
+        iterator (a generator, `Path.glob(...)`), for an iterator that reads as it goes.
+        classes: only these, by name. nms_iou, max_detections: instead of the detector's own.
+        batch_size: at most so many are seen at once, where `together` allows it. bgr: arrays and
+        tensors have their channels in OpenCV's order. keep_images: each result holds its pixels;
+        otherwise `draw()` reads a file again and needs what was no file given.
+
+        By the weights, classes, options and modules as they stand at the call. Half, bfloat16 and
+        double weights are computed with in float32 on a CPU; half ones on a GPU in their own type.
+        Raises InputError for a picture that cannot be read and for values out of bounds.
         """
-        many = isinstance(source, list | tuple)
-        sources: Sequence[Source] = source if isinstance(source, list | tuple) else [source]
-        found: list[Detections] = []
-        together = self.together(batch_size)
-        for start in range(0, len(sources), together):
-            chunk = sources[start : start + together]
-            results = self.detect_pixels([read(one) for one in chunk], score=score)
-            for one, result in zip(chunk, results, strict=True):
-                path = str(one) if isinstance(one, str | Path) else None
-                found.append(replace(result, path=path))
-        return found if many else found[0]
+        request = Request.checked(self, score, classes, nms_iou, max_detections)
+        checked_count(batch_size, "batch_size")
+        if isinstance(source, Iterator):
+            return self._stream(source, request, batch_size, bgr, keep_images)
+        if isinstance(source, np.ndarray | Tensor) and source.ndim == 4:
+            source = list(source)
+        if isinstance(source, list | tuple):
+            return list(self._stream(iter(source), request, batch_size, bgr, keep_images))
+        return next(self._stream(iter([source]), request, batch_size, bgr, keep_images))
 
-    @torch.inference_mode()
+    def _stream(
+        self,
+        sources: Iterator[Any],
+        request: Request,
+        batch_size: int,
+        bgr: bool,
+        keep_images: bool,
+    ) -> Iterator[Detections]:
+        together = self.together(batch_size)
+        while chunk := list(islice(sources, together)):
+            pictures = [read(one, bgr=bgr) for one in chunk]
+            for one, pixels, result in zip(
+                chunk, pictures, self.detect_pixels(pictures, request), strict=True
+            ):
+                if isinstance(one, str | Path):
+                    result.path = str(one)
+                if keep_images:
+                    result.image = pixels
+                yield result
+
     def detect_pixels(
-        self, pictures: Sequence[NDArray[np.uint8]], *, score: float = 0.3
+        self, pictures: Sequence[NDArray[np.uint8]], request: Request | None = None
     ) -> list[Detections]:
         """As `detect`, of pictures that `images.read` gave: `together()` of them, seen at once."""
+        request = request or Request()
         images, frames = self.preprocess.batch_of_pixels(pictures)
-        results = self.infer(images, frames, score=score)
-        return [replace(one, image=p) for one, p in zip(results, pictures, strict=True)]
+        detector = self if request.nms_iou is None else self.suppressing(request.nms_iou)
+        most = request.max_detections
+        if request.labels is None:
+            return detector.infer(images, frames, score=request.score, max_detections=most)
+        most = most or self.config.max_detections  # pyright: ignore[reportAttributeAccessIssue]
+        enough = most * self.num_classes  # so that other classes take no place from those wanted
+        results = detector.infer(images, frames, score=request.score, max_detections=enough)
+        wanted = torch.tensor(request.labels, dtype=torch.int64)
+        return [one[torch.isin(one.labels, wanted)][:most] for one in results]
 
     def together(self, batch_size: int = 8) -> int:
-        """How many images are seen at once: one where a batch would be padded to its largest, so
-        that what is found in an image depends on that image alone."""
-        return batch_size if self.preprocess.same_size else 1
+        """How many images are seen at once, so that what is found in one depends on it alone.
 
-    @torch.inference_mode()
+        One where a batch would be padded to its largest image. One on a CPU too, which rounds a
+        batch of two otherwise than one image and gains little or nothing by it. `batch_size` on a
+        GPU, where a batch is much faster and the last bit of a score may change with its size.
+        """
+        return batch_size if self.preprocess.same_size and self.device.type != "cpu" else 1
+
     def infer(
         self,
         images: Tensor,
@@ -226,26 +298,32 @@ class Detector(nn.Module):
     ) -> list[Detections]:
         """Preprocessed images -> Detections, by the fast form of the network."""
         fast = self.fast()
-        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        raw = fast(images, frames, proposals)
-        return fast.postprocess(raw, frames, score=score, max_detections=max_detections)
+        images = images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            with _precision(self):
+                raw = fast(images, frames, proposals)
+            with _in_float32(self.device):
+                raw = {k: v.float() if v.is_floating_point() else v for k, v in raw.items()}
+                found = fast.postprocess(raw, frames, score=score, max_detections=max_detections)
+        with torch.inference_mode(False), torch.no_grad():
+            return [_editable(one) for one in found]
 
     def fast(self) -> Detector:
-        """This detector for inference: eval mode, batch norm folded, channels last.
+        """This detector for inference: eval mode, batch norm folded, channels last, in float32.
 
-        Made when first asked for and again whenever a weight has changed since.
+        Made when first asked for, and again whenever anything of this detector has changed since.
         """
-        state: list[int] = []
-        modules: list[nn.Module] = [self]
-        for module in modules:  # grows as it goes; a tenth of the time of state_dict()
-            for held in (module._parameters, module._buffers):
-                for tensor in held.values():
-                    if tensor is not None:
-                        state += (tensor.data_ptr(), tensor._version)
-            modules += [child for child in module._modules.values() if child is not None]
-        if self._fast is None or self._fast[0] != state:
-            self._fast = (state, fastest(self))
+        if self._fast is None or not self._fast[0].still(self):
+            self._fast = (Snapshot(self), fastest(self))
         return self._fast[1]
+
+    def suppressing(self, nms_iou: float) -> Detector:
+        """This detector, its weights and parts, with another threshold of suppression."""
+        fast, twin = copy.copy(self.fast()), copy.copy(self)
+        for one in (fast, twin):
+            one.config = self.config.model_copy(update={"nms_iou": nms_iou})
+        twin._fast = (Snapshot(twin), fast)
+        return twin
 
     def describe(self) -> dict[str, Any]:
         """All that is needed to build this detector again, as JSON values."""
@@ -266,16 +344,75 @@ class Detector(nn.Module):
         metadata = {"boxatlas": json.dumps({**self.describe(), **extra})}
         write_tensors(path, self.state_dict(), metadata)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
-        # The fast copy is a cache, not a part.
-        held, self._fast = self._fast, None
-        try:
-            twin = self.__class__.__new__(self.__class__)
-            memo[id(self)] = twin
-            twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()}
-            return twin
-        finally:
-            self._fast = held
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], str | Path | bytes | np.ndarray | list | tuple):
+            raise InputError(
+                "a detector called directly takes preprocessed images [B, 3, H, W]",
+                value=type(args[0]).__name__,
+                hint="model.detect(...) takes pictures",
+            )
+        return super().__call__(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the fast form, which is made anew: for copies, pickles and other processes."""
+        return {**super().__getstate__(), "_fast": None}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `detect` is asked for, checked. labels: of the classes wanted; None: all, or the
+    detector's own number or threshold."""
+
+    score: float = 0.3
+    labels: tuple[int, ...] | None = None
+    nms_iou: float | None = None
+    max_detections: int | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        detector: Detector,
+        score: float,
+        classes: str | Iterable[str] | None,
+        nms_iou: float | None,
+        max_detections: int | None,
+    ) -> Request:
+        """Raises InputError, naming the one that is out of bounds or unknown."""
+        return cls(
+            checked_fraction(score, "score"),
+            None if classes is None else tuple(labels_of(classes, detector.classes)),
+            None if nms_iou is None else checked_fraction(nms_iou, "nms_iou"),
+            None if max_detections is None else checked_count(max_detections, "max_detections"),
+        )
+
+
+def _precision(model: Detector) -> AbstractContextManager[Any]:
+    """How the fast form computes: in float32 on a CPU, whose packed layers know nothing else; on a
+    GPU in the type of the weights, or as the caller's autocast says."""
+    if model.device.type != "cuda":
+        return _in_float32(model.device)
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if kind in (torch.float16, torch.bfloat16):
+        return torch.autocast("cuda", kind)
+    return nullcontext()
+
+
+def _in_float32(device: torch.device) -> AbstractContextManager[Any]:
+    if device.type not in ("cpu", "cuda"):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _editable(one: Detections) -> Detections:
+    """Ordinary tensors, to be edited and learned from, where inference left its own."""
+
+    def plain(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.is_inference() else tensor
+
+    masks = None if one.masks is None else plain(one.masks)
+    return replace(
+        one, boxes=plain(one.boxes), scores=plain(one.scores), labels=plain(one.labels), masks=masks
+    )
 
 
 def clipped(boxes: Tensor, frames: Sequence[Frame], image: Tensor) -> Tensor:

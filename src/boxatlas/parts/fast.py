@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from boxatlas.backbones.folding import fold_norms, followers, hooked, replace_module
 from boxatlas.backbones.resnet import Block
@@ -52,14 +56,42 @@ def folded(model: D) -> D:
 
 
 def _plain(model: D) -> D:
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    """A copy of plain weights in float32, in eval mode: pruned, parametrised and normed weights as
+    they are now."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf  # which deepcopy refuses
+    }
+    twin = copy.deepcopy(model, dict(computed)).eval().requires_grad_(False)
+    for module in list(twin.modules()):
+        if parametrize.is_parametrized(module):
+            _leave_parametrised(module)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, BasePruningMethod | WeightNorm | SpectralNorm):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
+    return twin.float()
+
+
+def _leave_parametrised(module: nn.Module) -> None:
+    """Plain parameters of the values now. Not by torch's own function: that changes the class,
+    which the original shares."""
+    made: Any = module.parametrizations
+    values = {name: getattr(module, name).detach().clone() for name in made}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _traced(model: D) -> tuple[D, Tensor, list[Tensor]]:
     """(the folded copy, the image it was traced with, what the plain network answers to it)."""
     fast = _plain(model)
     noise = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, *_probe_size(fast), generator=noise).to(fast.device)
+    image = torch.randn(1, 3, *_probe_size(fast), generator=noise, dtype=torch.float32)
+    image = image.to(fast.device)
     expected = [t.clone() for t in fast.probe(image)]
     fold_norms(fast, image)
     return fast.to(memory_format=torch.channels_last), image, expected
@@ -136,7 +168,7 @@ class WinogradConv2d(PackedConv2d):
     def __init__(self, conv: nn.Conv2d, shape: tuple[int, ...]) -> None:
         super().__init__(conv, shape)
         self.transformed = winograd.transformed(conv.weight)
-        self.shift = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
+        self.shift = torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         kind, values = self.activation

@@ -1,6 +1,6 @@
 """Running every case of a folder against our implementation.
 
-Public: find, handlers, run_case, run, Result, Handler.
+Public: OURS, find, handlers, run_case, run, Result, Handler.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from boxatlas.verify.case import Case, UnsupportedError
 from boxatlas.verify.compare import Outcome, compare
 
 Handler = Callable[[Case], Mapping[str, Any]]
+OURS = Path(__file__).parent / "cases"  # come with the package
 
 
 @dataclass(frozen=True)

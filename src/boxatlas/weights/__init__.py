@@ -2,7 +2,7 @@
 
 Each public source has one file here: `CHECKPOINTS` (what can be had), `MODELS` (what they are of)
 and `recognise(state, model) -> Imported` (profile, classes, names). An importer returns a detector:
-switches, conventions, preprocess and weights, never a bare state dict.
+its options, preprocess and weights, never a bare state dict.
 """
 
 from __future__ import annotations

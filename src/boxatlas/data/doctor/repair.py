@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +16,13 @@ from PIL import Image
 
 from boxatlas.data.doctor import Report, rewrite
 from boxatlas.data.doctor.flaws import KINDS, Flaw
+from boxatlas.data.doctor.plan import Action, Plan
 from boxatlas.data.doctor.sets import memberships, strength
 from boxatlas.data.formats import coco, voc, yolo
 from boxatlas.errors import InputError
 from boxatlas.files import new_folder
 
-Box = list[float]
 Each = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Action:
-    """What was done about a flaw."""
-
-    flaw: Flaw
-    did: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.flaw.as_dict(), "did": self.did}
-
-
-@dataclass
-class Plan:
-    """What to change. Keys are annotation files and object numbers in them, or image paths."""
-
-    objects: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # left out
-    boxes: dict[str, dict[int, Box]] = field(default_factory=lambda: defaultdict(dict))  # xyxy
-    masks: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
-    fields: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))  # COCO's
-    sides: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # COCO's images
-    images: set[str] = field(default_factory=set)  # left out
-    entries: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # COCO's images
-    files: set[str] = field(default_factory=set)  # left out
-    plain: set[str] = field(default_factory=set)  # odd values written plainly
-    texts: set[str] = field(default_factory=set)  # written as UTF-8
-    unread: set[str] = field(default_factory=set)  # written as UTF-8 and else as they are
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # height, width
-    upright: set[str] = field(default_factory=set)
-    leaked: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # split -> paths
 
 
 def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:

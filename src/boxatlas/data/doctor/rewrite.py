@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, tostring
 
+from boxatlas.data.doctor.plan import Plan
 from boxatlas.data.doctor.reading import utf8_json
 from boxatlas.data.doctor.sets import apart, known
 from boxatlas.data.formats import coco, voc, yolo, yolo_yaml
@@ -21,7 +22,6 @@ from boxatlas.files import write_text
 
 if TYPE_CHECKING:
     from boxatlas.data.doctor import Report
-    from boxatlas.data.doctor.repair import Plan
 
 
 # -- VOC -----------------------------------------------------------------------------------------
