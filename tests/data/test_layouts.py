@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,7 @@ from boxatlas.data import (
 )
 from boxatlas.data.convert import convert
 from boxatlas.data.doctor import check
+from boxatlas.data.doctor.repair import repair
 from boxatlas.data.formats import FORMATS, WRITABLE
 from boxatlas.data.formats.places import Place
 from boxatlas.data.transforms.sample import Sample
@@ -201,6 +204,20 @@ def test_a_file_is_given_instead_of_the_folder(tmp_path: Path):
     assert read(tmp_path / "d", "train").ids == ["VOC2012/000001"]
 
 
+def test_a_yaml_may_lie_apart_from_its_set(tmp_path: Path):
+    """As Ultralytics' do: `path` leads to the folder."""
+    yolo_ultralytics(tmp_path / "sets" / "coco8")
+    (tmp_path / "cfg").mkdir()
+    file = (tmp_path / "sets/coco8/coco8.yaml").rename(tmp_path / "cfg/coco8.yaml")
+    file.write_text(file.read_text().replace("../datasets/coco8", "../sets/coco8"))
+    table = read(file, "val")
+    assert [Path(path).name for path in table.paths] == ["val.png"]
+    assert table.classes == ("cat",)
+    with pytest.raises(InputError, match="lies apart from its images"):
+        repair(check(file), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_valid_and_validation_are_val(tmp_path: Path):
     coco_roboflow(tmp_path)
     for name in ("val", "valid", "validation", "dev"):
@@ -220,3 +237,41 @@ def test_the_split_to_judge_by(tmp_path: Path):
     assert split is None
     assert said.startswith("neither test nor val is there: all images are judged (train)")
     assert split_to_judge([tmp_path / "d"]) == (None, "")
+
+
+TOKENS = (
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b'"x"',
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"\xff",
+    b"\0",
+    b"<",
+    b",",
+    b"[[[[",
+)
+
+
+def test_a_spoilt_export_is_read_or_said_to_be_wrong(exported):
+    """Whatever a value becomes: one line that names the file, and never a traceback."""
+    layout, name, folder = exported
+    files = FORMATS[layout].annotation_files(Place(folder))
+    rng = random.Random(name)
+    for _ in range(12):
+        file = rng.choice(files)
+        whole = file.read_bytes()
+        words = list(re.finditer(rb'"[^"]*"|-?[\d.]+|[A-Za-z_]+|\[[^\[\]]*\]|\{[^{}]*\}', whole))
+        word = rng.choice(words)
+        file.write_bytes(whole[: word.start()] + rng.choice(TOKENS) + whole[word.end() :])
+        said = []
+        for reading in (read_splits, lambda place: check(place, layout, images=False)):
+            try:
+                reading(folder)
+            except InputError as error:
+                said.append(str(error))
+        assert all(str(folder) in line and "\n" not in line for line in said)
+        file.write_bytes(whole)

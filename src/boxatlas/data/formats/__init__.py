@@ -26,6 +26,7 @@ from boxatlas.data.formats import (
     visdrone,
     voc,
     yolo,
+    yolo_yaml,
 )
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.formats.places import Place, Seen, split_name
@@ -67,7 +68,14 @@ def detect_format(folder: str | Path) -> str:
 
     Raises InputError where it is none of ours, or where it may be several.
     """
-    return _detected(Place(folder))[1]
+    return _detected(_placed(folder))[1]
+
+
+def _placed(folder: str | Path) -> Place:
+    """The place of a folder or a file; of a YAML file the folder that it speaks of."""
+    file = Path(folder)
+    named = file.suffix.lower() in (".yaml", ".yml") and file.is_file()
+    return Place(folder, yolo_yaml.root_of(file) if named else None)
 
 
 def _detected(place: Place) -> tuple[Place, str]:
@@ -101,7 +109,7 @@ def place_of(folder: str | Path, format: str | None = None) -> tuple[Place, Modu
         raise InputError(
             "no such layout", field="format", value=format, hint=nearest(format, FORMATS)
         )
-    place = Place(folder)
+    place = _placed(folder)
     if format is None:
         place, format = _detected(place)
     elif FORMATS[format].evidence(place) is None and format != "folders":

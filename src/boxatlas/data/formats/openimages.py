@@ -91,7 +91,9 @@ def _file(
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            at = {column.strip(): k for k, column in enumerate(next(reader))}
+            at = {column.strip(): k for k, column in enumerate(next(reader, []))}
+            if not at.keys() >= _COLUMNS:
+                raise InputError("lacks columns of boxes", file=path, field="line 1", value=[*at])
             edges = [at[column] for column in ("XMin", "YMin", "XMax", "YMax")]
             key, kind = at["ImageID"], at["LabelName"]
             group, cut = at.get("IsGroupOf"), at.get("IsTruncated")

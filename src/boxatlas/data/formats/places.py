@@ -110,7 +110,8 @@ class Place:
     `folder/name` relative to it, in order; links are followed, but none twice.
     """
 
-    def __init__(self, given: str | Path) -> None:
+    def __init__(self, given: str | Path, root: Path | None = None) -> None:
+        """root: where a file that was named says that its images lie."""
         self.given, self.kept = Path(given), dict[Any, Any]()
         try:
             is_file = self.given.is_file()
@@ -119,9 +120,9 @@ class Place:
         except (OSError, ValueError) as error:  # a name too long, or with a NUL
             raise InputError(f"no such folder: {error}", file=repr(str(given))) from None
         self.named = self.given if is_file else None
-        self.root = self.given.parent if is_file else self.given
+        self.root = root or (self.given.parent if is_file else self.given)
         self.files = sorted(_below(str(self.root)))
-        if is_file and not self.images:  # annotations/a.json beside images/
+        if is_file and root is None and not self.images:  # annotations/a.json beside images/
             del self.images, self._by_suffix
             self.root = Path(os.path.abspath(self.root)).parent
             self.files = sorted(_below(str(self.root)))

@@ -105,6 +105,8 @@ def _of_json(path: Path) -> Iterator[tuple[str, str, Regions]]:
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
             raise InputError("an image needs `filename`", file=path, field=key, value=image)
         given = image.get("regions") or {}
+        if not isinstance(given, dict | list):
+            raise InputError("must be a list", file=path, field=f"{key}.regions", value=given)
         regions = given.items() if isinstance(given, dict) else enumerate(given)
         yield key, image["filename"], [(i, *_parts(one, path, key)) for i, one in regions]
 

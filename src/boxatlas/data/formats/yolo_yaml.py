@@ -77,6 +77,19 @@ def describe(place: Place, refuse: Refuse = stop) -> dict[str, Any]:
     return found
 
 
+def root_of(file: Path) -> Path | None:
+    """The folder that a YAML file speaks of as `path`, if it is there: the set may lie apart."""
+    import yaml
+
+    try:
+        found = yaml.load(read_text(file), yaml.BaseLoader)
+        path = found.get("path") if isinstance(found, dict) else None
+        folder = file.parent / path if isinstance(path, str) and path else None
+        return folder if folder is not None and folder.is_dir() else None
+    except (InputError, yaml.YAMLError, OSError, ValueError, RecursionError):
+        return None  # the reader will say what is wrong
+
+
 def _with_whole_keys(names: Any) -> Any:
     if not isinstance(names, dict):
         return names
