@@ -91,7 +91,9 @@ def _take(plan: Plan, flaw: Flaw) -> str:
     if flaw.kind == "value_odd":
         plan.plain.add(flaw.file)
         return repair
-    if flaw.kind == "box_format":
+    if flaw.kind == "box_zero_based" and remedy is None:
+        return ""
+    if flaw.kind in ("box_format", "box_zero_based"):
         part, rows, fixed = remedy
         owner = part.table.image_of
         for k, box in zip(rows, fixed.tolist(), strict=True):

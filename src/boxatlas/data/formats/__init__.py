@@ -59,8 +59,14 @@ WRITABLE = tuple(  # the layouts that hold boxes and are written
 
 def evidence(place: Place) -> dict[str, Seen]:
     """Layout -> what speaks for it, of all that a place may be in."""
-    seen = {name: module.evidence(place) for name, module in FORMATS.items()}
-    return {name: found for name, found in seen.items() if found is not None}
+    seen: dict[str, Seen] = {}
+    for name, module in FORMATS.items():
+        if name == "folders" and any(found.sure for found in seen.values()):
+            break  # folders of images are of that set
+        found = module.evidence(place)
+        if found is not None:
+            seen[name] = found
+    return seen
 
 
 def detect_format(folder: str | Path) -> str:

@@ -329,8 +329,8 @@ _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "image", "img", "imgs", "ima
 
 def suffix_of(name: str) -> str:
     """The suffix in small letters."""
-    bare = name.rpartition("/")[2]
-    return f".{bare.rpartition('.')[2].lower()}" if "." in bare[1:] else ""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
 
 
 def _is_below(name: str, folder: str) -> bool:
