@@ -15,20 +15,13 @@ from typing import Any
 
 from boxatlas.data.formats.building import Builder, number, stated_size, without_masks
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
+from boxatlas.data.sources import COLUMNS
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True
 CORNERS = True  # the four numbers in the files are x1, y1, x2, y2
 FIELD = "line {}"
-COLUMNS = {
-    "image": ("filename", "file_name", "image", "image_path", "path", "file", "img", "image_name"),
-    "class": ("class", "label", "class_name", "category", "name"),
-    "x1": ("xmin", "x1", "x_min"),
-    "y1": ("ymin", "y1", "y_min"),
-    "x2": ("xmax", "x2", "x_max"),
-    "y2": ("ymax", "y2", "y_max"),
-}
 _MORE = {"width": ("width",), "height": ("height",), "ignore": ("ignore", "difficult")}
 _BARE = {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}
 _DELIMITERS = (",", ";", "\t")
