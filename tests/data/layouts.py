@@ -26,8 +26,8 @@ PAIRS = [[X1, Y1], [X2, Y1], [X2, Y2], [X1, Y2]]
 def marked(path: Path) -> None:
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     pixels[Y1:Y2, X1:X2] = 255
-    pixels[0, 0] = zlib.crc32(str(path).encode()) % 100  # no two files are the same
-    pixels[0, 1] = zlib.crc32(path.name.encode()) % 100
+    for k, word in enumerate((str(path), path.name, str(path.parent))):  # no two are the same
+        pixels[0, k] = np.array([*zlib.crc32(word.encode()).to_bytes(4, "big")])[:3] // 3
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
@@ -80,6 +80,17 @@ def voc_roboflow(root: Path) -> None:
         marked(root / split / f"{split}_png.rf.1.png")
         text(root / split / f"{split}_png.rf.1.xml", voc_xml(f"{split}_png.rf.1.png"))
     text(root / "README.roboflow.txt", "exported\n")
+
+
+def voc_cvat(root: Path) -> None:
+    """https://docs.cvat.ai/docs/dataset_management/formats/format-voc/: edges, counted from 0."""
+    marked(root / "JPEGImages/a.png")
+    text(root / "Annotations/a.xml", voc_xml("a.png", "<occluded>0</occluded>", corner=0))
+    text(root / "ImageSets/Main/default.txt", "a\n")
+    text(
+        root / "labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\n",
+    )
 
 
 def voc_annots(root: Path) -> None:
@@ -443,7 +454,7 @@ def bdd100k_single(root: Path) -> None:
 
 
 BUILDERS: dict[str, tuple[Callable[[Path], None], ...]] = {
-    "voc": (voc_kit, voc_parent, voc_labelimg, voc_roboflow, voc_annots),
+    "voc": (voc_kit, voc_parent, voc_labelimg, voc_roboflow, voc_cvat, voc_annots),
     "coco": (coco_kit, coco_roboflow, coco_cvat, coco_keypoints, coco_masks),
     "yolo": (
         yolo_ultralytics,
@@ -469,6 +480,7 @@ CASES = [(layout, build) for layout, builders in BUILDERS.items() for build in b
 SPLITS = {  # those that are not said by "none"
     "voc_kit": ["train", "val"],
     "voc_parent": ["train", "val"],
+    "voc_cvat": ["default"],
     "voc_roboflow": ["test", "train", "val"],
     "coco_kit": ["train", "val"],
     "coco_roboflow": ["train", "val"],

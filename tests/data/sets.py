@@ -12,7 +12,7 @@ from boxatlas.data.formats import FORMATS
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 
-LAYOUTS = ("voc", "coco", "yolo", "fiftyone", "labelstudio")
+LAYOUTS = ("voc", "coco", "yolo", "fiftyone", "labelstudio", "labelme", "csv")
 CLASSES = ("cat", "dog", "tea pot")
 
 

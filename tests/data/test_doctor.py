@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -817,3 +818,64 @@ def test_the_documentation_lists_every_kind_of_flaw():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
         assert f"| `{name}` | {kind.level} | {kind.meaning} | {kind.repair} |" in text
+
+
+def test_files_that_count_from_0_are_moved_as_a_whole(tmp_path: Path):
+    """One cause, one flaw: no box is told to begin before its image, and none is clipped."""
+    boxes = [[[0, 0, 40, 30], [10, 5, 100, 80]]]
+    table = table_of(boxes, [[0, 1]], [(80, 100)])
+    folder = write_set(tmp_path / "set", table, "voc")
+    (file,) = (folder / "Annotations").glob("*.xml")
+    found = file.read_text()
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        found = re.sub(rf"(?<=<{side}>)\d+", lambda m: str(int(m[0]) - 1), found)
+    file.write_text(found)  # first and last pixel, counted from 0
+    report = check(folder)
+    assert report.counts["box_zero_based"] == 1
+    assert not report.counts.keys() & {"box_edge", "box_beyond"}
+    repair(report, tmp_path / "out")
+    assert read(tmp_path / "out").boxes.tolist() == boxes[0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "spoil"),
+    [
+        (
+            "coco",
+            document(
+                lambda d: [t.update(category_id=str(t["category_id"])) for t in d["annotations"]]
+            ),
+        ),
+        (
+            "coco",
+            document(lambda d: [t.update(image_id=float(t["image_id"])) for t in d["annotations"]]),
+        ),
+        (
+            "coco",
+            document(
+                lambda d: [t.update(bbox=[str(v) for v in t["bbox"]]) for t in d["annotations"]]
+            ),
+        ),
+        (
+            "coco",
+            document(
+                lambda d: [t.update(iscrowd="0", area=str(t["area"])) for t in d["annotations"]]
+            ),
+        ),
+        ("coco", document(lambda d: [i.update(id=float(i["id"])) for i in d["images"]])),
+        ("voc", replaced(XML, "<difficult>0", "<difficult>False")),
+        ("yolo", replaced(TXT, "0 ", "0.0 ")),
+    ],
+)
+def test_a_repair_loses_nothing_that_is_read(tmp_path: Path, layout: str, spoil: Spoil):
+    folder = sound(tmp_path / "set", layout)
+    before = read(folder)
+    spoil(folder)
+    odd = read(folder)
+    repair(check(folder), tmp_path / "out")
+    after = check(tmp_path / "out")
+    assert "value_odd" not in after.counts
+    for table in (odd, read(tmp_path / "out")):
+        assert np.array_equal(table.boxes, before.boxes)
+        assert np.array_equal(table.labels, before.labels)
+        assert np.array_equal(table.counts, before.counts)

@@ -150,3 +150,16 @@ def test_an_image_that_cannot_be_read_is_named(table: Table, tmp_path: Path, wor
     loader = make_loader(broken, PREPROCESS, batch_size=1, shuffle=False, seed=0, workers=workers)
     with pytest.raises(InputError, match=r"cut\.png"):
         list(loader.epoch(0))
+
+
+def test_a_size_that_is_not_the_pictures_is_an_error_that_names_both(table: Table):
+    """As of a picture before its EXIF rotation: the boxes would lie elsewhere."""
+    turned = replace(table, sizes=table.sizes[:, ::-1].copy())
+    i = int((table.sizes[:, 0] != table.sizes[:, 1]).argmax())
+    height, width = table.sizes[i].tolist()
+    loader = make_loader(
+        turned.select([i]), Preprocess(size=(8, 8)), batch_size=1, shuffle=False, seed=0
+    )
+    said = f"{Path(table.paths[i]).name}: size: is {width} x {height}, .* states {height} x {width}"
+    with pytest.raises(InputError, match=said):
+        next(iter(loader))

@@ -17,7 +17,7 @@ from boxatlas.data import Table, read, read_splits, splits
 from boxatlas.data.convert import convert
 from boxatlas.data.masks import encode
 from boxatlas.data.split import parts_of, shares, stratified
-from boxatlas.data.statistics import class_rows, statistics, summary_rows
+from boxatlas.data.statistics import class_rows, once, statistics, summary_rows
 from boxatlas.data.statistics import picture as histograms
 from boxatlas.data.view import bitmap, chosen, sheet
 from boxatlas.drawing import colour
@@ -48,6 +48,20 @@ def test_statistics_by_hand():
     json.dumps(stats)
     assert class_rows({"train": stats})[0] == {"class": "cat", "train": 2}
     assert {"": "objects", "train": 3} in summary_rows({"train": stats})
+
+
+def test_an_image_in_several_splits_is_drawn_once():
+    """VOC's trainval is train and val: what the page adds up is each image once."""
+    table = two_images()
+    splits = {"train": table[:2], "trainval": table, "val": table[2:]}
+    seen = once(splits)
+    assert {name: part.paths for name, part in seen.items()} == {
+        "train": table.paths[:2],
+        "val": table.paths[2:],
+    }
+    assert sum(len(part.labels) for part in seen.values()) == len(table.labels)
+    extra = once({"train": table[:1], "odd": table})
+    assert {name: len(part) for name, part in extra.items()} == {"train": 1, "odd": 2}
 
 
 def test_an_empty_table_has_statistics_and_a_picture(tmp_path: Path):
@@ -278,3 +292,10 @@ def test_shares_are_read_and_bad_ones_refused():
     for text in ("train", "train=0", "train=1,train=1", "../a=1", "train=x"):
         with pytest.raises(InputError, match="--parts"):
             parts_of(text)
+
+
+def test_a_layout_that_is_only_read_is_said_to_be_so(tmp_path: Path):
+    with pytest.raises(InputError, match=r"read, not written .*choose from: voc, coco"):
+        convert({"train": on_disk(tmp_path, two_images())}, tmp_path / "out", "kitti")
+    with pytest.raises(InputError, match="no such layout"):
+        convert({"train": two_images()}, tmp_path / "out", "kiti")

@@ -81,6 +81,32 @@ def test_without_val_a_tenth_drawn_by_the_seed_is_held_out_and_said(tmp_path: Pa
     assert again.val.paths == images.val.paths != other.val.paths
 
 
+def test_the_tenth_that_is_held_out_shares_no_double(tmp_path: Path) -> None:
+    """Ten pictures, each under three names: all three are learned, or all three are judged."""
+    folder = Path(yolo(tmp_path, {"train": 30}))
+    paths = sorted((folder / "images" / "train").glob("*.png"))
+    shown = {}
+    for i, path in enumerate(paths):
+        path.write_bytes(paths[i - i % 3].read_bytes())
+        shown[str(path)] = i // 3
+    for seed in range(5):
+        images = images_of(recipe(str(folder), seed=seed))
+        assert images.val is not None
+        assert (len(images.train), len(images.val)) == (27, 3)
+        learned = {shown[path] for path in images.train.paths}
+        assert learned.isdisjoint(shown[path] for path in images.val.paths)
+
+
+def test_one_split_of_any_name_is_all_images(tmp_path: Path) -> None:
+    """CVAT calls the only one `default`."""
+    folder = Path(yolo(tmp_path, {"default": 20}))
+    (folder / "data.yaml").write_text("default: images/default\nnames: [cat, dog]\n")
+    images = images_of(recipe(str(folder)))
+    assert images.val is not None
+    assert (len(images.train), len(images.val)) == (18, 2)
+    assert "(all images)" in images.notes[0]
+
+
 def test_train_and_trainval_stand_in_for_one_another(tmp_path: Path) -> None:
     """The recipes of VOC's papers learn trainval, which few sets of one's own have."""
     data = yolo(tmp_path / "a", {"train": 4, "val": 2})

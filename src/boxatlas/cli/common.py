@@ -30,7 +30,7 @@ DataOption = Annotated[
     typer.Option("--data", help="A folder in VOC, COCO or YOLO layout; may be given again."),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="voc, coco or yolo; found by looking if not given.")
+    str | None, typer.Option("--format", help="The layout; found by looking if not given.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
 

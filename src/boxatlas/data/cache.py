@@ -27,8 +27,9 @@ from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 from boxatlas.files import write_with
 
-_FORM = 2  # of the files kept here
+_FORM = 3  # of the files kept here
 _WORTH = 2_000_000  # bytes of annotations from which on keeping the table pays
+_SMALL = 1 << 16  # bytes of a file that is taken into the key as it is
 _MOST = 4_000_000_000  # bytes kept in all
 _ARRAYS = ("sizes", "offsets", "boxes", "labels", "ignore", "image_label")
 _MAYBE = ("areas", "truncated")
@@ -52,19 +53,31 @@ def key_of(place: Place, module: ModuleType, split: str | None) -> str | None:
     if folder().resolve().is_relative_to(place.root.resolve()):
         return None
     files = [str(file) for file in module.annotation_files(place)]
+    digest, start, total = hashlib.blake2b(digest_size=20), len(str(place.root)), 0
+    digest.update(repr((_FORM, __version__, module.__name__, split)).encode())
     try:
-        if sum(os.stat(file).st_size for file in files) < _WORTH:
-            return None
-        digest, start = hashlib.blake2b(digest_size=20), len(str(place.root))
-        digest.update(repr((_FORM, __version__, module.__name__, split)).encode())
         for file in files:
-            with open(file, "rb", buffering=0) as stream:
-                content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20))
-            digest.update(f"{file[start:]}\0".encode() + content.digest())
-        digest.update("\0".join(place.files).encode("utf-8", "surrogateescape"))
+            content, size = _content(file)
+            total += size
+            digest.update(f"{file[start:]}\0{size}\0".encode("utf-8", "surrogateescape"))
+            digest.update(content)
     except OSError:
         return None  # the reader will say what is wrong
+    if total < _WORTH:
+        return None
+    digest.update("\0".join(place.files).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _content(file: str) -> tuple[bytes, int]:
+    """(what a file holds, or of a large one its digest; its size)."""
+    with open(file, "rb", buffering=0) as stream:
+        content = stream.read(_SMALL + 1)
+        if len(content) <= _SMALL:
+            return content, len(content)
+        stream.seek(0)
+        found = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20))
+        return found.digest(), stream.tell()
 
 
 def load(key: str, data: Path) -> Table | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from boxatlas.data.doctor.sets import apart
-from boxatlas.data.formats import FORMATS
+from boxatlas.data.formats import FORMATS, WRITABLE
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 from boxatlas.files import new_folder
@@ -28,8 +28,11 @@ def convert(
     use, or an image that is missing.
     """
     out = Path(out)
-    if to not in FORMATS or not hasattr(FORMATS[to], "write"):
-        raise InputError("no such layout", field="--to", value=to, hint=nearest(to, FORMATS))
+    if to not in FORMATS:
+        raise InputError("no such layout", field="--to", value=to, hint=nearest(to, WRITABLE))
+    if to not in (*WRITABLE, "folders"):
+        hint = f"choose from: {', '.join(WRITABLE)}"
+        raise InputError("a layout that is read, not written", field="--to", value=to, hint=hint)
     chosen, notes = _chosen(splits, to)
     table, members = _united(chosen)
     names, renamed = _names(table)

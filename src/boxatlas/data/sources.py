@@ -1,55 +1,79 @@
-"""Tables of what is in memory, and tables as DataFrames."""
+"""What is in memory as a table's columns: DataFrames, dictionaries, torchvision's data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from boxatlas.data.formats.building import Builder, number, stated_size
-from boxatlas.data.formats.csv_boxes import COLUMNS
-from boxatlas.data.table import Table
+from boxatlas.data.numbers import number
 from boxatlas.errors import InputError, nearest
+from boxatlas.images import size_of
 
+# The names that columns of CSV files and DataFrames have.
+COLUMNS = {
+    "image": ("filename", "file_name", "image", "image_path", "path", "file", "img", "image_name"),
+    "class": ("class", "label", "class_name", "category", "name"),
+    "x1": ("xmin", "x1", "x_min"),
+    "y1": ("ymin", "y1", "y_min"),
+    "x2": ("xmax", "x2", "x_max"),
+    "y2": ("ymax", "y2", "y_max"),
+}
 _PATH = (*COLUMNS["image"], "path")
 _SIDES = ("x1", "y1", "x2", "y2")
 Thing = tuple[Sequence[float], Any, bool]  # corners, class (a name or a number), ignored
 Picture = tuple[str, tuple[Any, Any], list[Thing]]  # path, (height, width) or Nones, objects
 
 
-def table_of(source: Any, classes: Sequence[str] | None = None) -> Table:
-    """A table of one of these; boxes are x1, y1, x2, y2 in pixels of the upright image.
+@dataclass(frozen=True)
+class Found:
+    """What a table is made of: see its columns. counts [N]: objects of each image."""
 
-    - a pandas DataFrame, a row an object: `path`, `class` and four corners in columns of the names
-      that CSV files have (also `width`, `height`, `ignore`); a row without class and corners is an
-      image without objects;
-    - dictionaries, an image each: `path`, `boxes` [m, 4], `labels` [m], and if known `ignore`,
-      `height`, `width`;
-    - a data set as torchvision has them: its CocoDetection and VOCDetection, or any that gives
-      (image, target) with `boxes` and `labels`, if target has `path` or the image its file name.
+    classes: tuple[str, ...]
+    paths: list[str]
+    sizes: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    ignore: NDArray[np.bool_]
 
-    Labels are names, or numbers into `classes`. Raises InputError naming the row and the field.
-    """
-    builder = Builder()
+
+def found_in(source: Any, classes: Sequence[str] | None = None) -> Found:
+    """What one of the sources that `Table.of` takes holds."""
     names = {name: i for i, name in enumerate(classes or ())}
-    given = classes is not None
-    for row, (path, (height, width), things) in enumerate(_pictures(source)):
-        where = Path(type(source).__name__)
-        size = stated_size(height, width, where, f"[{row}].", number)
-        builder.image(Path(path), Path(path).stem, size, where)
-        for k, (box, kind, ignore) in enumerate(things):
+    where, given = type(source).__name__, classes is not None
+    paths, sizes, counts = list[str](), list[tuple[int, int]](), list[int]()
+    boxes, labels, ignore = list[list[float]](), list[int](), list[bool]()
+    for row, (path, sides, things) in enumerate(_pictures(source)):
+        paths.append(path)
+        stated = None not in sides
+        values = [int(number(v, where, f"[{row}].size")) for v in sides] if stated else []
+        counts.append(len(things))
+        for k, (box, kind, flag) in enumerate(things):
             field = f"[{row}].boxes[{k}]"
             if len(box) != 4:
                 raise InputError("a box is x1, y1, x2, y2", file=where, field=field, value=box)
-            x1, y1, x2, y2 = (number(v, where, field) for v in box)
-            label = _label(kind, names, given, classes, where, f"[{row}].labels[{k}]")
-            builder.add((x1, y1, x2, y2), label, k, ignore=ignore)
-    table = builder.table(list(names))
-    if len(table) == 0:
-        raise InputError("holds no image", field="source", value=type(source).__name__)
-    return table if given else table.relabelled(sorted(names, key=_order))
+            boxes.append([number(v, where, field) for v in box])
+            labels.append(_label(kind, names, given, classes, where, f"[{row}].labels[{k}]"))
+            ignore.append(flag)
+        sizes.append((values[0], values[1]) if stated and min(values) > 0 else size_of(path))
+    if not paths:
+        raise InputError("holds no image", field="source", value=where)
+    order = list(names) if given else sorted(names, key=_order)
+    new = np.array([order.index(name) for name in names], np.int32)
+    return Found(
+        tuple(order),
+        paths,
+        np.array(sizes, np.int32).reshape(-1, 2),
+        np.array(counts, np.int64),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        new[np.array(labels, np.int64)] if labels else np.zeros(0, np.int32),
+        np.array(ignore, bool),
+    )
 
 
 def _order(name: str) -> tuple[bool, int, str]:
@@ -62,7 +86,7 @@ def _label(
     names: dict[str, int],
     given: bool,
     classes: Sequence[str] | None,
-    where: Path,
+    where: str,
     field: str,
 ) -> int:
     if not isinstance(kind, str):
@@ -131,16 +155,20 @@ def _of_coco(source: Any) -> Iterator[Picture]:
 
 def _of_voc(source: Any) -> Iterator[Picture]:
     """Corners are counted from 1 there, as in the files."""
-    from boxatlas.data.formats import voc
+    from defusedxml.ElementTree import parse
 
     for path, file in zip(source.images, source.annotations, strict=True):
-        root = voc.parse(Path(file))
+        found = source.parse_voc_xml(parse(file).getroot())["annotation"]
         things: list[Thing] = []
-        for i, thing in enumerate(root.iter("object")):
-            kind = (thing.findtext("name") or "").strip()
-            hard = bool(voc.flag(Builder(), thing, Path(file), i, "difficult"))
-            things.append((voc.box_of(thing, Path(file), i), kind, hard))
-        yield str(path), (root.findtext("size/height"), root.findtext("size/width")), things
+        for thing in found.get("object", []):
+            x1, y1, x2, y2 = (
+                number(thing["bndbox"].get(side), file, f"bndbox.{side}")
+                for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            hard = thing.get("difficult", "0") == "1"
+            things.append(((x1 - 1, y1 - 1, x2, y2), thing["name"], hard))
+        size = found.get("size", {})
+        yield str(path), (size.get("height"), size.get("width")), things
 
 
 def _of_targets(source: Any) -> Iterator[Picture]:
@@ -183,31 +211,3 @@ def _of_targets(source: Any) -> Iterator[Picture]:
 def _listed(values: Any) -> list[Any]:
     """A list of an array's, a tensor's or a list's values."""
     return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-def dataframe_of(table: Table) -> Any:
-    """See `Table.to_dataframe`."""
-    try:
-        import pandas  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise InputError(
-            "pandas is not installed", field="to_dataframe", hint="pip install 'boxatlas[pandas]'"
-        ) from None
-    rows = np.flatnonzero(table.counts == 0)
-    owner = np.concatenate([table.image_of, rows])
-    order = np.argsort(owner, kind="stable")
-    owner, none = owner[order], len(rows)
-    nothing = np.full((none, 4), np.nan, np.float32)
-    boxes = np.concatenate([table.boxes, nothing])[order]
-    kinds = [*(table.classes[k] for k in table.labels), *[None] * none]
-    ignore = np.concatenate([table.ignore, np.zeros(none, bool)])[order]
-    return pandas.DataFrame(
-        {
-            "path": [table.paths[i] for i in owner],
-            "width": table.sizes[owner, 1],
-            "height": table.sizes[owner, 0],
-            "class": [kinds[k] for k in order],
-            **{side: boxes[:, k] for k, side in enumerate(_SIDES)},
-            "ignore": ignore,
-        }
-    )

@@ -75,10 +75,31 @@ class Table:
 
     @classmethod
     def of(cls, source: Any, classes: Sequence[str] | None = None) -> Table:
-        """A table of what is in memory: see `data.sources.table_of`."""
-        from boxatlas.data.sources import table_of
+        """A table of one of these; boxes are x1, y1, x2, y2 in pixels of the upright image.
 
-        return table_of(source, classes)
+        - a pandas DataFrame, a row an object: `path`, `class` and four corners in columns of the
+          names that CSV files have (also `width`, `height`, `ignore`); a row without class and
+          corners is an image without objects;
+        - dictionaries, an image each: `path`, `boxes` [m, 4], `labels` [m], and if known `ignore`,
+          `height`, `width`;
+        - a data set as torchvision has them: its CocoDetection and VOCDetection, or any that gives
+          (image, target) with `boxes` and `labels`, if target has `path` or the image its file.
+
+        Labels are names, or numbers into `classes`. Raises InputError naming row and field.
+        """
+        from boxatlas.data.sources import found_in
+
+        found = found_in(source, classes)
+        return cls(
+            found.classes,
+            found.paths,
+            [Path(path).stem for path in found.paths],
+            found.sizes,
+            np.concatenate([[0], np.cumsum(found.counts)]).astype(np.int64),
+            found.boxes,
+            found.labels,
+            found.ignore,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -174,7 +195,7 @@ class Table:
 
     def to_coco(self, root: str | Path | None = None) -> dict[str, Any]:
         """The table as COCO's document; file names are relative to `root`, if one is given."""
-        from boxatlas.data.formats.coco import document_of
+        from boxatlas.data.coco_document import document_of
 
         names = [p if root is None else os.path.relpath(p, root) for p in self.paths]
         names = [name.replace(os.sep, "/") for name in names]
@@ -186,7 +207,7 @@ class Table:
         An image without objects has a row without class and box. Raises InputError where pandas is
         not installed.
         """
-        from boxatlas.data.sources import dataframe_of
+        from boxatlas.data.dataframe import dataframe_of
 
         return dataframe_of(self)
 

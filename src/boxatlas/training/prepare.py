@@ -31,6 +31,7 @@ from boxatlas.training.proposals import proposals_for
 from boxatlas.training.recipe import Recipe
 
 _HELD_OUT = 0.1  # of the training images, where the data has no validation split
+_COMPARED = 20_000  # images among which doubles are looked for: a minute or two on two cores
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ def images_of(recipe: Recipe) -> Images:
     if val is not None:  # an image of a class but no boxes judges nothing
         val = val.select(val.image_label < 0)
     if val is None and recipe.val_split == "auto" and int((train.image_label < 0).sum()) > 1:
-        train, val = _tenth(train, recipe.seed)
-        said = f"no val split: a tenth of the training images, seed {recipe.seed}, not trained on"
+        train, val, said = _tenth(train, recipe.seed)
     if val is not None:  # one order of classes for both
         classes = tuple(dict.fromkeys((*train.classes, *val.classes)))
         train, val = train.relabelled(classes), val.relabelled(classes)
@@ -118,17 +118,23 @@ def _validation(
     return val, f"{name}; {shared} of them are trained on too" if shared else name
 
 
-def _tenth(table: Table, seed: int) -> tuple[Table, Table]:
-    """(the rest, a tenth of the images drawn by the seed), each in the table's order.
+def _tenth(table: Table, seed: int) -> tuple[Table, Table, str]:
+    """(the rest, a tenth of the images drawn by the seed, what is said), in the table's order.
 
     Images of a class but no boxes are not drawn. Images that show the same are all drawn, or none,
     as in `data split`: nothing is judged by what it learned.
     """
+    said = f"no val split: a tenth of the training images, seed {seed}, not trained on"
     boxed = np.flatnonzero(table.image_label < 0)
     count = max(1, round(len(boxed) * _HELD_OUT))
+    groups = np.arange(len(table))
+    if len(table) <= _COMPARED:
+        groups = doubles(table.paths)
+    else:
+        said += "; too many to look for doubles: `boxatlas data split` does"
     drawn = np.zeros(len(table), bool)
-    drawn[held_out(boxed, count, seed, doubles(table.paths))] = True
-    return table.select(~drawn), table.select(drawn)
+    drawn[held_out(boxed, count, seed, groups)] = True
+    return table.select(~drawn), table.select(drawn), said
 
 
 def resolve_init(recipe: Recipe) -> Recipe:

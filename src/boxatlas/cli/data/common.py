@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from boxatlas.data import Table
 
 FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A data set in any layout that is read.")
+    Path, typer.Argument(metavar="DIR", help="A data set's folder, or its data.yaml or JSON.")
 ]
 SplitOption = Annotated[
     str | None, typer.Option("--split", help="Only this split; if not given, all of them.")

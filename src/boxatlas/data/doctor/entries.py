@@ -94,7 +94,7 @@ def _annotation_ids(file: Path) -> Iterator[Flaw]:
                         number=i,
                         remedy="renumber",
                     )
-                nameless += not isinstance(value.get("id"), int | str)
+                nameless += coco.plain_id(value.get("id")) is None
     except InputError:
         return  # told already by the reader
     if nameless:

@@ -61,7 +61,11 @@ KINDS: dict[str, Kind] = {
     "box_outside": Kind("error", "the box lies outside the image", "object left out"),
     "box_beyond": Kind("error", "the box reaches beyond the image", "clipped"),
     "box_edge": Kind("warning", "the box reaches beyond the image by a pixel or less", "clipped"),
-    "box_zero_based": Kind("warning", "corners of 0 in a layout whose first pixel is 1"),
+    "box_zero_based": Kind(
+        "warning",
+        "corners of 0 in a layout whose first pixel is 1",
+        "all corners moved by a pixel, if none leaves its image",
+    ),
     "box_tiny": Kind("warning", "a side of the box is under 2 pixels"),
     "box_whole": Kind("warning", "the box is nearly the whole image"),
     "box_twice": Kind("warning", "the same object twice", "second one left out"),

@@ -42,6 +42,21 @@ def check_objects(part: Part) -> Iterator[Flaw]:
         boxes = table.boxes.copy()
         boxes[rows] = fixed
         part = replace(part, table=replace(table, boxes=boxes))  # what is wrong with them even so
+    zero = _from_zero(part) if part.module is voc else 0
+    if zero:
+        fixed = part.table.boxes + np.float32(1)
+        ones = int((part.table.boxes[:, :2] == 0).any(1).sum())  # in files that count from 1
+        whole = zero > ones and bool((fixed <= _limits(part) + 1e-3)[:, 2:].all())
+        yield Flaw(
+            "box_zero_based",
+            _folder(part.file(int(part.table.image_of[0]))),
+            "bndbox",
+            f"{zero} boxes begin at 0: the files count pixels from 0, not from 1",
+            count=zero,
+            remedy=(part, np.arange(len(fixed)), fixed.astype(np.float64)) if whole else None,
+        )
+        if whole:  # one cause: that a box begins before its image is not said again
+            part = replace(part, table=replace(part.table, boxes=fixed))
     yield from _shapes(part)
     yield from _twice(part)
     if table.masks is not None:
@@ -106,15 +121,11 @@ def _shapes(part: Part) -> Iterator[Flaw]:
             size = f"{limit[k, 0]:.0f} x {limit[k, 1]:.0f}"
             action = remedy[k].tolist() if isinstance(remedy, np.ndarray) else remedy
             yield _flaw(part, k, int(owner[k]), kind, told.format(shown(boxes[k]), size), action)
-    zero = int((boxes[:, :2] == -1).any(1).sum()) if part.module is voc else 0
-    if zero:
-        yield Flaw(
-            "box_zero_based",
-            _folder(part.file(int(owner[0]))),
-            "bndbox",
-            f"{zero} boxes begin at 0: the files count pixels from 0, not from 1",
-            count=zero,
-        )
+
+
+def _from_zero(part: Part) -> int:
+    """How many boxes have a corner of 0 in a layout whose first pixel is 1."""
+    return int((part.table.boxes[:, :2] == -1).any(1).sum())
 
 
 def shown(box: NDArray[np.floating]) -> str:

@@ -6,6 +6,7 @@ stand, not written anew.
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable
@@ -44,6 +45,9 @@ def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
             file=folder,
             hint="convert it first: boxatlas data convert",
         )
+    outside = [f for f in report.module.annotation_files(report.place) if ".." in _inner(f, folder)]
+    if outside:
+        raise InputError("lies apart from its images: move it to them first", file=outside[0])
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("a copy must not lie within the set itself", file=out)
     with new_folder(out) as temporary:
@@ -51,6 +55,10 @@ def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
         _copy_images(report, plan, temporary, each)
         write(report, plan, temporary)
     return actions
+
+
+def _inner(file: Path, folder: Path) -> list[str]:
+    return os.path.relpath(file, folder).replace(os.sep, "/").split("/")
 
 
 def planned(report: Report) -> tuple[Plan, list[Action]]:
@@ -83,7 +91,9 @@ def _take(plan: Plan, flaw: Flaw) -> str:
     if flaw.kind == "value_odd":
         plan.plain.add(flaw.file)
         return repair
-    if flaw.kind == "box_format":
+    if flaw.kind == "box_zero_based" and remedy is None:
+        return ""
+    if flaw.kind in ("box_format", "box_zero_based"):
         part, rows, fixed = remedy
         owner = part.table.image_of
         for k, box in zip(rows, fixed.tolist(), strict=True):

@@ -40,7 +40,7 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
         if image in plan.images or str(file) in plan.files:
             continue
         kept.add(name)
-        _voc_file(file, image, plan, out / found)
+        _voc_file(file, image, plan, out / found, voc.first_pixel(place))
     splits = voc.splits(place)
     lists = [place.path(n) for n in place.files if "ImageSets" in n and n.endswith(".txt")]
     for file in lists:
@@ -57,14 +57,14 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
             if name in kept and path_of.get(name) not in gone:
                 lines.setdefault(name, line)
         write_text(out / file.relative_to(folder), "".join(f"{v}\n" for v in lines.values()))
-    for name in place.by_name.get("classes.txt", ()):
+    for name in place.called("classes.txt"):
         names = dict.fromkeys(lines_of(place.path(name)))  # each once
         write_text(out / name, "".join(f"{one}\n" for one in names))
-    for name in place.by_name.get("labelmap.txt", ()):
+    for name in place.called("labelmap.txt"):
         shutil.copyfile(place.path(name), out / name)
 
 
-def _voc_file(file: Path, image: str | None, plan: Plan, to: Path) -> None:
+def _voc_file(file: Path, image: str | None, plan: Plan, to: Path, first: int) -> None:
     """An annotation with its changes, or as it is. Raises InputError for one nested too deep."""
     if image not in plan.sizes and not any(
         str(file) in of for of in (plan.objects, plan.boxes, plan.texts, plan.plain)
@@ -73,7 +73,7 @@ def _voc_file(file: Path, image: str | None, plan: Plan, to: Path) -> None:
         shutil.copyfile(file, to)
         return
     root = voc.parse(file)
-    _voc_objects(root, str(file), plan)
+    _voc_objects(root, str(file), plan, first)
     _voc_size(root, image, plan)
     try:
         write_text(to, tostring(root, encoding="unicode") + "\n")
@@ -81,7 +81,7 @@ def _voc_file(file: Path, image: str | None, plan: Plan, to: Path) -> None:
         raise InputError("is nested too deep", file=file) from None
 
 
-def _voc_objects(root: Element, file: str, plan: Plan) -> None:
+def _voc_objects(root: Element, file: str, plan: Plan, first: int) -> None:
     things = list(root.iter("object"))
     if file in plan.plain:
         _voc_flags(things, Path(file))
@@ -92,7 +92,7 @@ def _voc_objects(root: Element, file: str, plan: Plan) -> None:
         box = things[k].find("bndbox")
         if box is None or k in plan.objects.get(file, ()):
             continue
-        values = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
+        values = {"xmin": x1 + first, "ymin": y1 + first, "xmax": x2, "ymax": y2}
         for side, value in values.items():
             found = box.find(side)
             if found is not None:
@@ -142,7 +142,8 @@ def coco_set(report: Report, plan: Plan, out: Path) -> None:
         paths = {} if part is None else dict(zip(part.table.ids, part.table.paths, strict=True))
         merged = _coco_images(document, str(file), plan, paths, left)
         renamed = _coco_categories(document)
-        _coco_annotations(document, str(file), plan, merged, renamed)
+        if "annotations" in document:
+            _coco_annotations(document, str(file), plan, merged, renamed)
         write_text(to, json.dumps(document))
 
 

@@ -21,10 +21,12 @@ from boxatlas.data.formats import (
     labelme,
     labelstudio,
     openimages,
+    others,
     via,
     visdrone,
     voc,
     yolo,
+    yolo_yaml,
 )
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.formats.places import Place, Seen, split_name
@@ -57,8 +59,14 @@ WRITABLE = tuple(  # the layouts that hold boxes and are written
 
 def evidence(place: Place) -> dict[str, Seen]:
     """Layout -> what speaks for it, of all that a place may be in."""
-    seen = {name: module.evidence(place) for name, module in FORMATS.items()}
-    return {name: found for name, found in seen.items() if found is not None}
+    seen: dict[str, Seen] = {}
+    for name, module in FORMATS.items():
+        if name == "folders" and any(found.sure for found in seen.values()):
+            break  # folders of images are of that set
+        found = module.evidence(place)
+        if found is not None:
+            seen[name] = found
+    return seen
 
 
 def detect_format(folder: str | Path) -> str:
@@ -66,7 +74,14 @@ def detect_format(folder: str | Path) -> str:
 
     Raises InputError where it is none of ours, or where it may be several.
     """
-    return _detected(Place(folder))[1]
+    return _detected(_placed(folder))[1]
+
+
+def _placed(folder: str | Path) -> Place:
+    """The place of a folder or a file; of a YAML file the folder that it speaks of."""
+    file = Path(folder)
+    named = file.suffix.lower() in (".yaml", ".yml") and file.is_file()
+    return Place(folder, yolo_yaml.root_of(file) if named else None)
 
 
 def _detected(place: Place) -> tuple[Place, str]:
@@ -84,18 +99,11 @@ def _detected(place: Place) -> tuple[Place, str]:
             file=place.given,
             hint=f"--format {' or '.join(sure)} says which",
         )
-    strange = _of_others(place)
     raise InputError(
         f"holds no data set that is read ({', '.join(FORMATS)})",
         file=place.given,
-        hint="; ".join([*strange, "--format names the layout"]),
+        hint=others.hint(place) or "--format names the layout",
     )
-
-
-def _of_others(place: Place) -> list[str]:
-    """What may help where nothing was recognised."""
-    names = [name for name in place.files if name.endswith((".json", ".xml", ".csv", ".txt"))]
-    return [f"{names[0]} is of none of them"] if names else []
 
 
 def place_of(folder: str | Path, format: str | None = None) -> tuple[Place, ModuleType]:
@@ -107,7 +115,7 @@ def place_of(folder: str | Path, format: str | None = None) -> tuple[Place, Modu
         raise InputError(
             "no such layout", field="format", value=format, hint=nearest(format, FORMATS)
         )
-    place = Place(folder)
+    place = _placed(folder)
     if format is None:
         place, format = _detected(place)
     elif FORMATS[format].evidence(place) is None and format != "folders":

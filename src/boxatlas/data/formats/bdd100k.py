@@ -11,7 +11,7 @@ from typing import Any
 
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import Builder, json_of
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -25,6 +25,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} holds frames of BDD100K's")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> JSON files: all of the folders in which one of the first is BDD100K's."""
     names = place.own(".json")

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from boxatlas.data.extras import Extras
 from boxatlas.data.masks import Mask, Packer
+from boxatlas.data.numbers import number
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 from boxatlas.images import size_of
 
 Box = tuple[float, float, float, float]
-_LARGEST = 1e9  # no coordinate or size is larger
 _PLAIN_FLAGS = (0, 1, "0", "1")  # False and True are among them
 _NO_FLAGS = ("", "unspecified", "none", "null")
 _FLAGS = {"0": False, "0.0": False, "false": False, "no": False}
@@ -262,21 +262,6 @@ def sizes_of(paths: Sequence[str | Path]) -> list[tuple[int, int] | InputError]:
         return []
     with ThreadPoolExecutor() as pool:
         return list(pool.map(one, paths))
-
-
-def number(value: Any, file: Path, field: str) -> float:
-    """A finite number, given as text or number; InputError otherwise."""
-    try:
-        if isinstance(value, str) and ("_" in value or not value.isascii()):
-            raise ValueError  # Python's own ways to write 10: 1_0, full-width digits
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError("is not a number", file=file, field=field, value=value) from None
-    if not math.isfinite(found):
-        raise InputError("is not a finite number", file=file, field=field, value=value)
-    if abs(found) > _LARGEST:
-        raise InputError("is far too large", file=file, field=field, value=value)
-    return found
 
 
 def json_number(value: Any, file: Path, field: str) -> float:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 
 _OTHERS = frozenset(("samples", "shapes", "dataset", "items", "_via_img_metadata"))  # others' files
 _ORDER = ("", "person_keypoints", "stuff", "image_info")  # of two files of one split the first
@@ -32,6 +32,7 @@ def splits(place: Place) -> list[str]:
     return sorted(files(place))
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> annotation files, wherever they lie: named by the file, or by the split's folder."""
     found: dict[str, list[str]] = {}

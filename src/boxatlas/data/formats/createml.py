@@ -8,7 +8,7 @@ from typing import Any
 
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import Builder
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -23,6 +23,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} is a list of CreateML's images")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> JSON files."""
     return by_split(place.documents(place.few(place.own(".json")), _is_mine))

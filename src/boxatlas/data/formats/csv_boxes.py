@@ -14,21 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import Builder, number, stated_size, without_masks
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
+from boxatlas.data.sources import COLUMNS
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True
 CORNERS = True  # the four numbers in the files are x1, y1, x2, y2
 FIELD = "line {}"
-COLUMNS = {
-    "image": ("filename", "file_name", "image", "image_path", "path", "file", "img", "image_name"),
-    "class": ("class", "label", "class_name", "category", "name"),
-    "x1": ("xmin", "x1", "x_min"),
-    "y1": ("ymin", "y1", "y_min"),
-    "x2": ("xmax", "x2", "x_max"),
-    "y2": ("ymax", "y2", "y_max"),
-}
 _MORE = {"width": ("width",), "height": ("height",), "ignore": ("ignore", "difficult")}
 _BARE = {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}
 _DELIMITERS = (",", ";", "\t")
@@ -39,6 +32,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} has columns of an image, a class and corners")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> CSV files."""
     return by_split(n for n in place.few(place.own(".csv")) if _columns(place, n))
@@ -51,7 +45,7 @@ def splits(place: Place) -> list[str]:
 def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
     names = [name for names in files(place).values() for name in names]
-    return [place.path(n) for n in [*names, *([] if place.named else place.by_name["classes.csv"])]]
+    return [place.path(n) for n in [*names, *([] if place.named else place.called("classes.csv"))]]
 
 
 def _columns(place: Place, name: str) -> tuple[str, dict[str, int], int] | None:

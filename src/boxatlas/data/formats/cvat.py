@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 
 from boxatlas.data.formats.building import Box, Builder, around, number, stated_size, turned
-from boxatlas.data.formats.places import Place, Seen, split_name
+from boxatlas.data.formats.places import Place, Seen, per_place, split_name
 from boxatlas.data.masks import Mask, encode
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -33,6 +33,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} is an XML file of CVAT's")
 
 
+@per_place
 def files(place: Place) -> list[str]:
     return [name for name in place.few(place.own(".xml")) if _is_mine(place.head(name))]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from boxatlas.data.formats import yolo
 from boxatlas.data.formats.building import Builder, lines_of, read_text, sizes_of
-from boxatlas.data.formats.places import Place, Seen
+from boxatlas.data.formats.places import Place, Seen, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -39,6 +39,7 @@ def evidence(place: Place) -> Seen | None:
     return Seen(f"{place.relative(path)} is a .data file of Darknet's", sure)
 
 
+@per_place
 def _files(place: Place) -> list[str]:
     """The .data files nearest to the top."""
     found = place.own(".data")

@@ -27,7 +27,7 @@ from boxatlas.data.formats.building import (
     stated_size,
     without_masks,
 )
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 from boxatlas.data.masks import Mask, encode
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -53,6 +53,7 @@ def splits(place: Place) -> list[str]:
     return sorted(tag for tag in tags if tag)
 
 
+@per_place
 def _label_files(place: Place) -> dict[str, str]:
     """Split ("" where there are none) -> labels.json."""
     found: dict[str, str] = {}
@@ -71,6 +72,7 @@ def _maybe(value: dict[str, Any]) -> bool:
     return value.keys() <= {"classes", "labels", "info"}
 
 
+@per_place
 def _samples_file(place: Place) -> str | None:
     for name in place.own(".json"):
         if name.rpartition("/")[2] == "samples.json" or place.named is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boxatlas.data.formats.building import Builder, sizes_of
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -31,6 +31,7 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in _roots(place) if split)
 
 
+@per_place
 def _roots(place: Place) -> dict[str, dict[str, list[str]]]:
     """Split ("" where there is none) -> class -> its images."""
     if place.named is not None:

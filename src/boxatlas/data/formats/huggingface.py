@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import Builder, read_text, stated_size
-from boxatlas.data.formats.places import Place, Seen, split_in
+from boxatlas.data.formats.places import Place, Seen, per_place, split_in
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -27,6 +27,7 @@ def evidence(place: Place) -> Seen | None:
     return Seen(f"{found[0]} lists images and objects") if found else None
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> metadata files."""
     found: dict[str, list[str]] = {}

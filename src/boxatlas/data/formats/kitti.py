@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
-from boxatlas.data.formats.places import Place, Seen, by_split, split_in
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place, split_in
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -34,6 +34,7 @@ def _is_mine(place: Place, name: str) -> bool:
     return all(word.lstrip("+-").replace(".", "", 1).isdecimal() for word in words[1:15])
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> the label files of the folders in which one of the first is KITTI's."""
     return by_split(place.of_folders(place.own(".txt"), _is_mine), split_in)

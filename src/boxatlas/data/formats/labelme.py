@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from boxatlas.data.formats.building import Box, Builder, around, json_of, stated_size
-from boxatlas.data.formats.places import Place, Seen, by_split, split_in
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place, split_in
 from boxatlas.data.masks import Mask, decode, encode, extent
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -39,6 +39,7 @@ def _is_mine(place: Place, name: str) -> bool:
     return kind == "object" and "shapes" in value and "imagePath" in value
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> the JSON files of the folders in which one of the first is LabelMe's."""
     return by_split(place.of_folders(place.own(".json"), _is_mine), split_in)

@@ -22,7 +22,7 @@ from boxatlas.data.formats.building import (
     sizes_of,
     stated_size,
 )
-from boxatlas.data.formats.places import Place, Seen, split_name
+from boxatlas.data.formats.places import Place, Seen, per_place, split_name
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -46,6 +46,7 @@ def splits(place: Place) -> list[str]:
     return sorted({name for name in map(_split_of, tasks) if name})
 
 
+@per_place
 def _files(place: Place) -> list[str]:
     """The JSON files that are lists of tasks; tasks.json is meant to be one."""
     return [

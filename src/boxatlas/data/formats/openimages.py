@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from boxatlas.data.formats.building import Builder, number, sizes_of
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -24,6 +24,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} has the columns of Open Images' boxes")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> CSV files."""
     return by_split(n for n in place.few(place.own(".csv")) if _is_mine(place, n))
@@ -51,8 +52,12 @@ def _names(place: Place) -> dict[str, str]:
     """Code -> name of a class."""
     found = {}
     for name in _name_files(place):
-        with open(place.path(name), encoding="utf-8-sig", newline="") as file:
-            found |= {row[0]: row[1].strip() for row in csv.reader(file) if len(row) >= 2}
+        path = place.path(name)
+        try:
+            rows = list(csv.reader(read_text(path).split("\n")))
+        except csv.Error as error:
+            raise InputError(f"is not valid CSV: {error}", file=path) from None
+        found |= {row[0]: row[1].strip() for row in rows if len(row) >= 2}
     return found
 
 
@@ -86,7 +91,9 @@ def _file(
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            at = {column.strip(): k for k, column in enumerate(next(reader))}
+            at = {column.strip(): k for k, column in enumerate(next(reader, []))}
+            if not at.keys() >= _COLUMNS:
+                raise InputError("lacks columns of boxes", file=path, field="line 1", value=[*at])
             edges = [at[column] for column in ("XMin", "YMin", "XMax", "YMax")]
             key, kind = at["ImageID"], at["LabelName"]
             group, cut = at.get("IsGroupOf"), at.get("IsTruncated")

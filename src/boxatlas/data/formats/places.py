@@ -12,15 +12,16 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import decoded, leaves, read_text
 from boxatlas.errors import InputError
 from boxatlas.images import IMAGE_SUFFIXES
 
+Found = TypeVar("Found")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -90,6 +91,18 @@ def by_split(
     return found
 
 
+def per_place(function: Callable[[Place], Found]) -> Callable[[Place], Found]:
+    """What a function finds in a place, found once: the place keeps it."""
+
+    @wraps(function)
+    def found(place: Place) -> Found:
+        if function not in place.kept:
+            place.kept[function] = function(place)
+        return place.kept[function]
+
+    return found
+
+
 class Place:
     """A data set's folder, or one file of it that was named instead; listed once.
 
@@ -97,8 +110,9 @@ class Place:
     `folder/name` relative to it, in order; links are followed, but none twice.
     """
 
-    def __init__(self, given: str | Path) -> None:
-        self.given = Path(given)
+    def __init__(self, given: str | Path, root: Path | None = None) -> None:
+        """root: where a file that was named says that its images lie."""
+        self.given, self.kept = Path(given), dict[Any, Any]()
         try:
             is_file = self.given.is_file()
             if not is_file and not self.given.is_dir():
@@ -106,17 +120,17 @@ class Place:
         except (OSError, ValueError) as error:  # a name too long, or with a NUL
             raise InputError(f"no such folder: {error}", file=repr(str(given))) from None
         self.named = self.given if is_file else None
-        self.root = self.given.parent if is_file else self.given
+        self.root = root or (self.given.parent if is_file else self.given)
         self.files = sorted(_below(str(self.root)))
-        if is_file and not self.images:  # annotations/a.json beside images/
-            del self.images
+        if is_file and root is None and not self.images:  # annotations/a.json beside images/
+            del self.images, self._by_suffix
             self.root = Path(os.path.abspath(self.root)).parent
             self.files = sorted(_below(str(self.root)))
 
     @cached_property
     def images(self) -> list[str]:
         """The files that are images by their suffix."""
-        return [name for name in self.files if suffix_of(name) in IMAGE_SUFFIXES]
+        return self._with_suffix(sorted(IMAGE_SUFFIXES))
 
     @cached_property
     def folders(self) -> list[str]:
@@ -142,6 +156,10 @@ class Place:
             found[name.rpartition("/")[2]].append(name)
         return found
 
+    def called(self, bare: str) -> list[str]:
+        """The files of this name, in whatever folder."""
+        return [name for name in self.files if name == bare or name.endswith(f"/{bare}")]
+
     @cached_property
     def by_stem(self) -> dict[str, str]:
         """Path without suffix -> the image (of two that differ in it the last)."""
@@ -165,8 +183,16 @@ class Place:
             return [name] if suffix_of(name) in suffixes else []
         return self._with_suffix(suffixes)
 
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.files:
+            found[suffix_of(name)].append(name)
+        return found
+
     def _with_suffix(self, suffixes: Sequence[str]) -> list[str]:
-        return [name for name in self.files if suffix_of(name) in suffixes]
+        found = [self._by_suffix[suffix] for suffix in suffixes if suffix in self._by_suffix]
+        return found[0] if len(found) == 1 else sorted(name for names in found for name in names)
 
     def relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.root)).as_posix()
@@ -303,8 +329,8 @@ _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "image", "img", "imgs", "ima
 
 def suffix_of(name: str) -> str:
     """The suffix in small letters."""
-    bare = name.rpartition("/")[2]
-    return f".{bare.rpartition('.')[2].lower()}" if "." in bare[1:] else ""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
 
 
 def _is_below(name: str, folder: str) -> bool:

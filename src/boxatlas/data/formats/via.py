@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import Box, Builder, around, json_of, read_text
-from boxatlas.data.formats.places import Place, Seen, by_split
+from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -28,6 +28,7 @@ def evidence(place: Place) -> Seen | None:
     return None if name is None else Seen(f"{name} holds regions of the VGG Image Annotator")
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> JSON and CSV files."""
     names = place.few(place.own(".json", ".csv"))
@@ -104,6 +105,8 @@ def _of_json(path: Path) -> Iterator[tuple[str, str, Regions]]:
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
             raise InputError("an image needs `filename`", file=path, field=key, value=image)
         given = image.get("regions") or {}
+        if not isinstance(given, dict | list):
+            raise InputError("must be a list", file=path, field=f"{key}.regions", value=given)
         regions = given.items() if isinstance(given, dict) else enumerate(given)
         yield key, image["filename"], [(i, *_parts(one, path, key)) for i, one in regions]
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, by_split, split_in
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, by_split, per_place, split_in
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -47,6 +47,7 @@ def _is_mine(place: Place, name: str) -> bool:
     return place.companion(name.rpartition(".")[0]) is not None
 
 
+@per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> the files of the folders in which one of the first is VisDrone's."""
     return by_split(place.of_folders(place.own(".txt"), _is_mine), _split)

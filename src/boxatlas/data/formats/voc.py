@@ -2,7 +2,8 @@
 
 The kit has Annotations/*.xml, ImageSets/Main/*.txt and JPEGImages/; labelling programs write the
 XML beside the images or into a folder of its own, and name splits by folders. Corners are 1-based
-and inclusive: xmin = 1 is the left edge, so x1 = xmin - 1 and x2 = xmax.
+and inclusive: xmin = 1 is the left edge, so x1 = xmin - 1 and x2 = xmax. CVAT, whose exports have a
+labelmap.txt, writes edges instead, counted from 0: there x1 = xmin.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from boxatlas.data.formats.building import (
     stated_size,
     without_masks,
 )
-from boxatlas.data.formats.places import Place, Seen, split_in, split_name
+from boxatlas.data.formats.places import Place, Seen, per_place, split_in, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -35,6 +36,7 @@ FIELD = "object[{}]"
 _OF_ROOT = frozenset(("filename", "folder", "path", "size", "segmented", "object"))
 _OF_OBJECT = frozenset(("name", "bndbox", "difficult", "truncated", "object"))
 _FOLDERS = frozenset(("annotations", "annotation", "annots", "labels", "label", "xml", "xmls"))
+_OF_CVAT = "# label:color_rgb:parts:actions"  # how its labelmap.txt begins
 _LISTS = ("/ImageSets/Main", "/ImageSets")
 
 
@@ -50,6 +52,7 @@ def evidence(place: Place) -> Seen | None:
     return None
 
 
+@per_place
 def xml_files(place: Place) -> list[str]:
     """The XML files of the folders in which the first ones are of VOC's, or that are called so.
 
@@ -88,6 +91,7 @@ def id_of(name: str) -> str:
     return "/".join(parts)
 
 
+@per_place
 def list_files(place: Place) -> dict[str, list[str]]:
     """Split -> its lists, one a kit, without the per-class ones (cat_train beside train)."""
     if place.named is not None:
@@ -144,6 +148,13 @@ def _base(list_file: str) -> str:
     return f"/{list_file}".rpartition("/ImageSets/")[0].removeprefix("/")
 
 
+@per_place
+def first_pixel(place: Place) -> int:
+    """What the files call the left edge of an image: 1, or 0 where CVAT has written them."""
+    heads = (place.head(name) for name in place.called("labelmap.txt"))
+    return 0 if any(head.startswith(_OF_CVAT) for head in heads) else 1
+
+
 def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of every annotation."""
     files = {id_of(name): name for name in xml_files(place)}
@@ -169,7 +180,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
 def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
     lists = sorted(n for names in list_files(place).values() for n in names)
-    more = [n for one in ("classes.txt", "labelmap.txt") for n in place.by_name.get(one, ())]
+    more = [n for one in ("classes.txt", "labelmap.txt") for n in place.called(one)]
     return [place.path(name) for name in [*xml_files(place), *lists, *more]]
 
 
@@ -219,7 +230,8 @@ def _image(
                     value=label,
                     hint=nearest(label, classes),
                 )
-            box, ignore = box_of(thing, file, i), flag(builder, thing, file, i, "difficult")
+            box = box_of(thing, file, i, first_pixel(place))
+            ignore = flag(builder, thing, file, i, "difficult")
             builder.add(
                 box,
                 classes.setdefault(label, len(classes)),
@@ -261,15 +273,18 @@ def _besides(element: Element, known: frozenset[str], builder: Builder, file: Pa
     return "".join(found)
 
 
-def box_of(thing: Element, file: Path, i: int) -> Box:
-    """Of the corners; else around the polygon or the turned box (its centre, sides and angle)."""
+def box_of(thing: Element, file: Path, i: int, first: int = 1) -> Box:
+    """Of the corners; else around the polygon or the turned box (its centre, sides and angle).
+
+    first: what the file calls the left edge.
+    """
     box = thing.find("bndbox")
     if box is not None:
         x1, y1, x2, y2 = (
             number(box.findtext(side), file, f"object[{i}].bndbox.{side}")
             for side in ("xmin", "ymin", "xmax", "ymax")
         )
-        return (x1 - 1, y1 - 1, x2, y2)
+        return (x1 - first, y1 - first, x2, y2)
     polygon, turned = thing.find("polygon"), thing.find("robndbox")
     if polygon is not None and len(polygon):
         values = [
@@ -279,7 +294,7 @@ def box_of(thing: Element, file: Path, i: int) -> Box:
         ]
         xs, ys = ([v for tag, v in values if tag.startswith(axis)] for axis in "xy")
         if xs and ys:
-            return (min(xs) - 1, min(ys) - 1, max(xs), max(ys))
+            return (min(xs) - first, min(ys) - first, max(xs), max(ys))
     if turned is not None:
         x, y, w, h, angle = (
             number(turned.findtext(part), file, f"object[{i}].robndbox.{part}")
@@ -287,7 +302,7 @@ def box_of(thing: Element, file: Path, i: int) -> Box:
         )
         cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
         w, h = w * cos + h * sin, w * sin + h * cos
-        return (x - w / 2 - 1, y - h / 2 - 1, x + w / 2, y + h / 2)
+        return (x - w / 2 - first, y - h / 2 - first, x + w / 2, y + h / 2)
     raise InputError("an object without a box", file=file, field=f"object[{i}].bndbox")
 
 
@@ -304,7 +319,7 @@ def flag(builder: Builder, thing: Element, file: Path, i: int, name: str) -> boo
 
 def _listed_classes(place: Place, builder: Builder) -> list[str] | None:
     """The names in classes.txt, each once; None where there is none, or several alike."""
-    files = sorted(place.by_name.get("classes.txt", ()), key=lambda name: name.count("/"))
+    files = sorted(place.called("classes.txt"), key=lambda name: name.count("/"))
     if not files or (len(files) > 1 and files[0].count("/") == files[1].count("/")):
         return None
     path = place.path(files[0])

@@ -45,7 +45,7 @@ def _is_row(line: str) -> bool:
         values = [float(word) for word in words]
     except ValueError:
         return False
-    return len(values) >= 5 and values[0] == int(values[0]) >= 0
+    return len(values) >= 5 and values[0] >= 0 and values[0].is_integer()
 
 
 def splits(place: Place, refuse: Refuse = stop) -> list[str]:

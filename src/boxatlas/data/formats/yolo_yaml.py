@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import leaves, read_text
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, split_in, split_name
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, per_place, split_in, split_name
 from boxatlas.errors import InputError
 
 MOST_CLASSES = 100_000  # where nothing says how many there are
@@ -25,6 +25,7 @@ def stop(error: InputError) -> None:
     raise error
 
 
+@per_place
 def description_files(place: Place) -> list[str]:
     """The YAML files that may describe the set: of a usual name, or else that say as much."""
     found = place.own(".yaml", ".yml")
@@ -74,6 +75,19 @@ def describe(place: Place, refuse: Refuse = stop) -> dict[str, Any]:
         refuse(InputError("is not a mapping of `names` and splits", file=path))
         return {}
     return found
+
+
+def root_of(file: Path) -> Path | None:
+    """The folder that a YAML file speaks of as `path`, if it is there: the set may lie apart."""
+    import yaml
+
+    try:
+        found = yaml.load(read_text(file), yaml.BaseLoader)
+        path = found.get("path") if isinstance(found, dict) else None
+        folder = file.parent / path if isinstance(path, str) and path else None
+        return folder if folder is not None and folder.is_dir() else None
+    except (InputError, yaml.YAMLError, OSError, ValueError, RecursionError):
+        return None  # the reader will say what is wrong
 
 
 def _with_whole_keys(names: Any) -> Any:
@@ -129,7 +143,7 @@ def classes_of(place: Place, description: dict[str, Any], refuse: Refuse = stop)
 def names_file(place: Place, refuse: Refuse = stop) -> Path | None:
     """The list of class names beside the labels; of several the first, if they are equal."""
     for bare in _NAME_FILES:
-        found = sorted(place.by_name.get(bare, ()), key=lambda name: (name.count("/"), name))
+        found = sorted(place.called(bare), key=lambda name: (name.count("/"), name))
         texts = {read_text(place.path(name)).strip() for name in found}
         if len(texts) > 1:
             refuse(

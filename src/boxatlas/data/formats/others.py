@@ -1,0 +1,43 @@
+"""Layouts that are not read: how they are known, so that one who has them is told what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from boxatlas.data.formats.places import Place
+
+# Datumaro reads these, and finds out by itself which it is; others it does not.
+_OF_DATUMARO: dict[str, Callable[[Place, str], bool]] = {
+    "MOT": lambda place, name: name.endswith("gt/gt.txt"),
+    "WIDER Face": lambda place, name: re.search(r"wider_face_\w+_bbx_gt\.txt$", name) is not None,
+    "TFRecord": lambda place, name: ".tfrecord" in name,
+    "Datumaro": lambda place, name: _holds(place, name, "items", "categories"),
+}
+_UNKNOWN: dict[str, Callable[[Place, str], bool]] = {
+    "CrowdHuman": lambda place, name: name.endswith(".odgt"),
+    "Supervisely": lambda place, name: _holds(place, name, "size", "objects"),
+}
+
+
+def _holds(place: Place, name: str, *keys: str) -> bool:
+    if not name.endswith(".json"):
+        return False
+    kind, value, _ = place.document(name)
+    return kind == "object" and all(key in value for key in keys)
+
+
+def hint(place: Place) -> str:
+    """What a folder looks like that is of no layout that is read, "" where nothing is known."""
+    names = list(place.few(place.files, 8))
+    for layout, is_like in _OF_DATUMARO.items():
+        if any(is_like(place, name) for name in names):
+            return (
+                f"it looks like {layout}, which Datumaro converts: "
+                "datum convert -i DIR -f coco -o OUT -- --save-media"
+            )
+    for layout, is_like in _UNKNOWN.items():
+        if any(is_like(place, name) for name in names):
+            return f"it looks like {layout}; export it as COCO, VOC or YOLO"
+    strange = [name for name in names if name.endswith((".json", ".xml", ".csv", ".txt"))]
+    return f"{strange[0]} is of none of them" if strange else ""
