@@ -87,6 +87,8 @@ class Tiny(Detector):
 class Made:
     """The agreed loader: batches that depend on (seed, epoch, number) alone."""
 
+    workers = 0
+
     def __init__(
         self, batch: int, count: int = 6, seed: int = 0, rank: int = 0, **kinds: Any
     ) -> None:

@@ -19,6 +19,7 @@ from boxatlas._version import __version__
 from boxatlas.errors import InputError, nearest
 
 _SHARED = {"common"}
+_INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]  # Click's, which typer has within it or beside it
 
 
@@ -85,9 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:  # accepted anywhere on the line
         arguments = [a for a in arguments if a != "--debug"]
     try:
-        sys.exit(
-            build()(args=arguments, prog_name="boxatlas", obj=arguments, standalone_mode=False)
-        )
+        code = build()(args=arguments, prog_name="boxatlas", obj=arguments, standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            print("boxatlas: stopped", file=sys.stderr)
+        sys.exit(code)
     except InputError as error:
         if debug:
             raise
@@ -101,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("boxatlas: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

@@ -64,8 +64,11 @@ def open_detector(what: str, device: torch.device) -> Detector:
     from boxatlas.zoo import list_models
 
     path = Path(what)
-    if path.is_dir() and (path / "best.safetensors").is_file():
-        path = path / "best.safetensors"  # a run's folder
+    if path.is_dir():  # a run's folder; one that was stopped early has no best yet
+        kept = [path / f"{name}.safetensors" for name in ("best", "last")]
+        path = next((one for one in kept if one.is_file()), path)
+    if path.is_dir():
+        raise InputError("is a folder without best.safetensors or last.safetensors", file=what)
     if path.is_file():
         return load(path).to(device)
     if what == "bundled":

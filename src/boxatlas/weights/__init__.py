@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import check_format
 from boxatlas.images import Preprocess
 from boxatlas.options import validated
 from boxatlas.parts.base import Detector
@@ -60,8 +61,9 @@ SOURCES = (
 def load(path: str | Path) -> Detector:
     """The whole detector from a checkpoint: model, options, classes, preprocess, weights.
 
-    path: a file, or "bundled": the detector that the package carries. Raises InputError where the
-    file is not such a checkpoint or its weights do not fit its model.
+    path: a file, or "bundled": the detector that the package carries. It is ready to infer: in
+    eval mode. Raises InputError where the file is not such a checkpoint or its weights do not fit
+    its model.
     """
     path = bundled("bundled") if path == "bundled" else path
     state, description = read(path)
@@ -73,7 +75,7 @@ def load(path: str | Path) -> Detector:
         )
     model = described(description, path)
     _load_whole(model, state, path)
-    return model
+    return model.eval()
 
 
 def load_into(
@@ -208,6 +210,7 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
 
 def described(description: Mapping[str, Any], path: str | Path) -> Detector:
     """Build what a checkpoint's description says."""
+    check_format(description.get("format", 1), path)
     name, options = description.get("model"), description.get("options", {})
     classes, preprocess = description.get("classes"), description.get("preprocess")
     shapes = (
