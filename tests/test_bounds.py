@@ -36,6 +36,9 @@ def places(annotation: Any, default: Any) -> Iterator[Place]:
     elif origin in (Union, types.UnionType):
         for member in get_args(annotation):
             yield from places(member, default if fits(member, default) else None)
+    elif origin is dict:
+        for value, whole in places(get_args(annotation)[1], None):
+            yield {"key": value}, whole
     elif origin is tuple:
         members = get_args(annotation)
         if len(members) == 2 and members[1] is Ellipsis:
@@ -79,6 +82,8 @@ def ones(annotation: Any) -> Any:
 def put(value: Any, number: float) -> Any:
     if value is Here:
         return number
+    if isinstance(value, dict):
+        return {key: put(v, number) for key, v in value.items()}
     return tuple(put(v, number) for v in value) if isinstance(value, tuple) else value
 
 
@@ -130,6 +135,8 @@ def test_the_test_would_notice() -> None:
         pair: tuple[int, int] | None = None
 
     assert list(places(Loose.model_fields["free"].annotation, 0.5)) == [(Here, False)]
+    assert list(places(dict[str, int] | None, None)) == [({"key": Here}, True)]
+    assert put({"key": (Here, 1)}, 5) == {"key": (5, 1)}
     assert list(places(Loose.model_fields["pair"].annotation, None)) == [
         ((Here, 1), True),
         ((1, Here), True),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import boxatlas
 from boxatlas.ops import winograd
-from boxatlas.parts import fast as inference
+from boxatlas.parts.fast import PackedConv2d, WinogradConv2d
 
 
 def retinanet(**options: object) -> boxatlas.Detector:
@@ -28,7 +28,7 @@ def test_large_3x3_convolutions_go_by_winograd_and_answer_alike(monkeypatch):
 
     model, images = retinanet(), torch.randn(2, 3, 256, 320)
     fast = model.fast()
-    assert any(isinstance(m, inference.WinogradConv2d) for m in fast.modules())
+    assert any(isinstance(m, WinogradConv2d) for m in fast.modules())
     monkeypatch.setattr(winograd, "convolve", watched)
     with torch.inference_mode():
         wanted, found = model.probe(images), fast.probe(images)
@@ -46,8 +46,8 @@ def test_where_winograd_is_too_rough_the_convolutions_stay_direct(monkeypatch):
     model, images = retinanet(), torch.randn(1, 3, 256, 256)
     fast = model.fast()
     kinds = {type(m) for m in fast.modules()}
-    assert inference.WinogradConv2d not in kinds
-    assert inference.PackedConv2d in kinds
+    assert WinogradConv2d not in kinds
+    assert PackedConv2d in kinds
     with torch.inference_mode():
         for a, b in zip(model.probe(images), fast.probe(images), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
@@ -59,6 +59,6 @@ def test_a_residual_sum_is_made_with_the_convolution(side):
     x, other = torch.randn(1, 64, side, side), torch.randn(1, 64, side, side)
     x, other = (t.contiguous(memory_format=torch.channels_last) for t in (x, other))
     with torch.inference_mode():
-        packed = inference.WinogradConv2d(conv, tuple(x.shape))
+        packed = WinogradConv2d(conv, tuple(x.shape))
         wanted = (conv(x) + other).relu()
         torch.testing.assert_close(packed.added(x, other.clone()), wanted, rtol=1e-3, atol=1e-4)

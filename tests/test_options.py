@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from boxatlas.errors import InputError, nearest
-from boxatlas.options import Options, convention, switch, validated
+from boxatlas.options import Options, habit, idea, validated
 
 
 class Inner(Options):
@@ -25,9 +25,9 @@ class Inner(Options):
 
 
 class Sample(Options):
-    roi_op: Literal["pool", "align"] = switch("pool", "table 3: how a RoI is read")
-    weight: float = switch(1.0, "equation 2", ge=0)
-    eps: float = convention(1e-5, "of the norms")
+    roi_op: Literal["pool", "align"] = idea("pool", "table 3: how a RoI is read")
+    weight: float = idea(1.0, "equation 2", ge=0)
+    eps: float = habit(1e-5, "of the norms")
     inner: Inner = Inner()
 
 

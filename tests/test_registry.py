@@ -73,9 +73,7 @@ def test_an_input_may_be_so_small_that_its_last_map_is_one_cell() -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="two models are called ssd300_vgg16"):
 
-        @registry.register_model(
-            method="", title="", arxiv="", year=2015, family="one-stage", backbone="", size=""
-        )
+        @registry.Method("", "", "", 2015, "one-stage").model("", "")
         def ssd300_vgg16(classes: object) -> None:
             """Taken."""
 

@@ -20,7 +20,7 @@ too); type, bounds, kind and note stay those of the group.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -175,12 +175,17 @@ def validated(cls: type[T], values: dict[str, Any], file: str | None = None) -> 
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise _explained(cls, error, file) from None
+        raise _explained(cls, error, values, file) from None
 
 
-def _explained(cls: type[BaseModel], error: ValidationError, file: str | None) -> InputError:
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+def _explained(
+    cls: type[BaseModel], error: ValidationError, values: dict[str, Any], file: str | None
+) -> InputError:
+    errors = error.errors()
+    # Of a union's complaints about one value the one that comes furthest into it.
+    about = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(about, key=lambda one: len(one["loc"]))
+    path = _path(first["loc"], values, first["type"] == "missing")
     if first["type"] == "extra_forbidden":
         owner: Any = cls
         for part in first["loc"][:-1]:
@@ -198,5 +203,18 @@ def _explained(cls: type[BaseModel], error: ValidationError, file: str | None) -
     return InputError(problem, file=file, field=path, value=first["input"])
 
 
-# Until every method has its groups.
-switch, convention = idea, habit
+def _path(loc: tuple[int | str, ...], values: Any, missing: bool) -> str:
+    """A place in `values` as users write it: pydantic's names of a union's members left out.
+
+    missing: what the last part names is not there.
+    """
+    parts, value = list(loc[:1]), values.get(loc[0]) if loc else None
+    for part in loc[1:]:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(part, int):
+            value = value[part] if isinstance(value, Sequence) and part < len(value) else None
+        elif not (missing and part is loc[-1]):
+            continue
+        parts.append(part)
+    return ".".join(map(str, parts))

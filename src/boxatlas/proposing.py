@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +16,8 @@ from boxatlas.errors import InputError
 from boxatlas.files import write_tensors
 from boxatlas.images import IMAGE_SUFFIXES, read
 from boxatlas.ops.search import SelectiveSearch, cores, hierarchies, in_order, ranked
-
-if TYPE_CHECKING:
-    from boxatlas.parts.base import Detector
-    from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.base import Detector, Track
+from boxatlas.parts.region.detector import RegionDetector
 
 
 class Found(NamedTuple):
@@ -87,31 +83,29 @@ def by_detector(
     most: int = 1000,
     batch_size: int = 4,
     min_side: float = 0,
+    before: int = 0,
 ) -> Iterator[Found | InputError]:
     """The proposals of a detector's RPN for each image in turn, with its logits as scores.
 
-    At most so many of an image, the best of those that are min_side pixels wide and high. Raises
-    InputError for a detector that makes none.
+    At most so many of an image, the best of those that are min_side pixels wide and high. before:
+    of each level so many enter suppression, if they are more than in a detection. What is proposed
+    for an image depends on it alone. Raises InputError for a detector that makes none.
     """
-    from boxatlas.parts.region.detector import RegionDetector
-
     if not isinstance(detector, RegionDetector) or detector.rpn is None:
         raise InputError(
             f"{detector.name or 'this detector'} makes no proposals of its own",
             field="--model",
             hint="give a detector with an RPN",
         )
-    detector = copy.deepcopy(detector)
-    rule = detector.select_in_detect
-    before = max(rule.before, most)
+    before = max(before, detector.rpn.config.proposals_detect[0], most)
     # What is too small goes before the best are counted, so all that NMS leaves is looked at.
-    after = before if min_side else most
-    detector.select_in_detect = replace(rule, before=before, after=after)
+    counts = (before, before if min_side else most)
     remaining = iter(paths)
-    while chunk := list(islice(remaining, batch_size)):
+    together = detector.together(batch_size)
+    while chunk := list(islice(remaining, together)):
         pixels = [_opened(path) for path in chunk]
         good = [p for p in pixels if not isinstance(p, InputError)]
-        proposed = _proposed(detector, good) if good else ()
+        proposed = _proposed(detector, good, counts) if good else ()
         made = (_at_least(one, min_side, most) for one in proposed)
         yield from (p if isinstance(p, InputError) else next(made) for p in pixels)
 
@@ -131,18 +125,21 @@ def _opened(path: Path) -> NDArray[np.uint8] | InputError:
 
 
 @torch.inference_mode()
-def _proposed(detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]]) -> list[Found]:
+def _proposed(
+    detector: RegionDetector, pixels: Sequence[NDArray[np.uint8]], counts: tuple[int, int]
+) -> list[Found]:
     images, frames = detector.preprocess.batch(list(pixels))
-    fast: Any = detector.fast()  # a RegionDetector too
+    fast = detector.fast()
+    assert isinstance(fast, RegionDetector)
     images = images.to(detector.device).contiguous(memory_format=torch.channels_last)
     size = (images.shape[-2], images.shape[-1])
-    proposals = fast.propose(fast.features(images), frames, size)
+    proposals = fast.propose(fast.features(images), frames, size, counts)
     proposals = proposals._replace(boxes=fast.outward(proposals.boxes, frames))
     return [
         Found(
             one,
             frame.undo(proposals.boxes[i][proposals.valid[i]]).float().cpu().numpy(),
-            proposals.logits[i][proposals.valid[i]].float().cpu().numpy(),
+            proposals.scores[i][proposals.valid[i]].float().cpu().numpy(),
         )
         for i, (one, frame) in enumerate(zip(pixels, frames, strict=True))
     ]
@@ -152,18 +149,23 @@ _BLOCK = 64  # images whose proposals lie in one file
 
 
 def stored(
-    detector: Detector, paths: Sequence[str], folder: Path, track: Any, most: int
+    detector: Detector, paths: Sequence[str], folder: Path, track: Track
 ) -> dict[str, NDArray[np.float32]]:
-    """Image path -> the detector's proposals, at most so many, in source pixels.
+    """Image path -> the detector's proposals [P, 4] for training, in source pixels.
 
-    Written to `folder` block by block; what lies there from a run before is not made again.
+    As many as its heads are trained on, all anchors entering suppression. Written to `folder` block
+    by block; what lies there from a run before is not made again. Raises InputError for a detector
+    that makes none.
     """
+    if not isinstance(detector, RegionDetector) or detector.rpn is None:
+        raise InputError(f"{detector.name or 'this detector'} makes no proposals of its own")
+    most = detector.rpn.config.proposals_loss[1]
     blocks = [list(paths[i : i + _BLOCK]) for i in range(0, len(paths), _BLOCK)]
     found: dict[str, NDArray[np.float32]] = {}
     for number, block in enumerate(track(blocks, "proposals")):
         file = folder / f"{number:06d}.safetensors"
         if not file.exists():
-            made = list(by_detector(detector, [Path(path) for path in block], most))
+            made = list(by_detector(detector, [Path(path) for path in block], most, before=1 << 30))
             for one in made:
                 if isinstance(one, InputError):
                     raise one

@@ -11,7 +11,7 @@ makes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -97,21 +97,3 @@ class ModelInfo:
 
 
 MODELS: dict[str, ModelInfo] = {}
-
-
-def register_model(
-    *,
-    method: str,
-    title: str,
-    arxiv: str,
-    year: int,
-    family: str,
-    backbone: str,
-    size: str,
-    published: Sequence[Published] = (),
-    classes: int = len(VOC_CLASSES),
-) -> Callable[[Build], Build]:
-    """Until every method has its constant."""
-    return Method(method, title, arxiv, year, family).model(
-        backbone, size, *published, classes=classes
-    )

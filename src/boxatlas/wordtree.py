@@ -13,14 +13,43 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from boxatlas.errors import InputError
+from boxatlas.options import Count, Options, habit, setting
 
 Decoder = Literal["conditional", "darknet", "last_over_half"]
+# COCO's names of classes that VOC, and the published trees, call otherwise.
+VOC_WORDS = {
+    "motorcycle": "motorbike",
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "tv": "tvmonitor",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+}
+
+
+class TreeChoices(Options):
+    """Where a tree comes from (`tree_of`, `words_of`), and how it answers (`WordTree.decode`)."""
+
+    tree: str | None = setting(None, "file of the tree: a line `id parent` for each word")
+    tree_names: str | None = setting(None, "file of the tree's words, one a line; none: the ids")
+    class_map: tuple[str, str] | None = setting(
+        None, "files: names of the data's classes, and the node of the tree that each is"
+    )
+    parents: tuple[Annotated[int, Field(ge=-1)], ...] | None = setting(
+        None, "the tree without a file: each class's parent, -1 = a root; none: all are roots"
+    )
+    ids: tuple[str, ...] | None = setting(None, "the ids of the tree's words, without a file")
+    words: dict[str, Count] | None = setting(
+        None, "names of the data's classes: their nodes in the tree"
+    )
+    tree_decode: Decoder = habit("conditional", "how a box's word is read off the tree")
 
 
 class WordTree:
@@ -288,6 +317,46 @@ class Index:
             last = steps[-1]
             steps.append(torch.where(last >= 0, self.parents[last.clamp(min=0)], -1))
         self.paths = torch.stack(steps, dim=1)
+
+
+def tree_of(classes: Sequence[str], choices: TreeChoices) -> WordTree:
+    """The tree of a file, whose words are then the classes, or over these classes.
+
+    Raises InputError where both a file and parents are given, or not a parent for each class.
+    """
+    if choices.tree is not None:
+        if choices.parents is not None:
+            raise InputError(
+                "give the tree as a file or as parents", field="tree", value=choices.tree
+            )
+        return WordTree.read(choices.tree, choices.tree_names)
+    parents = choices.parents or (-1,) * len(classes)
+    if len(parents) != len(classes):
+        raise InputError(f"{len(parents)} nodes for {len(classes)} classes", field="parents")
+    return WordTree(parents, choices.ids, classes)
+
+
+def words_of(tree: WordTree, choices: TreeChoices) -> dict[str, int]:
+    """The data's own names of classes: their nodes. Raises InputError for one outside the tree."""
+    words = dict(choices.words or {})
+    if choices.class_map is not None:
+        names, nodes = (read_lines(Path(file)) for file in choices.class_map)
+        mapped = tree.read_map(choices.class_map[1])
+        if len(names) != len(nodes):
+            raise InputError(
+                f"{len(nodes)} nodes for {len(names)} names",
+                field="class_map",
+                file=choices.class_map[1],
+            )
+        words.update(zip(names, mapped, strict=True))
+    for name, node in words.items():
+        if not 0 <= node < len(tree):
+            raise InputError(
+                f"is not a node of the tree (0 to {len(tree) - 1})",
+                field=f"words.{name}",
+                value=node,
+            )
+    return words
 
 
 def _grown(paths: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxatlas.boxes.yolo import PriorCoder, Truth, cell_of, shape_iou
+from boxatlas.boxes.yolo import Objects, PriorCoder, cell_of, shape_iou
 
 
 def test_a_cell_with_numbers_by_hand():
@@ -63,7 +63,7 @@ def test_the_overlap_of_shapes_by_hand():
 
 def test_small_objects_and_those_outside_are_not_learned():
     boxes = torch.tensor([[[10.0, 10, 30, 30], [5, 5, 5.05, 9], [90, 90, 130, 130]]])
-    truth = Truth.of_pixels(
+    truth = Objects.of_pixels(
         boxes,
         torch.zeros(1, 3, dtype=torch.int64),
         torch.ones(1, 3, dtype=torch.bool),

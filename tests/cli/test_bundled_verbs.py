@@ -12,7 +12,7 @@ import boxatlas
 from boxatlas import scenes
 from boxatlas.errors import InputError
 from boxatlas.training import find_recipe, train
-from boxatlas.training.prepare import detector_of, with_start
+from boxatlas.training.prepare import detector_of, resolve_init
 from boxatlas.weights import bundle, load
 from boxatlas.weights.bundle import DEFAULT, write_card, write_weights
 
@@ -78,7 +78,7 @@ def test_training_begins_with_it_where_there_is_one(
 ) -> None:
     recipe = find_recipe(DEFAULT, ["init=bundled", "options={}", *SETTINGS])
     recipe = recipe.changed({"data": [str(made_scenes)]})
-    settled = with_start(recipe)
+    settled = resolve_init(recipe)
     assert settled.options["size"] == 96
     model, said = detector_of(settled, scenes.CLASSES)
     held = load("bundled").state_dict()
@@ -94,13 +94,13 @@ def test_training_begins_with_it_where_there_is_one(
 def test_auto_takes_what_is_there(box: Path) -> None:
     recipe = find_recipe(DEFAULT)
     assert recipe.init == "auto"
-    there = with_start(recipe)
+    there = resolve_init(recipe)
     assert (there.init, there.options["size"]) == ("bundled", 320)  # the recipe's size goes first
     box.unlink()
-    absent = with_start(recipe)
+    absent = resolve_init(recipe)
     assert (absent.init, absent.options) == ("imagenet", recipe.options)
     with pytest.raises(InputError, match="no weights are bundled for"):
-        with_start(recipe.changed({"init": "bundled"}))
+        resolve_init(recipe.changed({"init": "bundled"}))
 
 
 def test_photos_of_installed_packages_name_their_terms() -> None:

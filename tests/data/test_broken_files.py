@@ -14,6 +14,7 @@ from sets import picture, table_of, two_images, write_set
 from boxatlas.data import detect_format, read
 from boxatlas.data.formats import FORMATS, WRITABLE
 from boxatlas.data.formats.building import Builder, number
+from boxatlas.data.formats.places import Place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -29,7 +30,7 @@ def both_ways(folder: Path, layout: str) -> None:
     """Strict reading gives a table or an InputError; gathering gives the flaws besides."""
     for read_it in (
         lambda: read(folder, None, layout),
-        lambda: FORMATS[layout].read(folder, None, Builder(strict=False)),
+        lambda: FORMATS[layout].read(Place(folder), None, Builder(strict=False)),
     ):
         said = ""
         try:
@@ -62,7 +63,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("layout", WRITABLE)
 def test_damaged_annotations_never_end_in_a_traceback(whole, layout: str, seed: int):
     folder, draw = whole[layout], random.Random(seed)
-    files = FORMATS[layout].annotation_files(folder)
+    files = FORMATS[layout].annotation_files(Place(folder))
     path = draw.choice(files)
     before = path.read_bytes()
     data = bytearray(before)
@@ -140,7 +141,7 @@ def test_each_coco_annotation_is_kept_or_named(tmp_path_factory, values):
     }
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(document))
     builder = Builder(strict=False)
-    table = FORMATS["coco"].read(folder, "train", builder)
+    table = FORMATS["coco"].read(Place(folder), "train", builder)
     assert len(table.labels) + len(builder.problems) == len(things)
     for problem in builder.problems:
         assert "annotations[" in str(problem)
@@ -155,7 +156,7 @@ def test_each_yolo_line_is_kept_or_named(tmp_path_factory, lines):
     (folder / "data.yaml").write_text("train: images/train\nnames: [a, b]\n")
     (folder / "labels" / "train" / "a.txt").write_text("\n".join(lines))
     builder = Builder(strict=False)
-    table = FORMATS["yolo"].read(folder, "train", builder)
+    table = FORMATS["yolo"].read(Place(folder), "train", builder)
     filled = [line for line in lines if line.strip()]
     assert len(table.labels) + len(builder.problems) == len(filled)
 
@@ -172,7 +173,7 @@ def test_each_voc_object_is_kept_or_named(tmp_path_factory, values):
         f"<annotation><object><name>cat</name><bndbox>{box}</bndbox></object></annotation>"
     )
     builder = Builder(strict=False)
-    table = FORMATS["voc"].read(folder, None, builder)
+    table = FORMATS["voc"].read(Place(folder), None, builder)
     assert len(table.labels) + len(builder.problems) == 1
 
 
@@ -266,5 +267,5 @@ def test_nothing_to_read_is_said(tmp_path: Path):
     with pytest.raises(InputError, match="no such folder"):
         read(tmp_path / "absent")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="not the folder"):
+    with pytest.raises(InputError, match="holds no data set"):
         read(tmp_path / "file")

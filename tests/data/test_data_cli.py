@@ -72,7 +72,7 @@ def test_a_copy_of_which_nothing_is_left_is_said_to_be_so(tmp_path: Path, capsys
     code, out, _ = run(capsys, "data", "check", folder, "--fix", tmp_path / "fixed")
     assert code == 1
     assert "still there: " in out
-    assert "holds no annotation file" in out
+    assert "holds nothing of the layout coco" in out
 
 
 def test_many_flaws_are_counted_once(folder: Path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import boxatlas
-from boxatlas.parts.default_boxes import SingleShot
+from boxatlas.parts.single_shot import SingleShot
 from boxatlas.structures import Batch, Frame, Targets
 
 SIZE = 64

@@ -10,13 +10,14 @@ from pyramids import batch, small, total
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
-from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.create import create_model
-from boxatlas.detectors.fpn import FasterRCNN, RegionConfig
+from boxatlas.detectors.fpn import Config, FasterRCNNFPN
+from boxatlas.errors import InputError
 from boxatlas.parts.region.detector import content_limits
-from boxatlas.parts.region.rpn import RPN, RPNSelection, RPNTargets
-from boxatlas.parts.region.targets import RoITargets, SampledRoIs, roi_losses, sample_rois
+from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.rpn import RPN, Rows, RPNChoices
+from boxatlas.parts.region.targets import HeadBatch, SampledRoIs, draw_rois, label_rois, roi_losses
 from boxatlas.structures import Frame, Targets
 
 PROFILE = {"background_box": True}  # torchvision's box layer has a row for the background
@@ -52,7 +53,7 @@ def test_multiply_adds_equal_the_reference(name, peer):
     with torch.device("meta"):
         theirs = getattr(detection, peer)(weights=None, weights_backbone=None)
         ours = create_model(name, num_classes=90, **PROFILE)
-        assert isinstance(ours, FasterRCNN)
+        assert isinstance(ours, FasterRCNNFPN)
         assert ours.rpn is not None
         image, rois = torch.empty(1, 3, 800, 1216), torch.empty(1000, 256, 7, 7)
         with FlopCounterMode(display=False) as counted:
@@ -71,8 +72,8 @@ FOUR = torch.tensor(
 )  # IoU with the object [0, 0, 10, 10]: 1, 0.5 (ignored), 0, 0.11 (crosses the border)
 
 
-def rpn(**targets) -> RPN:
-    return RPN(8, 8, AnchorRule(((8.0,),)), coder=DeltaCoder(), targets=RPNTargets(**targets))
+def rpn(**choices) -> RPN:
+    return RPN(RPNChoices.of(choices, anchor_sizes=(8,)), DeltaCoder(), 8, (16,))
 
 
 def objects(*boxes: list[float]) -> Targets:
@@ -84,9 +85,8 @@ def test_rpn_loss_by_hand():
     logits = [torch.tensor([[2.0, 5.0, -1.0, 0.5]])]
     deltas = [torch.zeros(1, 4, 4)]
     deltas[0][0, 0] = torch.tensor([0.05, 0.0, 0.5, 0.0])
-    found = rpn().loss(
-        logits, deltas, FOUR, objects([0.0, 0, 10, 10]), torch.tensor([[60.0, 60.0]])
-    )
+    rows, limits = Rows(logits, deltas, FOUR), torch.tensor([[60.0, 60.0]])
+    found = rpn().loss(rows, objects([0.0, 0, 10, 10]), limits)
     cls = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)) + math.log(1 + math.exp(0.5))
     assert found["rpn_cls"].item() == pytest.approx(cls / 3, rel=1e-5)
     box = 0.05**2 * 9 / 2 + (0.5 - 1 / 18)  # beta 1/9
@@ -97,10 +97,10 @@ def test_anchors_across_the_border_learn_nothing_where_asked():
     logits, limits = [torch.zeros(1, 4)], torch.tensor([[60.0, 60.0]])
     moved = [torch.full((1, 4, 4), 0.5)]
     target = objects([-4.0, -4, 4, 4])  # what the crossing anchor fits exactly
-    kept = rpn().loss(logits, moved, FOUR, target, limits)["rpn_box"]
+    kept = rpn().loss(Rows(logits, moved, FOUR), target, limits)["rpn_box"]
     assert kept.item() == pytest.approx(4 * (0.5 - 1 / 18) / 4, rel=1e-5)
     # Without it the object goes to the next best, [0, 0, 10, 5], which is far from it.
-    dropped = rpn(border=True).loss(logits, moved, FOUR, target, limits)["rpn_box"]
+    dropped = rpn(rpn_border=True).loss(Rows(logits, moved, FOUR), target, limits)["rpn_box"]
     wanted = torch.tensor([-0.5, -0.5, math.log(0.8), math.log(1.6)])
     away = (0.5 - wanted).abs() - 1 / 18
     near = (0.5 - wanted[3]) ** 2 * 9 / 2  # within beta
@@ -117,7 +117,8 @@ def test_rpn_loss_has_the_gradient_of_finite_differences():
 
     def loss(logits, deltas):
         generator = torch.Generator().manual_seed(3)
-        parts = rpn(count=4).loss([logits], [deltas], anchors, target, limits, generator)
+        rows = Rows([logits], [deltas], anchors)
+        parts = rpn(rpn_count=4).loss(rows, target, limits, generator)
         return parts["rpn_cls"] + parts["rpn_box"]
 
     logits = torch.randn(1, 6, dtype=torch.float64, requires_grad=True)
@@ -127,21 +128,18 @@ def test_rpn_loss_has_the_gradient_of_finite_differences():
 
 def test_selection_by_hand():
     """Clipped to the content, suppressed above 0.7 within a level only, the best ones first."""
-    one = rpn()
     anchors = torch.tensor(
         [[0.0, 0, 10, 10], [0.0, 0, 10, 9], [30.0, 30, 90, 90], [0.0, 0, 10, 10]]
     )
     logits = [torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[1.5]])]
     deltas = [torch.zeros(1, 3, 4), torch.zeros(1, 1, 4)]
-    boxes, scores, valid = one.select(
-        logits, deltas, anchors, torch.tensor([[50.0, 40.0]]), RPNSelection(10, 5, 0.7)
-    )
+    rows, limits = Rows(logits, deltas, anchors), torch.tensor([[50.0, 40.0]])
+    boxes, scores, valid = rpn().select(rows, (10, 5), limits)
     assert boxes.shape == (1, 5, 4)
     assert scores[0, :3].tolist() == [2.0, 1.5, 0.0]
     assert valid[0].tolist() == [True, True, True, False, False]
     assert boxes[0, :3].tolist() == [[0, 0, 10, 9], [0, 0, 10, 10], [30, 30, 50, 40]]
-    least = RPNSelection(10, 5, 0.7, min_score=0.6)
-    assert one.select(logits, deltas, anchors, torch.tensor([[50.0, 40.0]]), least)[2].sum() == 2
+    assert rpn(rpn_score=0.6).select(rows, (10, 5), limits).valid.sum() == 2
 
 
 # -- the head -------------------------------------------------------------------------------------
@@ -192,19 +190,30 @@ def test_sampled_rois_keep_the_proportion_and_the_thresholds():
     far = torch.tensor([[40.0, 40, 50, 50]]).expand(20, 4)
     boxes = torch.cat([good, bad, far])[None]
     valid = torch.ones(1, 100, dtype=torch.bool)
-    rule = RoITargets(count=16, low=0.1)
-    rois = sample_rois(rule, boxes, valid, target, torch.Generator().manual_seed(0))
+    choices = RoIChoices.of(background_low=0.1)
+
+    def drawn() -> SampledRoIs:
+        rois = label_rois(
+            boxes,
+            valid,
+            target,
+            positive_iou=choices.roi_positive_iou,
+            background_low=choices.background_low,
+        )
+        generator = torch.Generator().manual_seed(0)
+        return draw_rois(rois, 16, choices.roi_positive_fraction, generator)
+
+    rois = drawn()
     assert (rois.labels == 1).sum() == 4
     assert (rois.labels == 0).sum() == 12
     assert (rois.boxes[rois.labels == 0][:, 0] == 0).all()  # none of those without any overlap
     valid[:, :40] = False  # what is not valid is never drawn; the object itself is appended
-    rois = sample_rois(rule, boxes, valid, target, torch.Generator().manual_seed(0))
-    assert (rois.labels == 1).sum() == 1
+    assert (drawn().labels == 1).sum() == 1
 
 
 def test_a_ragged_batch_proposes_within_each_content():
     model = small("faster_rcnn_r50_fpn").eval()
-    assert isinstance(model, FasterRCNN)
+    assert isinstance(model, FasterRCNNFPN)
     images = batch().images
     frames = [Frame((64, 96), (64, 96)), Frame((40, 50), (40, 50))]
     limits = content_limits(images, frames, (64, 96))
@@ -218,7 +227,7 @@ def test_a_ragged_batch_proposes_within_each_content():
 
 def test_proposals_carry_no_gradient_and_the_mode_changes_no_count():
     model = small("faster_rcnn_r50_fpn")
-    assert isinstance(model, FasterRCNN)
+    assert isinstance(model, FasterRCNNFPN)
     images = batch().images
     counts = []
     for mode in (True, False):
@@ -242,7 +251,7 @@ SWITCHES = {
 
 
 def test_no_switch_is_forgotten():
-    assert set(SWITCHES) == set(RegionConfig.kinds("idea"))
+    assert set(SWITCHES) == set(Config.kinds("idea"))
 
 
 @pytest.mark.parametrize(
@@ -254,3 +263,130 @@ def test_each_switch_changes_network_targets_or_loss(switch, value):
     changed = parameters(plain) != parameters(other)
     losses = [total(model.eval(), given).item() for model in (plain, other)]
     assert changed or abs(losses[0] - losses[1]) > 1e-5 * losses[0]
+
+
+# -- settings -------------------------------------------------------------------------------------
+
+
+def rpn_labels(**choices) -> list[int]:
+    """[positive, trained] anchors of FOUR with the object [0, 0, 10, 10].
+
+    At logit 0 the gradient of the mean is -1/2 / trained for a positive, +1/2 / trained else.
+    """
+    logits = torch.zeros(1, 4).requires_grad_()
+    rows = Rows([logits], [torch.zeros(1, 4, 4)], FOUR)
+    target, limits = objects([0.0, 0, 10, 10]), torch.tensor([[60.0, 60.0]])
+    loss = rpn(**choices).loss(rows, target, limits, torch.Generator().manual_seed(0))
+    (slope,) = torch.autograd.grad(loss["rpn_cls"], logits)
+    trained = int((slope != 0).sum())
+    assert torch.allclose(slope[slope != 0].abs(), torch.tensor(0.5 / trained))
+    return [int((slope < 0).sum()), trained]
+
+
+@pytest.mark.parametrize(
+    ("choices", "wanted"),  # IoUs with the object: 1, 0.5, 0, 0.087
+    [
+        ({}, [1, 3]),
+        ({"rpn_positive_iou": 0.5}, [2, 4]),
+        ({"rpn_background_iou": 0.05}, [1, 2]),
+        ({"rpn_background_iou": 0.6}, [1, 4]),
+        ({"rpn_positive_iou": 0.5, "rpn_positive_fraction": 0.25, "rpn_count": 4}, [1, 3]),
+        ({"rpn_positive_iou": 0.5, "rpn_count": 2}, [1, 2]),
+    ],
+)
+def test_the_rpns_thresholds_say_what_is_trained(choices, wanted):
+    assert rpn_labels(**choices) == wanted
+
+
+# Of the object [10, 10, 50, 50], moved by 0, 4, 8, 12 and 20 of 40 pixels: IoU 1, 0.82, 0.67, 0.54
+# and 0.33; and one of nothing.
+MOVED = torch.tensor([[[10.0 + d, 10, 50 + d, 50] for d in (0, 4, 8, 12, 20, 60)]])
+
+
+@pytest.mark.parametrize(
+    ("choices", "labels"),
+    [
+        ({}, [1, 1, 1, 1, 0, 0]),
+        ({"roi_positive_iou": 0.6}, [1, 1, 1, 0, 0, 0]),
+        ({"roi_positive_iou": 0.9}, [1, 0, 0, 0, 0, 0]),
+        ({"background_low": 0.1}, [1, 1, 1, 1, 0, -1]),
+        ({"background_low": 0.1, "sampler": "ohem"}, [1, 1, 1, 1, 0, 0]),
+    ],
+)
+def test_a_rois_thresholds_say_how_it_is_labelled(choices, labels):
+    model = small("faster_rcnn_r50_fpn", **choices)
+    assert isinstance(model, FasterRCNNFPN)
+    valid = torch.ones(1, 6, dtype=torch.bool)
+    rois = model.label(MOVED, valid, objects([10.0, 10, 50, 50]))
+    assert rois.labels.tolist() == [[1, *labels]]  # the object itself first
+
+
+@pytest.mark.parametrize(("fraction", "positives"), [(0.25, 1), (0.5, 2), (1.0, 4), (0.0, 0)])
+def test_a_draw_has_at_most_its_fraction_of_positives(fraction, positives):
+    model = small("faster_rcnn_r50_fpn", roi_count=4, roi_positive_fraction=fraction)
+    assert isinstance(model, FasterRCNNFPN)
+    given = HeadBatch(
+        [],
+        MOVED,
+        torch.ones(1, 6, dtype=torch.bool),
+        objects([10.0, 10, 50, 50]),
+        torch.tensor([[96.0, 64.0]]),
+        torch.Generator().manual_seed(0),
+    )
+    rois = model.draw(given)
+    assert (rois.labels > 0).sum() == positives
+    assert (rois.labels == 0).sum() == min(4 - positives, 2)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn320_efficientnet_lite0_fpn", "faster_rcnn_zf"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_detections", -3),
+        ("max_detections", 0),
+        ("nms_iou", -1.0),
+        ("roi_count", -5),
+        ("score", 7.0),
+        ("score", math.nan),
+        ("rpn_nms", 1.5),
+        ("rpn_positive_iou", 0.0),
+        ("roi_positive_iou", 2.0),
+        ("roi_positive_fraction", -0.1),
+        ("min_size", math.inf),
+        ("anchor_sizes", (16, -32, 64)),
+        ("anchor_ratios", ()),
+        ("proposals_detect", (100, 0)),
+        ("roi_weights", (10, 10, 0, 5)),
+    ],
+)
+def test_a_number_out_of_bounds_is_one_line_that_names_it(name, option, value):
+    with pytest.raises(InputError, match=option) as raised:
+        create_model(name, num_classes=3, **{option: value})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rpn_background_iou": 0.8}, "rpn_background_iou 0.8 is above rpn_positive_iou 0.7"),
+        ({"background_low": 0.6}, "background_low 0.6 is above roi_positive_iou 0.5"),
+        ({"proposals_loss": (100, 200)}, r"proposals_loss \(100, 200\)"),
+        ({"anchor_sizes": (16, 32)}, "each of 5 levels"),
+        ({"anchor_sizes": (16, 32, 64, 128, (256, 512))}, "each of 5 levels"),
+        ({"box_end": 1.0}, "box_end: this option is gone"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(options, said):
+    with pytest.raises(InputError, match=said) as raised:
+        create_model("faster_rcnn_r50_fpn", num_classes=3, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_p6_does_nothing_on_one_level():
+    with torch.device("meta"):
+        plain, one = (
+            create_model("faster_rcnn_r50_fpn", num_classes=3, one_level=level)
+            for level in (False, True)
+        )
+    assert plain.config.idle() == {}
+    assert list(one.config.idle()) == ["p6"]

@@ -180,7 +180,10 @@ def test_only_images_larger_than_the_limit_are_reduced() -> None:
 
 def test_phases_follow_the_switches() -> None:
     def names(**options: Any) -> list[tuple[str, str | None, str | None]]:
-        return [(p.name, p.init_from, p.fit) for p in tiny(**options).phases()]
+        return [
+            (p.name, p.init_from, p.fit and getattr(p.fit, "__name__", None))
+            for p in tiny(**options).phases()
+        ]
 
     tuned = ("fine_tune", None, None)
     assert names() == [tuned, ("svms", "fine_tune", "fit_svms"), ("boxes", "svms", "fit_boxes")]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.detectors import feature_cache, svm
 from boxatlas.errors import InputError
+from boxatlas.parts.fits import feature_cache, svm
 from boxatlas.parts.fits.feature_cache import FeatureCache
 from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
 from boxatlas.parts.fits.svm import SVMRule, feature_scale, mine

@@ -17,7 +17,7 @@ from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
 from boxatlas.detectors.fast_rcnn import FastRCNN, TruncatedFC, truncated
 from boxatlas.parts.region.heads import TwoFC
-from boxatlas.parts.region.targets import HeadBatch, SampledRoIs, all_rois
+from boxatlas.parts.region.targets import HeadBatch, SampledRoIs
 from boxatlas.structures import Targets
 
 OBJECT = torch.tensor([[[10.0, 10, 50, 50]]])
@@ -43,8 +43,16 @@ MOVED = torch.tensor([[[10.0 + d, 10, 50 + d, 50] for d in (0, 4, 8, 12, 20)]])
 def test_each_stage_labels_at_its_own_threshold(stage, positive) -> None:
     model = cascade()
     given = given_of(model, MOVED)
-    labels = all_rois(model.targets_of(stage), MOVED, given.valid, given.targets).labels
+    labels = model.label(MOVED, given.valid, given.targets, stage).labels
     assert labels.tolist() == [[2] + [2] * positive + [0] * (5 - positive)]  # the object first
+
+
+def test_the_first_stage_s_threshold_is_its_own_too() -> None:
+    model = cascade(iou_thresholds=(0.8, 0.6, 0.7))
+    given = given_of(model, MOVED)
+    labels = model.label(MOVED, given.valid, given.targets).labels
+    assert labels.tolist() == [[2, 2, 2, 0, 0, 0]]
+    assert "iou_thresholds" in model.config.idle()["roi_positive_iou"]
 
 
 def test_what_was_right_already_goes_no_further_and_objects_come_again() -> None:
@@ -208,6 +216,61 @@ def test_lambda_weighs_the_boxes_of_the_rpn() -> None:
     a, b = losses(ten, batch(ten)), losses(one, batch(one))
     assert b["rpn_box"].item() == pytest.approx(a["rpn_box"].item() / 10)
     assert b["rpn_cls"].item() == a["rpn_cls"].item()
+
+
+def test_difficult_objects_and_far_background_are_settings_of_fast_rcnn() -> None:
+    """Section 2.3, table 1: background overlaps by 0.1 at least; difficult objects are trained."""
+    boxes = torch.tensor([[[10.0, 10, 50, 50], [20, 10, 90, 60], [60, 0, 90, 9]]])
+    targets = Targets.collate([OBJECT[0]], [torch.tensor([1])], [torch.tensor([True])])
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    wanted = {
+        (True, 0.1): [2, 2, 0, -1],
+        (True, 0.0): [2, 2, 0, 0],
+        (False, 0.0): [-1, -1, 0, 0],  # the box in the difficult object is left out
+    }
+    for (difficult, low), labels in wanted.items():
+        model = small("fast_rcnn_alexnet", learn_difficult=difficult, background_low=low)
+        assert isinstance(model, FastRCNN)
+        assert model.label(boxes, valid, targets).labels.tolist() == [labels]
+
+
+IDLE: list[tuple[str, dict[str, Any], set[str]]] = [
+    ("faster_rcnn_vgg16", {}, set()),
+    ("faster_rcnn_zf", {}, {"train_from"}),
+    ("fast_rcnn_alexnet", {"sampler": "ohem"}, {"train_from", "background_low"}),
+    ("fast_rcnn_r50_fpn", {}, {"p6"}),
+    ("mask_rcnn_r50_fpn", {"roi_op": "pool"}, {"roi_reduce"}),
+    ("cascade_rcnn_r50_fpn", {}, {"roi_positive_iou"}),
+    (
+        "cascade_rcnn_r50_fpn",
+        {"mode": "integral"},
+        {"roi_positive_iou", "stage_statistics", "score_stages"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "idle"), IDLE)
+def test_what_does_nothing_is_said(name, options, idle) -> None:
+    """Each is named with a reason, and changes no loss."""
+    model = small(name, **options)
+    assert set(model.config.idle()) == idle
+    assert all(model.config.idle().values())
+    other: dict[str, Any] = {
+        "train_from": "all",
+        "background_low": 0.3,
+        "p6": "conv",
+        "roi_reduce": "max",
+        "roi_positive_iou": 0.6,
+        "stage_statistics": False,
+        "score_stages": "last",
+    }
+    for option in idle:
+        turned = small(name, **options, **{option: other[option]})
+        turned.load_state_dict(model.state_dict())
+        given = batch(model)
+        assert {k: v.item() for k, v in losses(model.eval(), given).items()} == {
+            k: pytest.approx(v.item()) for k, v in losses(turned.eval(), given).items()
+        }
 
 
 def test_no_proposals_are_said_to_be_missing() -> None:

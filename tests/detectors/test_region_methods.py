@@ -9,8 +9,8 @@ import pytest
 import torch
 from regions import SMALL, batch, losses, small, total
 
-from boxatlas.detectors.mask_rcnn import MaskChoices
 from boxatlas.errors import InputError
+from boxatlas.parts.region.masks import MaskChoices
 from boxatlas.weights import load
 
 NAMES = list(SMALL)

@@ -11,7 +11,7 @@ from regions import SMALL
 from safetensors.torch import load_file
 
 from boxatlas import proposing, scenes
-from boxatlas.detectors.faster_rcnn import OriginalFasterRCNN
+from boxatlas.detectors.faster_rcnn import FasterRCNN
 from boxatlas.training import Recipe, train
 from boxatlas.training.checkpoint import STATE
 from boxatlas.weights import load
@@ -59,7 +59,7 @@ def test_four_steps_stopped_within_and_between_end_as_if_never_stopped(
     how = recipe(data, "faster_rcnn_zf", train_schedule="alternating4")
     train(how, tmp_path / "whole")
 
-    loss, made, calls = OriginalFasterRCNN.loss_terms, proposing.by_detector, [0, 0]
+    loss, made, calls = FasterRCNN.loss_terms, proposing.by_detector, [0, 0]
     # Within each step, at the start of the second and the fourth, as proposals are made twice.
     stops, cuts = [3, 5, 7, 11, 13, 15], [1, 3]
 
@@ -77,7 +77,7 @@ def test_four_steps_stopped_within_and_between_end_as_if_never_stopped(
             raise KeyboardInterrupt
         return made(*given, **more)
 
-    monkeypatch.setattr(OriginalFasterRCNN, "loss_terms", stopping)
+    monkeypatch.setattr(FasterRCNN, "loss_terms", stopping)
     monkeypatch.setattr(proposing, "by_detector", cutting)
     starts = 1
     while True:

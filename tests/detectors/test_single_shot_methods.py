@@ -1,9 +1,8 @@
-"""Each method of the single-shot family, tiny: its switches, two steps, save and load, detect."""
+"""Each method of the single-shot family, tiny: its parts, two steps, save and load, detect."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,139 +11,7 @@ from single_shot import SIZE, TINY, batch, tiny
 import boxatlas
 from boxatlas import evaluation, scenes
 from boxatlas.data import make_loader, read
-from boxatlas.detectors.dsod import DSODConfig
-from boxatlas.detectors.dssd import DSSDConfig
-from boxatlas.detectors.fssd import FSSDConfig
-from boxatlas.detectors.m2det import M2DetConfig
-from boxatlas.detectors.refinedet import RefineDetConfig
-from boxatlas.detectors.rfbnet import RFBNetConfig
-from boxatlas.detectors.ssd import SSDConfig
 from boxatlas.errors import InputError
-from boxatlas.parts.default_boxes import SingleShotConfig
-
-# -- switches -------------------------------------------------------------------------------------
-
-VGG = {"backbone": "vgg16"}
-# Used by the one loss that all share: tried on SSD, and on RefineDet, which has its own.
-COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
-    "negatives": (1.0, {}),
-    "match_iou": (0.3, {}),
-    "loc_weight": (2.0, {}),
-}
-FIRST: dict[str, tuple[Any, dict[str, Any]]] = {"boxes_on_first_map": (6, {})}
-# Per method: its config, and for each switch another value and the options that go with both.
-SWITCHES: dict[str, tuple[type[SingleShotConfig], dict[str, tuple[Any, dict[str, Any]]]]] = {
-    "ssd300_vgg16": (
-        SSDConfig,
-        {
-            **COMMON,
-            **FIRST,
-            "atrous": (False, VGG),
-            "ratio_2": (False, {}),
-            "ratio_3": (False, {}),
-            "l2norm": (False, VGG),
-        },
-    ),
-    "fssd300_vgg16": (
-        FSSDConfig,
-        {
-            **FIRST,
-            "sources": (("conv3_3", "conv4_3", "fc7"), {}),
-            "fuse": ("sum", {}),
-            "fuse_norm": (False, {}),
-            "generator": ("bottleneck", {}),
-        },
-    ),
-    "rfbnet300_vgg16": (
-        RFBNetConfig,
-        {
-            "boxes_on_first_map": (4, {}),
-            "rfb": (False, {}),
-            "rfb_s": (False, {}),
-            "dilated": (False, {}),
-            "version": ("e", {}),
-        },
-    ),
-    "refinedet320_vgg16": (
-        RefineDetConfig,
-        {
-            **COMMON,
-            "negative_filter": (0.5, {}),
-            "two_step": (False, {}),
-            "tcb": ("none", {}),
-        },
-    ),
-    "dsod300": (
-        DSODConfig,
-        {
-            **FIRST,
-            "stem_block": (False, {}),
-            "stem": (4, {}),
-            "bottleneck": (6, {}),
-            "growth": (3, {}),
-            "compression": (0.5, {}),
-            "transition_without_pooling": (False, {}),
-            "dense_supervision": (False, {}),
-            "prediction": ("plain", {}),
-        },
-    ),
-    "dssd321_r101": (
-        DSSDConfig,
-        {
-            "prediction_module": ("b", {}),
-            "decoder": (False, {}),
-            "fusion": ("sum", {}),
-            "finetune": (True, {"staged": True}),
-        },
-    ),
-    "m2det320_vgg16": (
-        M2DetConfig,
-        {
-            "tums": (3, {}),
-            "scales": (4, {}),
-            "planes": (8, {}),
-            "base_feature": (False, {}),
-            "sfam": (False, {}),
-        },
-    ),
-}
-CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in rows]
-
-
-@pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_is_tried(name):
-    config, rows = SWITCHES[name]
-    assert set(rows) | set(COMMON) == set(config.kinds("idea"))
-
-
-@pytest.mark.parametrize(("name", "switch"), CASES)
-def test_a_switch_changes_something(name, switch):
-    """The tensors, the raw outputs, the losses or the stages of training."""
-    value, beside = SWITCHES[name][1][switch]
-    plain, other = tiny(name, **beside), tiny(name, **beside, **{switch: value})
-    assert getattr(plain.config, switch) != value
-    assert not same(plain, other)
-
-
-@pytest.mark.parametrize("name", SWITCHES)
-def test_without_a_switch_nothing_differs(name):
-    assert same(tiny(name), tiny(name))
-
-
-def same(a: Any, b: Any) -> bool:
-    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (a, b)]
-    if shapes[0] != shapes[1] or a.phases() != b.phases():
-        return False
-    b.load_state_dict(a.state_dict())
-    given = batch()
-    for model in (a, b):
-        model.eval()
-    with torch.no_grad():
-        raw = [m(given.images) for m in (a, b)]
-        losses = [m.loss(given) for m in (a, b)]
-    return all(
-        x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in (raw, losses)
-    )
 
 
 @pytest.mark.parametrize("module", ["a", "b", "c", "d"])
@@ -165,7 +32,7 @@ def test_sources_must_have_the_map_that_they_are_fused_at():
 def test_any_size(name):
     """Also sides that are odd at some stride, and inputs that are not square."""
     model = tiny(name, size=(72, 100)).eval()
-    height, width = model.shared.shape
+    height, width = model.config.shape
     raw = model(torch.zeros(1, 3, height, width))
     assert raw["logits"].shape == (1, len(raw["anchors"]), 4)
     assert raw["deltas"].shape == (1, len(raw["anchors"]), 4)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import boxatlas
-from boxatlas.parts.default_boxes import SingleShot
+from boxatlas.parts.single_shot import SingleShot
 from boxatlas.weights import m2det, rfbnet
 
 DSSD = {"head_kernels": (5, 5, 3, 3, 3, 3)}
@@ -65,7 +65,7 @@ def test_as_large_as_the_original(row):
         model = boxatlas.create_model(name, num_classes=classes, **options)
     assert isinstance(model, SingleShot)
     assert count(model, statistics=name.split("_")[0] in CAFFE) == parameters
-    image = torch.empty(1, 3, *model.shared.shape, device="meta")
+    image = torch.empty(1, 3, *model.config.shape, device="meta")
     sides_seen: list[int] = []
     model.head.register_forward_pre_hook(
         lambda module, args: sides_seen.extend(int(m.shape[-1]) for m in args[0])
@@ -105,9 +105,9 @@ def boxes_of(name: str, **options: Any) -> torch.Tensor:
         assert isinstance(model, SingleShot)
         grids = [
             (int(m.shape[-2]), int(m.shape[-1]))
-            for m in model.features(torch.empty(1, 3, *model.shared.shape))
+            for m in model.features(torch.empty(1, 3, *model.config.shape))
         ]
-    made = model.make_anchors(grids, model.shared.shape)
+    made = model.make_anchors(grids, model.config.shape)
     low, high = made[:, :2], made[:, 2:]
     return torch.cat([(low + high) / 2, high - low], 1)
 
@@ -151,4 +151,4 @@ def test_profiles_change_no_count():
         with torch.device("meta"):
             model = boxatlas.create_model(name, **profile)
         assert isinstance(model, SingleShot)
-        assert model.shared.clip_boxes == "each"
+        assert model.config.clip_boxes == "each"

@@ -1,4 +1,4 @@
-"""YOLO, YOLOv2, YOLO9000 and YOLOv3 whole, at a tiny size: switches, two steps, save and load."""
+"""YOLO, YOLOv2, YOLO9000 and YOLOv3 whole, at a tiny size: numbers, two steps, save and load."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import boxatlas
 from boxatlas import evaluation, scenes
 from boxatlas.backbones.darknet import Darknet
 from boxatlas.data import make_loader, read
-from boxatlas.detectors.yolo9000 import YOLO9000, YOLO9000Config
-from boxatlas.detectors.yolov1 import YOLOv1, YOLOv1Config
-from boxatlas.detectors.yolov2 import YOLOv2Config
-from boxatlas.detectors.yolov3 import YOLOv3Config
+from boxatlas.detectors.yolo9000 import YOLO9000
+from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.errors import InputError
 from boxatlas.structures import Batch, Frame, Targets
 
@@ -55,106 +53,14 @@ def batch(model: Any, labelled: bool = False) -> Batch:
     return Batch(images, [Frame((height, width), (height, width))] * 2, targets)
 
 
-# -- switches -------------------------------------------------------------------------------------
-
-DARKNET = {"backbone": "darknet_tiny"}
-FINE = {"prior_loss_images": 0}
-PATH = {  # table 2's rows
-    "batch_norm": (False, {"backbone": "darknet_tiny"}),
-    "anchor_boxes": (False, {"size": 128}),
-    "new_network": (False, {"backbone": "auto", "width": 0.02}),
-    "dimension_priors": (False, {}),
-    "location_prediction": (False, {}),
-    "passthrough": (False, {}),
-    "multi_scale": (False, {}),
-    "hires_detector": (False, {"size": None}),
-    "objectness_target": ("one", {}),
-}
-SWITCHES: dict[str, tuple[Any, dict[str, tuple[Any, dict[str, Any]]]]] = {
-    "yolov1": (
-        YOLOv1Config,
-        {
-            "batch_norm": (True, {"backbone": "extraction"}),
-            "nms_iou": (0.1, {}),
-            "confidence_target": ("one", {}),
-            "coord_scale": (2.0, {}),
-            "noobject_scale": (0.1, {}),
-            "square_root": (False, {}),
-        },
-    ),
-    "yolov2": (YOLOv2Config, PATH),
-    "yolo9000": (
-        YOLO9000Config,
-        {
-            **{k: v for k, v in PATH.items() if k not in ("anchor_boxes", "dimension_priors")},
-            "passthrough": (True, {}),
-            "class_loss": ("flat", {}),
-            "tree_threshold": (0.9, {}),
-            "oversampling": (0.0, {}),
-        },
-    ),
-    "yolov3": (
-        YOLOv3Config,
-        {
-            "ignore_rule": ("none", {"ignore_iou": 0.0}),
-            "anchor_match": ("best_of_map", {}),
-            "box_loss": ("giou", {}),
-            "objectness_target": ("iou", {}),
-            "class_loss": ("softmax", {}),
-            "multi_scale": (False, {}),
-            "location": ("linear", {}),
-            "focal": (2.0, {}),
-            "truth_iou": (0.05, {}),
-            "ignore_iou": (0.05, {}),
-        },
-    ),
-}
-ELSEWHERE = {"hires_classifier"}  # which file of weights is fetched: tested below
-NOT_OF_9000 = {"anchor_boxes", "dimension_priors"}  # its priors are given, its head is a tree's
-CASES = [(name, switch) for name, (_, rows) in SWITCHES.items() for switch in rows]
-
-
-@pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_is_tried(name: str):
-    config, rows = SWITCHES[name]
-    left = ELSEWHERE | (NOT_OF_9000 if name == "yolo9000" else set())
-    assert set(config.kinds("idea")) - left == set(rows)
-
-
-def about(model: Any) -> list[Any]:
-    """All that a switch may change: shapes, inputs, losses, detections, the images trained on."""
-    given = batch(model, isinstance(model, YOLO9000))
-    with torch.no_grad():
-        shaped = model.eval()(given.images)
-        noise = torch.Generator().manual_seed(2)
-        raw = {k: torch.rand(v.shape, generator=noise) * 2 for k, v in shaped.items()}
-        model.forward = lambda *_: raw  # what is told apart is what is made of equal outputs
-        found = model.postprocess(raw, given.frames, score=0.001)
-        losses = model.loss(given)
-    sizes = getattr(model, "training_sizes", lambda: None)()
-    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    rows = [[o.boxes.tolist(), o.scores.tolist(), o.labels.tolist()] for o in found]
-    values = {k: v.item() for k, v in losses.items()}
-    repeats = getattr(model.config, "oversampling", None)  # see test_boxes_are_repeated
-    return [shapes, model.preprocess, sizes, values, rows, repeats]
-
-
-@pytest.mark.parametrize(("name", "switch"), CASES)
-def test_a_switch_changes_something(name: str, switch: str):
-    value, beside = SWITCHES[name][1][switch]
-    plain, other = tiny(name, **beside), tiny(name, **beside, **{switch: value})
-    assert about(plain) != about(other)
-    assert about(plain) == about(tiny(name, **beside))  # what is told apart is the switch
-
-
 @pytest.mark.parametrize(("on", "file"), [(True, None), (False, "darknet19_224")])
 def test_the_classifier_may_have_been_tuned_at_448(on: bool, file: str | None, monkeypatch):
-    asked: list[Any] = []
-    monkeypatch.setattr(Darknet, "load_pretrained", lambda self, name=None: asked.append(name))
+    files: list[Any] = []
+    monkeypatch.setattr(Darknet, "load_pretrained", lambda self, name=None: files.append(name))
     boxatlas.create_model(
         "yolov2", num_classes=2, pretrained=True, size=64, width=0.02, hires_classifier=on
     )
-    assert asked == [file]
+    assert files == [file]
 
 
 # -- table 2 of YOLOv2 ----------------------------------------------------------------------------
@@ -381,13 +287,13 @@ def test_a_box_answers_with_the_deepest_word_that_is_sure():
 
 
 def test_asked_for_classes_each_box_scores_them_all():
-    model = of_words().asked(["dog", "cat", "car"])
+    model = of_words().restricted_to(["dog", "cat", "car"])
     found = found_with(model, [9, -9, 9, -9, 1, 0])
     assert found.classes == ("dog", "cat", "car")
     odds = 1 / (1 + math.exp(-1))
     assert found.names == ["dog"]
     assert found.scores.tolist() == pytest.approx([0.75 * odds], rel=1e-3)
-    both = model.stay({"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000)[0]
+    both = model.select({"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000)[0]
     assert set(both.labels.tolist()) == {0, 1, 2}
 
 

@@ -81,7 +81,7 @@ def test_a_folder_goes_on_and_names_every_image(
         ask = ("propose", photos, "--out", tmp_path, "--write", "npz", "--mode", "single", "--json")
         code, out, err = said(capsys, *ask)
         assert code == 0
-        assert "passed over" in err
+        assert "skipped: " in err
         first = json.loads(out)
         assert (first["images"], first["made_now"], len(first["skipped"])) == (3, 3, 1)
         assert set(read_proposals(first["file"]).names) == {"a.jpg", "b.png", "more/a.jpg"}

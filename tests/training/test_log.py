@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxatlas.training.log import Meter, Table
+from boxatlas.training.log import Meter, MetricsTable
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -18,12 +18,12 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_rows_after_the_position_and_half_rows_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    table = Table(path)
+    table = MetricsTable(path)
     for step in (10, 20, 30):
         table.add({"phase": 0, "iteration": step, "loss": 1 / step})
     with open(path, "a") as file:
         file.write("0,4")  # killed while writing
-    again = Table(path)
+    again = MetricsTable(path)
     again.resume(0, 20)
     again.add({"phase": 0, "iteration": 30, "loss": 0.5})
     rows = read(path)
@@ -32,14 +32,14 @@ def test_rows_after_the_position_and_half_rows_are_forgotten(tmp_path: Path) -> 
 
 
 def test_new_columns_are_added_to_what_is_there(tmp_path: Path) -> None:
-    table = Table(tmp_path / "metrics.csv")
+    table = MetricsTable(tmp_path / "metrics.csv")
     table.add({"phase": 0, "iteration": 1, "loss": 2.0})
     table.add({"phase": 0, "iteration": 2, "mAP": 0.25})
     table.add({"phase": 1, "iteration": 1, "loss": 3.0})
     rows = read(tmp_path / "metrics.csv")
     assert [row["loss"] for row in rows] == ["2", "", "3"]
     assert [row["mAP"] for row in rows] == ["", "0.25", ""]
-    again = Table(tmp_path / "metrics.csv")
+    again = MetricsTable(tmp_path / "metrics.csv")
     again.resume(0, 1000)  # a later phase comes after every row of an earlier one
     assert [row["phase"] for row in read(tmp_path / "metrics.csv")] == ["0", "0"]
 

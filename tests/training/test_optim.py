@@ -107,7 +107,7 @@ def test_a_pattern_that_matches_nothing_names_the_nearest() -> None:
         learn_only(Tiny(), Phase(), recipe(freeze=["stemm"]))
     model = Tiny()
     learn_only(model, Phase(), recipe(freeze=["*"]))
-    with pytest.raises(InputError, match="nothing is left to learn"):
+    with pytest.raises(InputError, match="no parameter is left to train"):
         make_optimizer(model, recipe(freeze=["*"]))
 
 

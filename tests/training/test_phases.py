@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_resume import same, stop_after
-from tiny import RECIPE, Tiny, job
+from tiny import RECIPE, Tiny, job, stored
 
 from boxatlas.errors import InputError
 from boxatlas.parts.base import Phase
+from boxatlas.training import phases
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.loop import run
 
@@ -23,6 +24,11 @@ STAGES = [
     Phase("shared", learn=("box",), losses=("loc",), init_from="heads"),
 ]
 SHORT = RECIPE.changed({"iterations": 6, "eval_every": 3, "save_every": 1, "log_every": 1})
+
+
+@pytest.fixture(autouse=True)
+def _tiny_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phases, "stored", stored)
 
 
 def staged() -> Tiny:

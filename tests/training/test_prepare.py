@@ -1,4 +1,4 @@
-"""Which images are learned and judged, the first weights, and run folders that are safe."""
+"""Which images are trained on and evaluated, the first weights, and run folders that are safe."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from boxatlas.training import train, try_out
 from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import World
 from boxatlas.training.prepare import (
-    changing,
     detector_of,
     images_of,
+    size_schedule,
     with_anchors,
     workers_of,
 )
@@ -97,9 +97,8 @@ def test_it_is_said_why_one_learned_image_is_not_judged(tmp_path: Path) -> None:
     (folder / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cat, dog]\n")
     images = images_of(recipe(str(folder)))
     assert images.val is None
-    assert (
-        "validation: too few images to hold any out, and those of val are learned" in images.notes
-    )
+    line = "validation: too few images to hold any out, and those of val are trained on"
+    assert line in images.notes
 
 
 def test_folders_are_joined_by_class_name(tmp_path: Path) -> None:
@@ -191,11 +190,11 @@ def test_when_a_training_keeps_to_the_largest_size() -> None:
     given = recipe(iterations=1000, batch=4, micro_batch=2)
     kept = create_model("yolov3_tiny", num_classes=2, width=0.05, size=64, largest_last=200)
     free = create_model("yolov3_tiny", num_classes=2, width=0.05, size=64)
-    made = changing(sizes, kept, given, 100, World())
+    made = size_schedule(sizes, kept, given, 100, World())
     assert (made.parts, made.epoch_steps, made.largest_after) == (2, 50, 800)
-    assert changing(sizes, free, given, 100, World()).largest_after is None
+    assert size_schedule(sizes, free, given, 100, World()).largest_after is None
     longer = given.changed({"epochs": 40})
-    assert changing(sizes, kept, longer, 100, World()).largest_after == 40 * 50 - 200
+    assert size_schedule(sizes, kept, longer, 100, World()).largest_after == 40 * 50 - 200
 
 
 def shaped(folder: Path, sides: Sequence[tuple[int, int]]) -> str:

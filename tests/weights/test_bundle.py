@@ -17,7 +17,7 @@ from boxatlas.errors import InputError
 from boxatlas.photos import photos
 from boxatlas.registry import VOC_CLASSES
 from boxatlas.training import find_recipe
-from boxatlas.training.prepare import detector_of, with_start
+from boxatlas.training.prepare import detector_of, resolve_init
 from boxatlas.weights import bundle, is_bundled, load
 from boxatlas.weights.bundle import DEFAULT, bundled, card_text, failings, write_card, write_weights
 
@@ -118,7 +118,7 @@ def test_another_size_fits_and_another_network_is_refused(box: Path) -> None:
 
 @pytest.mark.parametrize("size", [224, 320, 512])
 def test_the_default_recipe_starts_from_the_package_s_own_at_any_size(size: int) -> None:
-    recipe = with_start(find_recipe(DEFAULT, [f"model.size={size}"]))
+    recipe = resolve_init(find_recipe(DEFAULT, [f"model.size={size}"]))
     model, _ = detector_of(recipe, ["cell"])
     held, own = load("bundled").state_dict(), model.state_dict()
     shared = [n for n in held if n.startswith(("backbone.", "head.reg.0.", "head.reg.3."))]

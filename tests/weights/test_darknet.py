@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from boxatlas.backbones.darknet import Conv, Darknet
-from boxatlas.backbones.darknet_file import Header, fill_prefix, parts_of, read_numbers, written
+from boxatlas.backbones.darknet import Conv, Darknet, fill_prefix, parts_of
+from boxatlas.backbones.darknet_file import Header, read_numbers, write_numbers
 from boxatlas.cli import main
 from boxatlas.create import create_model
 from boxatlas.errors import InputError
@@ -123,7 +123,7 @@ def test_headers_of_all_versions(header: Header, tmp_path: Path):
         for layer in layers_of(model)
         for name, part in layer.parts
     ]
-    written(tmp_path / "a.weights", parts, header)
+    write_numbers(tmp_path / "a.weights", parts, header)
     count = sum(part.numel() for part in parts)
     assert (tmp_path / "a.weights").stat().st_size == header.size + 4 * count
     assert header.size == (20 if (header.major, header.minor) in ((0, 2), (1, 0)) else 16)
@@ -172,7 +172,7 @@ def test_a_prefix_fills_the_backbone_and_says_what(tmp_path: Path):
     """`darknet53.conv.74` and its like end between two layers."""
     source = small("yolov3_tiny")
     backbone = [part for layer in layers_of(source)[:13] for _, part in layer.parts]
-    written(tmp_path / "tiny.conv.13", backbone, Header())
+    write_numbers(tmp_path / "tiny.conv.13", backbone, Header())
     model = create_model("yolov3_tiny", num_classes=7, size=64)
     names = load_prefix(model, tmp_path / "tiny.conv.13")
     assert names
@@ -195,7 +195,7 @@ def test_a_backbone_without_norms_takes_those_of_the_file_in(tmp_path: Path):
         if name.endswith(("mean", "var")):
             buffer.uniform_(0.5, 1.5)
     parts = [part for m in normed.modules() if isinstance(m, Conv) for _, part in parts_of(m, "")]
-    written(tmp_path / "a.conv", parts, Header())
+    write_numbers(tmp_path / "a.conv", parts, Header())
     plain = Darknet("darknet_tiny", (32,), norm=None).eval()
     fill_prefix(plain, read_numbers(tmp_path / "a.conv"))
     image = torch.rand(1, 3, 64, 64)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boxatlas import create_model
 from boxatlas.detectors.fast_rcnn import FastRCNN, TruncatedFC
-from boxatlas.detectors.faster_rcnn import OriginalFasterRCNN
+from boxatlas.detectors.faster_rcnn import FasterRCNN
 from boxatlas.errors import InputError
 from boxatlas.weights import import_model, names_of
 from boxatlas.weights.pickles import read_pickle
@@ -72,7 +72,7 @@ def test_zfs_dropout_halves_what_it_does_not_drop() -> None:
     """Its prototxt says `scale_train: false`: values are whole in training, halved in testing."""
     state = layers("faster_rcnn_zf", box_width=8)
     model = import_model(state, source="py_faster_rcnn", as_="faster_rcnn_zf", box_width=8).eval()
-    assert isinstance(model, OriginalFasterRCNN)
+    assert isinstance(model, FasterRCNN)
     rois = torch.randn(5, 256, 6, 6)
     x = F.linear(rois.flatten(1), state["fc6.weight"], state["fc6.bias"]).relu() * 0.5
     x = F.linear(x, state["fc7.weight"], state["fc7.bias"]).relu() * 0.5

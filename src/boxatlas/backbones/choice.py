@@ -12,7 +12,7 @@ from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
 from boxatlas.backbones.resnet import ResNet, norm_layer
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.images import Preprocess
-from boxatlas.options import AtLeastOne, Options, Positive, habit, setting
+from boxatlas.options import AtLeastOne, NotNegative, Options, habit, setting
 
 Backbone = ResNet | MobileNetV3Features | TimmFeatures | Darknet
 
@@ -42,7 +42,7 @@ class TrunkChoices(Options):
     )
     train_sizes: tuple[AtLeastOne, ...] = setting((), "shorter sides that training changes among")
     norm: Literal["frozen", "batch"] = habit("frozen", "batch norms of a ResNet or MobileNet")
-    norm_eps: Positive = habit(1e-5, "epsilon of the backbone's batch norms")
+    norm_eps: NotNegative = habit(1e-5, "epsilon of the backbone's batch norms")
     stride_in_1x1: bool = habit(
         False,
         "a ResNet's blocks stride in their 1x1 convolution, as the original's, not the 3x3",

@@ -17,8 +17,17 @@ from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet
 from boxatlas.backbones.timm_features import PREFIX, TimmNetwork, normalisation
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.errors import InputError
+from boxatlas.options import Options, habit
 
 _GRID = 6  # cells of pool5 where the network has no pool of its own there, each way
+
+
+class CropNetworkChoices(Options):
+    """What `crop_network` reads beside `BackboneChoices`."""
+
+    lrn_order: LRNOrder = habit(
+        "relu_pool_lrn", "where CaffeNet normalises; AlexNet's order: relu_lrn_pool"
+    )
 
 
 class CropNetwork(nn.Module):

@@ -7,21 +7,36 @@ Shape letters: B images; a map is [B, C, H / stride, W / stride].
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from boxatlas.backbones.darknet_file import Numbers, Part, conv_parts, read_numbers
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import make_folder
+from boxatlas.options import NotNegative, Options, habit
 
 Norm = Callable[[int], nn.Module]
 EpsPlace = Literal["inside_root", "added_to_root"]
 SLOPE = 0.1  # of every leaky ReLU
+
+
+class DarknetNormChoices(Options):
+    """What `norm_layer` reads."""
+
+    norm_eps: NotNegative = habit(1e-5, "epsilon of Darknet's batch norms")
+    norm_place: EpsPlace = habit(
+        "inside_root", "batch norms add their epsilon to the variance, or to its square root"
+    )
 
 
 class RootEpsBatchNorm(_BatchNorm):
@@ -125,7 +140,7 @@ class Pool(nn.Module):
         return F.max_pool2d(x, self.kernel, self.stride)
 
 
-class Residual(nn.Module):
+class DarknetBlock(nn.Module):
     """1x1 to half the channels, 3x3 back, added to the input; no activation after the sum."""
 
     def __init__(self, channels: int, norm: Norm | None) -> None:
@@ -248,8 +263,6 @@ class Darknet(nn.Module):
 
         Raises InputError where there are none or they cannot be fetched.
         """
-        from boxatlas.backbones.darknet_file import load_published
-
         load_published(self, PRETRAINED.get(weights or self.name), self.name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -273,7 +286,7 @@ def _stage(
             layers.append(Pool(2, stride))
             factor *= stride
         elif item[0] == "R":
-            layers += [Residual(channels, norm) for _ in range(item[1])]
+            layers += [DarknetBlock(channels, norm) for _ in range(item[1])]
         else:
             kernel, width, stride = (*item, 1)[:3]
             layers.append(Conv(channels, width, kernel, stride, norm=norm))
@@ -301,3 +314,65 @@ class Classifier(nn.Module):
         if self.pool_first:
             return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
         return self.head(x).mean((2, 3))
+
+
+# -- published weights ----------------------------------------------------------------------------
+
+
+def parts_of(conv: Conv, where: str) -> list[Part]:
+    """Its tensors in the order of a file, named for messages."""
+    layers = dict(conv.named_children())
+    layer = layers["conv"]
+    assert isinstance(layer, nn.Conv2d)
+    return conv_parts(layer, layers.get("norm"), where)
+
+
+def fill_prefix(network: nn.Module, numbers: Numbers) -> None:
+    """Fill the convolutions of a backbone from the start of a file, which may hold more.
+
+    A published file holds batch norms; a convolution without one takes in what its own would do.
+    """
+    for index, conv in enumerate(m for m in network.modules() if isinstance(m, Conv)):
+        layer = conv.get_submodule("conv")
+        assert isinstance(layer, nn.Conv2d)
+        where = f"convolution {index}"
+        present = dict(conv.named_children()).get("norm")
+        norm = nn.BatchNorm2d(layer.out_channels) if present is None else present
+        for name, target in conv_parts(layer, norm, where):
+            numbers.fill(name, target)
+        if present is None:
+            assert isinstance(norm, nn.BatchNorm2d)
+            mean, variance = norm.running_mean, norm.running_var
+            assert mean is not None
+            assert variance is not None
+            layer.weight, layer.bias = fuse_conv_bn_weights(
+                layer.weight, None, mean, variance, norm.eps, norm.weight, norm.bias
+            )
+
+
+def load_published(network: nn.Module, published: Pretrained | None, name: str) -> None:
+    """Fetch the authors' ImageNet weights of a backbone, once, and fill it.
+
+    Raises InputError where there are none or they cannot be fetched.
+    """
+    if published is None:
+        raise InputError(
+            f"there are no published weights of {name}", field="pretrained", value=True
+        )
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / published.file
+    if not path.is_file():
+        make_folder(folder)
+        part = path.with_suffix(path.suffix + f".{os.getpid()}.part")
+        try:
+            torch.hub.download_url_to_file(published.url, str(part), progress=False)
+            os.replace(part, path)
+        except OSError as error:
+            raise InputError(
+                f"{published.file} cannot be downloaded: {error}",
+                field="pretrained",
+                hint=f"connect, put the file at {path}, or use pretrained=false",
+            ) from None
+        finally:
+            part.unlink(missing_ok=True)
+    fill_prefix(network, read_numbers(path))

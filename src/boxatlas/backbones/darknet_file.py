@@ -1,11 +1,10 @@
 """Darknet's files of weights: a header, then float32 numbers in the order of the layers.
 
-Public: Header, Numbers, read_numbers, written, load_published.
+Public: Header, Numbers, read_numbers, write_numbers, conv_parts.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from boxatlas.backbones.darknet import Conv, Pretrained
 from boxatlas.errors import InputError
-from boxatlas.files import make_folder
+from boxatlas.files import replacing
 
 Part = tuple[str, Tensor]  # a name for messages, and the parameter or buffer
 
@@ -136,10 +133,8 @@ def read_numbers(path: str | Path) -> Numbers:
     return Numbers(path, Header(major, minor, revision, seen), np.asarray(values))
 
 
-def written(path: str | Path, parts: Iterable[Tensor], header: Header) -> None:
+def write_numbers(path: str | Path, parts: Iterable[Tensor], header: Header) -> None:
     """Write a file of weights, atomically."""
-    from boxatlas.files import replacing
-
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(header.packed())
         for part in parts:
@@ -161,61 +156,3 @@ def conv_parts(conv: nn.Conv2d, norm: nn.Module | None, where: str) -> list[Part
         }
         parts += [(f"{where}.{theirs}", getattr(norm, ours)) for theirs, ours in names.items()]
     return [*parts, (f"{where}.weight", conv.weight)]
-
-
-def parts_of(conv: Conv, where: str) -> list[Part]:
-    own = dict(conv.named_children())
-    layer = own["conv"]
-    assert isinstance(layer, nn.Conv2d)
-    return conv_parts(layer, own.get("norm"), where)
-
-
-def fill_prefix(network: nn.Module, numbers: Numbers) -> None:
-    """Fill the convolutions of a backbone from the start of a file, which may hold more.
-
-    A published file holds batch norms; a convolution without one takes in what its own would do.
-    """
-    for index, conv in enumerate(m for m in network.modules() if isinstance(m, Conv)):
-        layer = conv.get_submodule("conv")
-        assert isinstance(layer, nn.Conv2d)
-        where = f"convolution {index}"
-        own = dict(conv.named_children()).get("norm")
-        norm = nn.BatchNorm2d(layer.out_channels) if own is None else own
-        for name, target in conv_parts(layer, norm, where):
-            numbers.fill(name, target)
-        if own is None:
-            assert isinstance(norm, nn.BatchNorm2d)
-            mean, variance = norm.running_mean, norm.running_var
-            assert mean is not None
-            assert variance is not None
-            layer.weight, layer.bias = fuse_conv_bn_weights(
-                layer.weight, None, mean, variance, norm.eps, norm.weight, norm.bias
-            )
-
-
-def load_published(network: nn.Module, published: Pretrained | None, name: str) -> None:
-    """Fetch the authors' ImageNet weights of a backbone, once, and fill it.
-
-    Raises InputError where there are none or they cannot be fetched.
-    """
-    if published is None:
-        raise InputError(
-            f"there are no published weights of {name}", field="pretrained", value=True
-        )
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / published.file
-    if not path.is_file():
-        make_folder(folder)
-        part = path.with_suffix(path.suffix + f".{os.getpid()}.part")
-        try:
-            torch.hub.download_url_to_file(published.url, str(part), progress=False)
-            os.replace(part, path)
-        except OSError as error:
-            raise InputError(
-                f"{published.file} cannot be downloaded: {error}",
-                field="pretrained",
-                hint=f"connect, put the file at {path}, or use pretrained=false",
-            ) from None
-        finally:
-            part.unlink(missing_ok=True)
-    fill_prefix(network, read_numbers(path))

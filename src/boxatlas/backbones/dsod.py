@@ -1,4 +1,4 @@
-"""The backbone of DSOD, a DenseNet made to learn from scratch: DS/64-192-48-1.
+"""The backbone of DSOD, a DenseNet made to be trained from scratch: DS/64-192-48-1.
 
 Shen et al. 2017, arXiv 1708.01241, section 3.2 and table 1; Huang et al. 2016 (DenseNet), arXiv
 1608.06993. Shape letters: B images; a map is [B, C, H / stride, W / stride].
@@ -91,7 +91,7 @@ class DSODNet(nn.Module):
                 block.append(DenseLayer(channels, growth, bottleneck, dense))
                 channels = block[-1].channels
             self.blocks.append(nn.Sequential(*block))
-            kept = int(channels * compression)
+            kept = max(1, int(channels * compression))
             if i == 0 or (transitions and i < len(layers) - 1):
                 self.transitions.append(NormReluConv(channels, kept))
                 channels = kept

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.download import imagenet_state
 from boxatlas.errors import InputError, nearest
+from boxatlas.options import Options, habit
 
 Norm = Callable[[int], nn.Module]
 
@@ -29,6 +30,14 @@ DEPTHS: dict[str, tuple[int, int, int, int]] = {
     "resnext101_32x8d": (3, 4, 23, 3),
     "resnext101_64x4d": (3, 4, 23, 3),
 }
+
+
+class StemChoices(Options):
+    """A ResNet's first layers, where programs differ."""
+
+    pool_padding: Literal[0, 1] = habit(
+        1, "padding of a ResNet's pool1; 0: none, rounding up, as Caffe's"
+    )
 
 
 class FrozenBatchNorm2d(nn.Module):

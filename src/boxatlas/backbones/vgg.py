@@ -7,16 +7,32 @@ the detection papers use too. Shape letters: B images; a map is [B, C, H / strid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.options import Options, habit
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width, number of 3x3 convolutions
 FcForm = Literal["none", "atrous", "strided", "full"]
+
+
+class VGGChoices(Options):
+    """How the programs differ in VGG-16."""
+
+    ceil_pools: tuple[Annotated[int, Field(ge=1, le=4)], ...] = habit(
+        (1, 2, 3, 4), "VGG-16's pools 1 to 4 that round up"
+    )
+
+
+class UnitTrunkChoices(Options):
+    """What an L2 norm that works in place does to the layers after it."""
+
+    unit_trunk: bool = habit(False, "VGG-16's conv4_3 goes on to conv5_1 at unit length too")
 
 
 class VGG16(nn.Module):

@@ -1,7 +1,7 @@
 """Anchors and default boxes: the fixed boxes that predictions are relative to.
 
 Public: DefaultBoxLevel, default_boxes (SSD and its family); cell_anchors, grid_anchors,
-pyramid_anchors, and AnchorRule, which spells all three (RPN, RetinaNet); AnchorCache.
+pyramid_anchors, image_strides, AnchorChoices; AnchorCache.
 
 Every function returns float32 xyxy unless a parameter says otherwise, in the published order:
 level, row, column, box within the cell. Shape letters: A anchors, K boxes in a cell.
@@ -16,6 +16,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from boxatlas.options import Options, Positive, habit, idea
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,24 @@ def _level(level: DefaultBoxLevel, truncate_sizes: bool, centre: str) -> Tensor:
     return torch.cat([grid[:, :, None].expand(lead), shapes.expand(lead)], dim=-1).reshape(-1, 4)
 
 
+class AnchorChoices(Options):
+    """The shapes of a pyramid's anchors, and how the programs lay them out."""
+
+    anchor_ratios: tuple[Positive, ...] = idea(
+        (0.5, 1.0, 2.0), "heights over widths of the anchors", min_length=1
+    )
+    anchor_scales: tuple[Positive, ...] = habit(
+        (1.0,), "further sizes of anchors on each level, as factors", min_length=1
+    )
+    anchor_rounded: bool = habit(False, "the anchors' corners are rounded to whole pixels")
+    anchor_stride: Literal["fixed", "image // grid"] = habit(
+        "fixed", "pixels between anchors: the map's stride, or the input's side // the map's"
+    )
+    anchor_order: Literal["ratio,size", "size,ratio"] = habit(
+        "ratio,size", "order of a cell's anchors: the slower index first"
+    )
+
+
 def cell_anchors(
     sizes: Sequence[float],
     ratios: Sequence[float],
@@ -159,39 +179,11 @@ def pyramid_anchors(
     return torch.cat([grid_anchors(cell, grid, stride, offset) for cell, grid, stride in levels])
 
 
-@dataclass(frozen=True)
-class AnchorRule:
-    """Where the anchors of a pyramid lie and of which shapes.
-
-    sizes: those of each level; the other fields are `cell_anchors`'s. base: the inclusive base
-    box's side per level, or None. strides: pixels between the centres of each level; stride
-    "image // grid" divides the input's side by the map's instead (torchvision).
-    """
-
-    sizes: tuple[tuple[float, ...], ...]
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    strides: tuple[int, ...] = (16,)
-    rounded: bool = False
-    base: tuple[int, ...] | None = None
-    order: Literal["ratio,size", "size,ratio"] = "ratio,size"
-    stride: Literal["fixed", "image // grid"] = "fixed"
-
-    @property
-    def per_cell(self) -> int:
-        """Anchors at each position of a map."""
-        return len(self.sizes[0]) * len(self.ratios)
-
-    def make(self, grids: Sequence[tuple[int, int]], image: tuple[int, int]) -> Tensor:
-        """[A, 4] for maps of these (rows, columns) and an input of `image` (height, width)."""
-        bases: Sequence[int | None] = self.base or [None] * len(self.sizes)
-        cells = [
-            cell_anchors(sizes, self.ratios, rounded=self.rounded, base_size=base, order=self.order)
-            for sizes, base in zip(self.sizes, bases, strict=True)
-        ]
-        strides: list[float | tuple[float, float]] = list(self.strides)
-        if self.stride == "image // grid":
-            strides = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
-        return pyramid_anchors(cells, grids, strides)
+def image_strides(
+    grids: Sequence[tuple[int, int]], image: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """(vertical, horizontal) pixels between anchors as torchvision has them: whole numbers."""
+    return [(float(image[0] // rows), float(image[1] // columns)) for rows, columns in grids]
 
 
 class AnchorCache:

@@ -20,7 +20,7 @@ CLAMP = math.log(1000 / 16)  # the bound of dw and dh in Detectron and all progr
 
 @dataclass(frozen=True)
 class DeltaCoder:
-    """dx = (cx - cx_a) / w_a, dy alike, dw = log(w / w_a), dh alike; each times its weight.
+    """dx = (cx - cx_a) / w_a, dw = log(w / w_a), dy and dh likewise; each times its weight.
 
     weights: x, y, w, h; SSD's variances (0.1, 0.1, 0.2, 0.2) are weights (10, 10, 5, 5).
     clamp: upper bound of dw and dh when decoding, None = none; clamp_below: bound them from below

@@ -1,7 +1,7 @@
 """Which object each anchor answers for.
 
-Public: Matches, BACKGROUND, IGNORED, match_bipartite (SSD), match_argmax_per_object (its ports),
-match_thresholds (RPN, RetinaNet, RoI heads, cascades), ignore_inside.
+Public: Matches, BACKGROUND, IGNORED, MatchChoices, match_bipartite (SSD), match_argmax_per_object
+(its ports), match_thresholds (RPN, RetinaNet, RoI heads, cascades), ignore_inside.
 
 All take anchors [A, 4] or [B, A, 4] and a padded batch of objects [B, M, 4] with valid [B, M], and
 return Matches over [B, A]. No temporary grows past the budget of `formats`: images and objects are
@@ -13,15 +13,25 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from boxatlas.boxes.formats import budget, pairwise_ioa, pairwise_iou
+from boxatlas.options import Options, idea
 
 BACKGROUND = -1
 IGNORED = -2
+
+
+class MatchChoices(Options):
+    """From which overlap an anchor answers for an object: of every method on anchors."""
+
+    match_iou: Annotated[float, Field(gt=0, le=1)] = idea(
+        0.5, "SSD, section 2.2: a box that overlaps an object by more than this is positive"
+    )
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """YOLO's boxes: cells, priors, and the four numbers a network says of each.
 
-Public: Truth, PriorCoder, shape_iou, cell_of, kmeans_priors.
+Public: PriorChoices, Objects, PriorCoder, shape_iou, cell_of, kmeans_priors.
 Boxes here are centre x, centre y, width, height as fractions of the network input.
 Shape letters: B images, M objects, A priors of a cell, H x W cells, N boxes.
 """
@@ -8,33 +8,44 @@ Shape letters: B images, M objects, A priors of a cell, H x W cells, N boxes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from boxatlas.boxes.formats import xyxy_to_cxcywh
+from boxatlas.options import Options, Positive, setting
 
 Location = Literal["cell", "linear", "prior"]
+Anchors = Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
 _LARGEST = 30.0  # of log(width / prior): a stray value must not overflow
 
 
+class PriorChoices(Options):
+    """The shapes that boxes are predicted from."""
+
+    anchors: Anchors | Literal["data"] | None = setting(
+        None, "(width, height) of each prior; none: as published; data: clusters of the objects"
+    )
+
+
 @dataclass(frozen=True)
-class Truth:
+class Objects:
     """The objects of a batch: boxes [B, M, 4], labels [B, M] int64, valid [B, M] bool."""
 
     boxes: Tensor
     labels: Tensor
     valid: Tensor
 
-    def __getitem__(self, images: Any) -> Truth:
+    def __getitem__(self, images: Any) -> Objects:
         """The objects of some images (indices, a mask, a slice)."""
-        return Truth(self.boxes[images], self.labels[images], self.valid[images])
+        return Objects(self.boxes[images], self.labels[images], self.valid[images])
 
     @classmethod
     def of_pixels(
         cls, boxes: Tensor, labels: Tensor, valid: Tensor, size: tuple[int, int], smallest: float
-    ) -> Truth:
+    ) -> Objects:
         """From xyxy [B, M, 4] in pixels of an input of `size` (height, width).
 
         Objects with a side below `smallest` (of the input) are left out, and those whose centre
@@ -111,8 +122,8 @@ class PriorCoder:
             indexing="ij",
         )
         cell = torch.stack([x, y], -1)
-        own = priors.to(t)[:, None, None, :]
-        return self.decode(t[:, :, :4].movedim(2, -1), cell, own, (rows, columns))
+        prior = priors.to(t)[:, None, None, :]
+        return self.decode(t[:, :, :4].movedim(2, -1), cell, prior, (rows, columns))
 
 
 def kmeans_priors(
@@ -133,19 +144,19 @@ def kmeans_priors(
     if not 1 <= k <= len(shapes):
         raise ValueError(f"{k} clusters of {len(shapes)} boxes")
     priors = (shapes[:k] if start is None else start).clone()
-    own = torch.full((len(shapes),), -1, device=shapes.device)
+    nearest = torch.full((len(shapes),), -1, device=shapes.device)
     for iteration in range(1, max_iterations + 1):
         if distance == "iou":
             new = shape_iou(shapes[:, None], priors).argmax(1)
         else:
             new = (shapes[:, None] - priors).square().sum(-1).argmin(1)
-        if torch.equal(new, own):
-            return priors, own, iteration
-        own = new
-        for cluster in own.unique().tolist():
-            members = shapes[own == cluster]
+        if torch.equal(new, nearest):
+            return priors, nearest, iteration
+        nearest = new
+        for cluster in nearest.unique().tolist():
+            members = shapes[nearest == cluster]
             if update == "mean":
                 priors[cluster] = members.mean(0)
             else:
                 priors[cluster] = members.quantile(0.5, dim=0)
-    return priors, own, max_iterations
+    return priors, nearest, max_iterations

@@ -37,7 +37,7 @@ def command(
         bool,
         typer.Option(
             "--resume/--anew",
-            help="Where a demo is there already: go on with it, or start in a new folder beside.",
+            help="Where a demo is there already: resume it, or start in a new folder beside.",
         ),
     ] = True,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="How long to train.")] = 12,
@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Make a small labelled data set, train the light detector on it, measure it, look at it.
 
-    Takes some minutes on two CPU cores. A second run goes on where the first was stopped (a
+    Takes some minutes on two CPU cores. A second run resumes a stopped first (a
     finished one is only shown); --anew starts in another folder. Nothing is overwritten.
 
     \b

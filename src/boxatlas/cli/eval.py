@@ -82,7 +82,7 @@ FlipToo = Annotated[bool, typer.Option("--flip", help="Look at each image mirror
 MergeRule = Annotated[
     str, typer.Option("--merge", help="Boxes of several looks: vote, nms or soft.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images.")]
 
 
 def command(
@@ -132,9 +132,9 @@ def command(
         reserve(out, force)
     table, chosen = _images(data, split, format, limit)
     detector = open_detector(what, pick_device(device))
-    given = _given(detector, proposals, data, table)
+    boxes = _proposals_for(detector, proposals, data, table)
     start = time.perf_counter()
-    options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": given}
+    options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": boxes}
     found = _found(detector, table, views, **options)
     document: dict[str, Any] = {
         "model": detector.name,
@@ -181,10 +181,10 @@ def _print(document: dict[str, Any], out: Path | None, as_json: bool) -> None:
     emit(document, as_json, rows=_rows(document), title=_title(document), text=_text(document, out))
 
 
-def _given(
+def _proposals_for(
     detector: Detector, files: list[str] | None, folders: list[Path], table: Table
 ) -> Proposals | None:
-    """The proposals that a detector is given: of --proposals, or beside the data."""
+    """The proposals that a detector takes: of --proposals, or beside the data."""
     from boxatlas.data.proposals import beside, for_images
 
     chosen = files or (beside(folders) if detector.takes_proposals else [])

@@ -77,8 +77,8 @@ def command(
 
     DIR/proposals.npz holds all of them; in a data set's folder it is what `boxatlas train` gives
     to R-CNN and Fast R-CNN. DIR/json and DIR/pictures have a file for each image.
-    Stopped work goes on where it was when the command is given again without --force; an image is
-    not searched again, and of its files those are written that are not there.
+    The same command without --force resumes stopped work: an image that is done is not searched
+    again, and only those of its files are written that are missing.
 
     \b
     boxatlas propose photo.jpg --out boxes
@@ -189,22 +189,23 @@ def _check(named: dict[str, Path], files: dict[str, list[Path]], store: Store) -
 
 
 def _fill(
-    store: Store, named: dict[str, Path], left: list[str], made: Iterator[Found | InputError]
+    store: Store, named: dict[str, Path], left: list[str], results: Iterator[Found | InputError]
 ) -> list[str]:
-    """Keep what is found as it comes; -> what was passed over. A lone image's error is raised."""
+    """Store proposals as they arrive; return the messages of skipped images. A single image's error
+    is raised."""
     from boxatlas.data.proposals import mark_of
     from boxatlas.progress import track
 
     skipped: list[str] = []
-    for name, found in zip(left, track(made, "proposing", len(left)), strict=True):
-        if isinstance(found, InputError):
+    for name, result in zip(left, track(results, "proposing", len(left)), strict=True):
+        if isinstance(result, InputError):
             if len(named) == 1:
-                raise found
-            skipped.append(str(found))
-            typer.echo(f"passed over: {found}", err=True)
+                raise result
+            skipped.append(str(result))
+            typer.echo(f"skipped: {result}", err=True)
             continue
-        size = found.pixels.shape[:2]
-        store.add(name, size, found.boxes, found.scores, mark_of(named[name]))
+        size = result.pixels.shape[:2]
+        store.add(name, size, result.boxes, result.scores, mark_of(named[name]))
     return skipped
 
 

@@ -55,7 +55,7 @@ def command(
     """Train a detector.
 
     A model's name alone takes today's recommended recipe; `paper/NAME` the published one.
-    Ctrl-C leaves a run that --resume goes on with; so does a crash.
+    Ctrl-C leaves a run that --resume continues; so does a crash.
 
     \b
     boxatlas train ssdlite320_efficientnet_lite0 --data photos
@@ -71,17 +71,17 @@ def command(
     if what is None and not resume:
         raise InputError("give a model's name or a recipe", field="train", hint="see --help")
     if resume and out is None:
-        raise InputError("say which run to go on with", field="--resume", hint="--out RUN")
-    asked = {
+        raise InputError("say which run to resume", field="--resume", hint="--out RUN")
+    of_recipe = {
         "--data": data,
         "--format": format,
         "--seed": seed,
         "--dry-run": dry_run or None,
         "--show": show or None,
     }
-    unheard = [name for name, value in asked.items() if value not in (None, [])]
-    if what is None and unheard:  # a run goes on by its own recipe
-        raise InputError("needs the model or recipe named too", field=unheard[0])
+    changes = [name for name, value in of_recipe.items() if value not in (None, [])]
+    if what is None and changes:  # a run is resumed by its own recipe
+        raise InputError("needs the model or recipe named too", field=changes[0])
     if what is None and settings:  # the run's own recipe; what may not change is refused below
         what = str(Path(str(out)) / "recipe.yaml")
     recipe = None if what is None else _recipe(what, settings or [], data, format, seed)
@@ -114,11 +114,11 @@ def _summary(trained: Trained, folder: Path) -> str:
 def _recipe(
     what: str, settings: list[str], data: list[Path] | None, format: str | None, seed: int | None
 ) -> Recipe:
-    """The recipe of that name, with what the command line says otherwise."""
+    """The recipe of that name, changed by the options of the command line."""
     from boxatlas.training import find_recipe
 
-    given = {"data": [str(d) for d in data] if data else None, "format": format, "seed": seed}
-    return find_recipe(what, settings).changed({k: v for k, v in given.items() if v is not None})
+    options = {"data": [str(d) for d in data] if data else None, "format": format, "seed": seed}
+    return find_recipe(what, settings).changed({k: v for k, v in options.items() if v is not None})
 
 
 def _unused(model: str) -> Path:

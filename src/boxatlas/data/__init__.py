@@ -1,6 +1,6 @@
 """Labelled images: reading any layout into one table, augmenting, feeding batches."""
 
-from boxatlas.data.formats import detect_format, read, read_splits, splits
+from boxatlas.data.formats import detect_format, read, read_splits, split_to_judge, splits
 from boxatlas.data.loader import Loader, make_loader
 from boxatlas.data.table import Row, Table
 from boxatlas.data.transforms import augmentation
@@ -14,5 +14,6 @@ __all__ = [
     "make_loader",
     "read",
     "read_splits",
+    "split_to_judge",
     "splits",
 ]

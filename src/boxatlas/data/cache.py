@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from boxatlas._version import __version__
 from boxatlas.data.extras import Extras
+from boxatlas.data.formats.places import Place
 from boxatlas.data.masks import Masks
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -45,42 +45,26 @@ def folder() -> Path:
     return (base or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))) / "boxatlas"
 
 
-def key_of(data: Path, module: ModuleType, split: str | None) -> str | None:
+def key_of(place: Place, module: ModuleType, split: str | None) -> str | None:
     """The key of a set's table; None where keeping it does not pay or cannot be done."""
     if not getattr(module, "CACHED", False) or os.environ.get("BOXATLAS_CACHE") == "":
         return None
-    if folder().resolve().is_relative_to(data.resolve()):
+    if folder().resolve().is_relative_to(place.root.resolve()):
         return None
-    files = module.annotation_files(data)
+    files = [str(file) for file in module.annotation_files(place)]
     try:
-        if sum(file.stat().st_size for file in files) < _WORTH:
+        if sum(os.stat(file).st_size for file in files) < _WORTH:
             return None
-        digest = hashlib.blake2b(digest_size=20)
+        digest, start = hashlib.blake2b(digest_size=20), len(str(place.root))
         digest.update(repr((_FORM, __version__, module.__name__, split)).encode())
         for file in files:
-            with open(file, "rb") as stream:
+            with open(file, "rb", buffering=0) as stream:
                 content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20))
-            digest.update(f"{file.relative_to(data)}\0".encode() + content.digest())
-        names = sorted(_names(data))
-        digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
+            digest.update(f"{file[start:]}\0".encode() + content.digest())
+        digest.update("\0".join(place.files).encode("utf-8", "surrogateescape"))
     except OSError:
         return None  # the reader will say what is wrong
     return digest.hexdigest()
-
-
-def _names(data: Path) -> Iterator[str]:
-    """Every file below a folder; one that links lead to again (and again) is named, not entered."""
-    start = len(str(data)) + 1
-    first: dict[tuple[int, int], str] = {}
-    for root, folders, files in os.walk(data, followlinks=True):
-        inner, at = root[start:], os.stat(root)
-        before = first.setdefault((at.st_dev, at.st_ino), inner)
-        if before != inner:
-            yield f"{inner} -> {before}"
-            folders.clear()
-            continue
-        yield from (f"{inner}/{name}" for name in files)
-        folders.sort()  # so that it is always the same one that is entered
 
 
 def load(key: str, data: Path) -> Table | None:

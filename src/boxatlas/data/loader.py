@@ -1,7 +1,7 @@
 """Batches of a table: the same for a seed and an epoch, whatever the number of workers.
 
-What sample i of epoch e looks like depends on (seed, e, i) alone; an epoch can be begun at any
-batch without decoding those before it.
+What sample i of epoch e looks like depends on (seed, e, i) alone; an epoch can start at any batch
+without decoding those before it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from boxatlas.data.opening import opened
 from boxatlas.data.table import Table
 from boxatlas.data.transforms import NoAugmentation
 from boxatlas.data.transforms.sample import Sample
 from boxatlas.errors import InputError
-from boxatlas.images import Preprocess, read
+from boxatlas.images import Preprocess
 from boxatlas.structures import Batch, Frame, Targets
 
 Augment = Callable[[Sample, Preprocess, np.random.Generator], tuple[Tensor, Frame, Sample]]
@@ -30,10 +31,10 @@ _SAME_SIZE = 10  # steps at one size, where sizes change (YOLOv2, section 2)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Inputs (height, width) that training changes between every ten steps, across epochs.
+    """Inputs (height, width) that training changes among every ten steps, across epochs.
 
-    epoch_steps: steps of an epoch; parts: batches of one step of the optimizer; a change after the
-    step `largest_after` is to the largest, as in Darknet's last 200.
+    epoch_steps: steps per epoch; parts: batches per step of the optimizer; after step
+    `largest_after` the size stays at the largest (Darknet: the last 200 steps).
     """
 
     choices: Sequence[tuple[int, int]]
@@ -63,7 +64,7 @@ class Packed:
 
 
 class _Batches(Dataset[Any]):
-    """(epoch, number of the batch, sample indices) -> Batch, or the InputError it met."""
+    """(epoch, number of the batch, sample indices) -> Batch, or the InputError that it raised."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class _Batches(Dataset[Any]):
         seed: int,
         proposals: Mapping[str, Any] | None,
     ) -> None:
-        self.paths = Packed(table.paths)
+        self.paths, self.stated = Packed(table.paths), table.sizes
         self.offsets, self.boxes = table.offsets, table.boxes
         self.labels, self.ignore, self.masks = table.labels, table.ignore, table.masks
         self.image_label = table.image_label
@@ -85,7 +86,7 @@ class _Batches(Dataset[Any]):
         epoch, number, indices = key
         try:
             return self.batch(epoch, number, indices)
-        except InputError as error:  # carried over to the main process whole
+        except InputError as error:  # raised again in the main process
             return error
 
     def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
@@ -93,26 +94,26 @@ class _Batches(Dataset[Any]):
         if self.sizes is not None:
             size = self.sizes.at(self.seed, epoch, number)
             preprocess = preprocess.model_copy(update={"size": tuple(size)})
-        made = []
+        inputs = []
         for i in indices:
             rng = np.random.default_rng([self.seed, epoch, i])
-            made.append(self.augment(self.sample(i), preprocess, rng))
-        seen = [sample for _, _, sample in made]
+            inputs.append(self.augment(self.sample(i), preprocess, rng))
+        samples = [sample for _, _, sample in inputs]
         targets = Targets.collate(
-            [torch.from_numpy(s.boxes) for s in seen],
-            [torch.from_numpy(s.labels.astype(np.int64)) for s in seen],
-            [torch.from_numpy(s.ignore) for s in seen],
+            [torch.from_numpy(s.boxes) for s in samples],
+            [torch.from_numpy(s.labels.astype(np.int64)) for s in samples],
+            [torch.from_numpy(s.ignore) for s in samples],
             [int(self.image_label[i]) for i in indices],
-            None if self.masks is None else [s.masks or [] for s in seen],
+            None if self.masks is None else [s.masks or [] for s in samples],
         )
         batch = Batch(
-            preprocess.collate([image for image, _, _ in made]),
-            [frame for _, frame, _ in made],
+            preprocess.collate([image for image, _, _ in inputs]),
+            [frame for _, frame, _ in inputs],
             targets,
             names=[self.paths[i] for i in indices],
         )
         if self.proposals is not None:
-            batch.proposals, batch.valid = _padded([s.proposals for s in seen])
+            batch.proposals, batch.valid = _padded([s.proposals for s in samples])
         return batch
 
     def sample(self, i: int) -> Sample:
@@ -122,7 +123,7 @@ class _Batches(Dataset[Any]):
         if self.proposals is not None:
             proposals = np.asarray(self.proposals[path], np.float32).reshape(-1, 4)
         return Sample(
-            read(path),
+            opened(path, self.stated[i]),
             self.boxes[part],
             self.labels[part],
             self.ignore[part],
@@ -132,7 +133,7 @@ class _Batches(Dataset[Any]):
 
 
 def _padded(proposals: Sequence[NDArray[np.float32] | None]) -> tuple[Tensor, Tensor]:
-    """[B, P, 4] and valid [B, P]; a box of which the view left nothing is not valid."""
+    """[B, P, 4] and valid [B, P]; a box cropped away entirely is marked invalid."""
     rows = [np.zeros((0, 4), np.float32) if p is None else p for p in proposals]
     most = max((len(p) for p in rows), default=0)
     boxes = torch.zeros(len(rows), most, 4)
@@ -142,7 +143,10 @@ def _padded(proposals: Sequence[NDArray[np.float32] | None]) -> tuple[Tensor, Te
 
 
 class Loader:
-    """Iterates a table's batches by epoch. `len` is the number of batches in an epoch."""
+    """A table's batches by epoch: `for batch in loader`, or `loader.epoch(n)` for a certain one.
+
+    `len` is the number of batches in an epoch.
+    """
 
     def __init__(
         self,
@@ -159,13 +163,14 @@ class Loader:
         self.batches, self.images, self.batch_size = batches, images, batch_size
         self.shuffle, self.seed, self.workers = shuffle, seed, workers
         self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.begun = 0  # epochs that were begun by iterating
         self._keys: list[Any] = []
         self._inner: DataLoader[Any] | None = None
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The images of this rank in the order of an epoch.
 
-        When shuffling, every rank gets the same number: a few images come twice.
+        When shuffling, every rank gets the same number, so that a few images come twice.
         """
         order = np.arange(self.images)
         if self.shuffle:
@@ -188,13 +193,19 @@ class Loader:
             (epoch, number, order[number * size : (number + 1) * size])
             for number in range(start, len(self))
         ]
-        for made in self._batches():
-            if isinstance(made, InputError):
-                raise made
-            yield made
+        for batch in self._batches():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch: of the first, the second, ... time it is iterated."""
+        self.begun += 1
+        return self.epoch(self.begun - 1)
 
     def change_sizes(self, sizes: Sizes) -> None:
-        """Let the inputs change from now on; workers that already read do not hear of it."""
+        """Turn on multi-scale inputs from the next batch; workers already running keep the old
+        size."""
         self.batches.sizes = sizes
 
     def _batches(self) -> Iterator[Batch | InputError]:
@@ -241,6 +252,6 @@ def make_loader(
     """
     if batch_size < 1:
         raise InputError("must be at least 1", field="batch_size", value=batch_size)
-    chosen: Augment = NoAugmentation() if augment is None else augment
-    batches = _Batches(table, preprocess, chosen, seed, proposals)
+    augment = NoAugmentation() if augment is None else augment
+    batches = _Batches(table, preprocess, augment, seed, proposals)
     return Loader(batches, len(table), batch_size, shuffle, seed, workers, rank, world, drop_last)

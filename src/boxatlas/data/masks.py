@@ -155,6 +155,25 @@ def decode(rle: dict[str, Any]) -> NDArray[np.bool_]:
     return np.repeat(values, runs).reshape(width, height).T
 
 
+def extent(mask: Mask) -> NDArray[np.float64] | None:
+    """The box around a mask, x1, y1, x2, y2; None where it is empty.
+
+    Raises ValueError for broken run lengths.
+    """
+    if mask is None:
+        return None
+    if isinstance(mask, list):
+        points = [np.asarray(p, np.float64).reshape(-1, 2) for p in mask if len(p) >= 6]
+        if not points:
+            return None
+        points = np.concatenate(points)
+        return np.concatenate([points.min(0), points.max(0)])
+    rows, columns = np.nonzero(decode(mask))
+    if len(rows) == 0:
+        return None
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
+
+
 def _runs(rle: dict[str, Any]) -> NDArray[np.int64]:
     """The run lengths. Raises ValueError where they are not those of a mask of its size."""
     height, width = (int(v) for v in rle["size"])

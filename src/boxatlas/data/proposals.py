@@ -54,23 +54,23 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
 
     def find(self, path: str | Path) -> int:
         """Which image a path is, by as many of its last parts as a name has, or InputError."""
-        found = self._found(path)
-        if found is None:
+        number = self._number(path)
+        if number is None:
             raise InputError(
                 "has no proposals for this image",
                 file=self.file,
                 value=str(path),
                 hint="`boxatlas propose` makes them",
             )
-        return found
+        return number
 
-    def _found(self, path: str | Path) -> int | None:
+    def _number(self, path: str | Path) -> int | None:
         whole = PurePath(path)
         for start in range(len(whole.parts)):
             tail = PurePath(*whole.parts[start:]).as_posix()
-            found = self._index.get(tail, self._index.get(tail.rsplit(".", 1)[0]))
-            if found is not None:
-                return found
+            number = self._index.get(tail, self._index.get(tail.rsplit(".", 1)[0]))
+            if number is not None:
+                return number
         return None
 
     def part(self, i: int) -> slice:
@@ -87,7 +87,7 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
         return len(self.names)
 
     def first(self, most: int | None) -> Proposals:
-        """At most so many of each image, the best ones."""
+        """At most `most` of each image, the best ones."""
         counts = np.diff(self.offsets)
         if most is None or not len(counts) or counts.max() <= most:
             return self
@@ -133,7 +133,7 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
 
     @classmethod
     def join(cls, parts: Sequence[Proposals]) -> Proposals:
-        """All images of several, each once. Raises InputError where two differ in one's boxes."""
+        """The images of several, each once. Raises InputError where two hold other boxes of one."""
         if len(parts) == 1:
             return parts[0]
         rows: dict[str, tuple[Proposals, int]] = {}
@@ -144,14 +144,14 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
 
     @classmethod
     def _of(cls, rows: Mapping[str, tuple[Proposals, int]]) -> Proposals:
-        """The images of these names, each being the one of that number of another."""
+        """name -> (proposals, number of the image there), as one."""
         chosen = list(rows.values())
         counts = np.array([p.offsets[i + 1] - p.offsets[i] for p, i in chosen], np.int64)
         scored = bool(chosen) and all(part.scores is not None for part, _ in chosen)
         marks = np.array([0 if p.marks is None else p.marks[i] for p, i in chosen], np.uint64)
 
-        def joined(of: str) -> Any:
-            pieces = [getattr(part, of)[part.part(i)] for part, i in chosen]
+        def joined(field: str) -> Any:
+            pieces = [getattr(part, field)[part.part(i)] for part, i in chosen]
             return np.concatenate(pieces) if pieces else np.zeros((0, 4), np.float32)
 
         return cls(
@@ -176,7 +176,7 @@ def _same(path: str, one: tuple[Proposals, int], other: tuple[Proposals, int]) -
 
 
 def mark_of(path: str | Path) -> int:
-    """What tells one image's file from another of that name: 64 bits of its content's hash, not 0.
+    """A 64-bit hash of an image file's content; tells apart files of one name; never 0.
 
     Raises InputError where the file cannot be read.
     """
@@ -190,17 +190,17 @@ def mark_of(path: str | Path) -> int:
 
 def beside(folders: Sequence[str | Path]) -> list[Path]:
     """The proposal files of data folders, where every one has its own; else none."""
-    found = [Path(folder) / FILE for folder in folders]
-    return found if found and all(file.is_file() for file in found) else []
+    files = [Path(folder) / FILE for folder in folders]
+    return files if files and all(file.is_file() for file in files) else []
 
 
 def for_images(
     files: Sequence[str | Path], tables: Sequence[Table], most: int | None, *, own: bool = False
 ) -> Proposals:
-    """The proposals of the tables' images, named as there, at most so many of each.
+    """The proposals of the tables' images, named as there, at most `most` of each.
 
     own: the files lie beside the data, and an image in the folder of one is looked up in that one:
-    two data sets may call different images alike. Any other image may be in any file. Raises
+    two data sets may give different images one name. Any other image may be in any file. Raises
     InputError where an image has none, has different ones, or has those of an image of another
     size.
     """
@@ -210,16 +210,16 @@ def for_images(
     for table in tables:
         for path, size in zip(table.paths, table.sizes, strict=True):
             whole = PurePath(os.path.abspath(path))
-            around = [held for folder, held in parts if own and whole.is_relative_to(folder)]
-            part, i = _looked_up(path, around[:1] or [held for _, held in parts])
+            around = [part for folder, part in parts if own and whole.is_relative_to(folder)]
+            part, i = _look_up(path, around[:1] or [part for _, part in parts])
             part.check_size(i, path, size)
             rows[PurePath(path).as_posix()] = part, i
     return Proposals._of(rows).first(most)
 
 
-def _looked_up(path: str, parts: Sequence[Proposals]) -> tuple[Proposals, int]:
-    """(the one that holds an image, which of its images)."""
-    rows = [(part, i) for part in parts if (i := part._found(path)) is not None]
+def _look_up(path: str, parts: Sequence[Proposals]) -> tuple[Proposals, int]:
+    """(the proposals that hold an image, its number there)."""
+    rows = [(part, i) for part in parts if (i := part._number(path)) is not None]
     if not rows:
         parts[0].find(path)  # raises
     for row in rows[1:]:
@@ -310,28 +310,29 @@ def _from_mat(path: Path) -> Proposals:
 
 
 class Store:
-    """Proposals on their way to a file, image by image; a stop loses nothing that was added.
+    """Collects proposals image by image and writes them to a file; a stop loses none of them.
 
         with Store(folder, about) as store:
             for name in names:
                 if name not in store: store.add(name, size, boxes)
         store.finish()
 
-    What a folder's file or an earlier, stopped run holds is kept. Raises InputError where that was
-    made otherwise (`about` differs), unless `force`: then `finish` replaces it, and until then it
-    stays as it is.
+    What the folder's file or an interrupted run holds is kept. Raises InputError where that was
+    made with other options (`about` differs), unless `force`: then `finish` replaces it, and until
+    then it stays as it is.
 
-    replaces: whether the folder's file is replaced, by this force or by that of the stopped run
-    that is gone on with. before: the names of all that the folder held.
+    replaces: whether the folder's file is replaced, by this `force` or by that of the interrupted
+    run that is resumed. before: the names of all images that the folder held.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], force: bool = False) -> None:
         self.about, self.file = dict(about), folder / FILE
-        # What replaces the file grows in a folder of its own: a stopped run of before is in parts.
+        # Replacement shards go to proposals.new, so an earlier interrupted run in proposals.parts
+        # stays usable.
         self._parts, self._new = folder / "proposals.parts", folder / "proposals.new"
         self.replaces = force or bool(_shards(self._new))
         self._work = self._new if self.replaces else self._parts
-        self._anew = force  # what an earlier force has left unfinished is not gone on with
+        self._anew = force  # do not resume an interrupted --force run
         self.before: set[str] = set()
         self.done: dict[str, int] = {}  # name -> mark
         for path in [self.file, *_shards(self._parts), *_shards(self._new)]:
@@ -340,7 +341,7 @@ class Store:
         self._held: list[tuple[str, tuple[int, int], NDArray[Any], NDArray[Any] | None, int]] = []
 
     def _take(self, path: Path, force: bool) -> None:
-        """Know what a file of the folder holds, and count it as done where it is kept."""
+        """Note which images a file of the folder holds; those of a file that is kept are done."""
         try:
             held = read_proposals(path)
         except InputError:
@@ -363,7 +364,7 @@ class Store:
         return name in self.done
 
     def check(self, name: str, path: Path) -> None:
-        """Raise InputError where a name that is done was that of another image than this file."""
+        """Raise InputError where the proposals under a name are of another image than this file."""
         mark = self.done[name]
         if mark and mark != mark_of(path):
             raise InputError(
@@ -420,7 +421,7 @@ class Store:
         self._held.clear()
 
     def finish(self) -> Proposals:
-        """Put all into the folder's file and return it."""
+        """Write all to the folder's file and return them."""
         self._flush()
         kept = [] if self._anew else _shards(self._work)
         if not self.replaces and self.file.exists():
@@ -435,7 +436,8 @@ class Store:
         return whole
 
     def _clear(self) -> None:
-        """Remove the shards; killed in between, no part of them is taken for the whole."""
+        """Remove the shards; rename first, so that a kill midway cannot leave a partial set that
+        looks complete."""
         shutil.rmtree(self._parts, ignore_errors=True)
         if self._new.is_dir() and not self._parts.exists():
             self._new.rename(self._parts)

@@ -74,6 +74,28 @@ def stratified(
     return {name: np.flatnonzero(owner == n).tolist() for n, name in enumerate(names)}
 
 
+def held_out(
+    images: NDArray[np.int64], count: int, seed: int, groups: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """`count` of these images, drawn by the seed, in order; fewer where groups leave no choice.
+
+    groups [N]: images of one number are all drawn, or none. Where no group is small enough, they
+    are drawn one by one.
+    """
+    order = images[np.random.default_rng([seed, len(images)]).permutation(len(images))]
+    mine = groups[order]
+    size = {int(g): int(n) for g, n in zip(*np.unique(mine, return_counts=True), strict=True)}
+    taken: set[int] = set()
+    drawn = 0
+    for group in mine.tolist():
+        if group not in taken and drawn + size[group] <= count:
+            taken.add(group)
+            drawn += size[group]
+    if not taken:
+        return np.sort(order[:count])
+    return np.sort(order[np.isin(mine, list(taken))])
+
+
 def _holdings(table: Table, group: NDArray[np.int64]) -> NDArray[np.float64]:
     """[groups, classes + 2]: images of a group that show each class, that show none, all images."""
     classes = len(table.classes)

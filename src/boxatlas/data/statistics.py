@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxatlas.data.doctor.sets import apart
 from boxatlas.data.table import Table
 
 _SMALL, _LARGE = 32.0**2, 96.0**2  # square pixels: where COCO draws its lines
@@ -109,13 +110,27 @@ def _short(spread: dict[str, float] | None) -> str:
     return "-" if spread is None else f"{spread['half']:.4g}, {spread['most']:.4g}"
 
 
+def once(splits: Mapping[str, Table]) -> dict[str, Table]:
+    """Each image in one split: train, val and test first, and of the others what is in none."""
+    names = list(splits)
+    first = apart(names)
+    seen: set[str] = set()
+    found = {}
+    for name in [*first, *(name for name in names if name not in first)]:
+        rows = [i for i, path in enumerate(splits[name].paths) if path not in seen]
+        seen.update(splits[name].paths)
+        if rows or len(names) == 1:
+            found[name] = splits[name].select(rows)
+    return found
+
+
 def picture(splits: Mapping[str, Table], path: Path) -> None:
     """A page of histograms, one colour a split."""
     from matplotlib.figure import Figure
 
     from boxatlas.files import write_with
 
-    tables = {name or "all": t.where(~t.ignore) for name, t in splits.items()}
+    tables = {name or "all": t.where(~t.ignore) for name, t in once(splits).items()}
     figure = Figure(figsize=(13, 8.5), dpi=100, layout="constrained")
     axes = figure.subplots(2, 3)
     _class_bars(axes[0, 0], tables)

@@ -5,7 +5,8 @@ Shape letters: N images, T objects. Boxes are xyxy in continuous pixels of the u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
@@ -30,6 +31,10 @@ class Row:
     names: list[str]
     ignore: NDArray[np.bool_] = field(repr=False)
     masks: list[Mask] | None = field(repr=False)
+
+    def __iter__(self) -> Iterator[Any]:
+        """path, boxes, labels: `for path, boxes, labels in table`."""
+        return iter((self.path, self.boxes, self.labels))
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,21 @@ class Table:
         if self.masks is not None and not isinstance(self.masks, Masks):
             object.__setattr__(self, "masks", Masks.packed(self.masks))
 
+    @classmethod
+    def of(cls, source: Any, classes: Sequence[str] | None = None) -> Table:
+        """A table of what is in memory: see `data.sources.table_of`."""
+        from boxatlas.data.sources import table_of
+
+        return table_of(source, classes)
+
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        few = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
+        masks = "" if self.masks is None else ", masks"
+        names = f"{len(self.classes)} classes: {few}" if self.classes else "no classes"
+        return f"Table({len(self)} images, {len(self.labels)} objects{masks}, {names})"
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -149,6 +167,28 @@ class Table:
         counts = np.bincount(self.image_of[keep], minlength=len(self))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return replace(self._rows(np.flatnonzero(keep)), offsets=offsets)
+
+    def filter(self, keep: Callable[[Row], bool]) -> Table:
+        """The table of the images for which `keep(row)` is true."""
+        return self.select(np.array([keep(row) for row in self], bool))
+
+    def to_coco(self, root: str | Path | None = None) -> dict[str, Any]:
+        """The table as COCO's document; file names are relative to `root`, if one is given."""
+        from boxatlas.data.formats.coco import document_of
+
+        names = [p if root is None else os.path.relpath(p, root) for p in self.paths]
+        names = [name.replace(os.sep, "/") for name in names]
+        return document_of(self, names, list(range(len(self))))
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, a row an object: path, width, height, class, x1, y1, x2, y2, ignore.
+
+        An image without objects has a row without class and box. Raises InputError where pandas is
+        not installed.
+        """
+        from boxatlas.data.sources import dataframe_of
+
+        return dataframe_of(self)
 
     def _rows(self, rows: NDArray[np.int64]) -> Table:
         """These objects' columns; whose they are is left to the caller."""

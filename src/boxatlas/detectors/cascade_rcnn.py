@@ -2,80 +2,113 @@
 
 A detector trained to call a box right at IoU 0.5 makes noisy boxes; trained at 0.7 it overfits,
 since few proposals are that good. But a regressor's output boxes are better than its input, so that
-heads in a row can each learn at a higher threshold from the boxes of the one before: the right
+heads in a row can each be trained at a higher threshold on the boxes of the one before: the right
 samples exist at every stage. Scores of a box are the mean of all stages'.
 
-Shape letters: B images, P boxes of an image, K classes, T stages.
+Shape letters: B images, P boxes of an image, K classes, D box columns, T stages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from boxatlas.boxes.formats import pairwise_iou
-from boxatlas.detectors.fpn import (
-    LIGHT,
-    FasterRCNN,
-    RegionConfig,
-    box_head,
-    box_predictor,
-    coder_of,
-)
-from boxatlas.detectors.mask_rcnn import MaskChoices, WithMasks
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.boxes.anchors import AnchorChoices
+from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
-from boxatlas.options import convention, switch
+from boxatlas.options import Options, idea
 from boxatlas.parts.base import Raw
-from boxatlas.parts.region.heads import per_roi
+from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.region.heads import BoxPredictor, per_roi
+from boxatlas.parts.region.masks import MaskBranch, MaskChoices, WithMasks
+from boxatlas.parts.region.pyramid import (
+    HEADS,
+    LIGHT,
+    SIDE,
+    Pyramid,
+    PyramidChoices,
+    idle_on_one_level,
+)
+from boxatlas.parts.region.roi import RoIChoices, box_coder
+from boxatlas.parts.region.rpn import RPN, RPNChoices
+from boxatlas.parts.region.stages import StageChoices, goes_on, mean_scores, with_gradient
 from boxatlas.parts.region.targets import (
     HeadBatch,
-    RoITargets,
     SampledRoIs,
-    all_rois,
     delta_column,
+    draw_rois,
+    label_rois,
     roi_losses,
-    sample_rois,
 )
-from boxatlas.registry import Published, register_model
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Targets
 
-Four = tuple[float, float, float, float]
+METHOD = Method(
+    "Cascade R-CNN",
+    "Cascade R-CNN: Delving into High Quality Object Detection",
+    "1712.00726",
+    2017,
+    "two-stage",
+)
+MASKS = Method(
+    "Cascade Mask R-CNN",
+    "Cascade R-CNN: High Quality Object Detection and Instance Segmentation",
+    "1906.09756",
+    2019,
+    "two-stage",
+)
 
 
-class CascadeConfig(RegionConfig):
-    """The cascade's choices."""
+class CascadeChoices(Options):
+    """The cascade's ideas."""
 
-    stages: int = switch(3, "table 4: heads in a row", ge=1, le=4)
-    iou_thresholds: tuple[float, ...] = switch(
+    stages: int = idea(3, "table 4: heads in a row", ge=1, le=4)
+    iou_thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = idea(
         (0.5, 0.6, 0.7, 0.75), "table 3: from which overlap on each stage calls a box right"
     )
-    stage_statistics: bool = switch(True, "table 3: each stage has a box code of its own scale")
-    score_stages: Literal["mean", "last"] = switch("mean", "table 2: whose scores count")
-    mode: Literal["cascade", "iterative", "integral"] = switch(
+    stage_statistics: bool = idea(True, "table 3: each stage has a box code of its own scale")
+    score_stages: Literal["mean", "last"] = idea("mean", "table 2: whose scores count")
+    mode: Literal["cascade", "iterative", "integral"] = idea(
         "cascade", "table 1: or one head run repeatedly, or a classifier for each threshold"
     )
 
-    class_agnostic: bool = convention(True, "one box for all classes")
-    stage_weights: tuple[Four, ...] = convention(
-        ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15), (40, 40, 20, 20)),
-        "of each stage's box code; without `stage_statistics` all have the first's",
-    )
-    score_boxes: Literal["last", "own"] = convention(
-        "last", "heads score the last stage's boxes, or those that each was given"
-    )
-    score_of: Literal["probability", "logit"] = convention("probability", "what is averaged")
-    stage_gradients: tuple[float, ...] = convention(
-        (1, 0.5, 0.25, 0.125), "of each stage, into the trunk; its head learns in full"
-    )
-    stage_losses: tuple[float, ...] = convention((1, 1, 1, 1), "weights of the stages' losses")
-    resample: bool = convention(False, "later stages draw from their boxes as the first does")
-    append_objects: bool = convention(True, "later stages see the objects themselves too")
-    drop_above: float | None = convention(0.95, "input overlap from which a box goes no further")
-    clip_between: bool = convention(True, "boxes are clipped to the image between stages")
+
+def idle_of_cascade(config: CascadeChoices) -> dict[str, str]:
+    """Ideas that do nothing: name -> why."""
+    idle = {"roi_positive_iou": "each stage has its own in iou_thresholds"}
+    if config.stages == 1:
+        alone = "there is one stage"
+        idle |= {"stage_statistics": alone, "score_stages": alone, "mode": alone}
+    elif config.mode == "integral":
+        idle |= {"score_stages": "mode integral takes the mean"}
+    if config.mode != "cascade":
+        idle |= {"stage_statistics": f"mode {config.mode} has one box code"}
+    return idle
+
+
+class Config(
+    BackboneChoices,
+    TrunkChoices,
+    PyramidChoices,
+    AnchorChoices,
+    RPNChoices,
+    RoIChoices,
+    StageChoices,
+    SuppressionChoices,
+    CascadeChoices,
+):
+    """The cascade on Faster R-CNN with a pyramid."""
+
+    roi_op = "align"
+    class_agnostic = True
+
+    def idle(self) -> dict[str, str]:
+        return {**idle_of_cascade(self), **idle_on_one_level(self)}
 
 
 class Stage(NamedTuple):
@@ -88,30 +121,38 @@ class Stage(NamedTuple):
     refined: Tensor
 
 
-class CascadeRCNN(FasterRCNN):
+class CascadeRCNN(RegionDetector):
     """Faster R-CNN on a pyramid with T heads in a row."""
 
-    config: CascadeConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
     head: nn.ModuleList
     predictor: nn.ModuleList
 
-    def __init__(self, classes: Sequence[str], config: CascadeConfig) -> None:
-        for name in ("iou_thresholds", "stage_weights", "stage_gradients", "stage_losses"):
-            if len(getattr(config, name)) < config.stages:
-                raise InputError(
-                    f"needs a value for each of {config.stages} stages",
-                    field=name,
-                    value=getattr(config, name),
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
+        _check_stages(config)
+        trunk, heads = Pyramid(config), 1 if config.mode == "iterative" else config.stages
+        super().__init__(
+            classes,
+            pyramid_preprocess(config.backbone, config.size),
+            config,
+            trunk=trunk,
+            rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),
+            head=nn.ModuleList(
+                HEADS[config.box_head](trunk.width, SIDE, config.box_width) for _ in range(heads)
+            ),
+            predictor=nn.ModuleList(
+                BoxPredictor(
+                    config.box_width, len(classes), config.class_agnostic, config.background_box
                 )
-        super().__init__(classes, config)
-        heads = 1 if config.mode == "iterative" else config.stages
-        self.head = nn.ModuleList(box_head(config, config.width) for _ in range(heads))
-        self.predictor = nn.ModuleList(
-            box_predictor(config, config.box_width, len(classes)) for _ in range(heads)
+                for _ in range(heads)
+            ),
+            roi_strides=trunk.roi_strides,
+            roi_side=SIDE,
         )
         own = config.stage_statistics and config.mode == "cascade"
-        weights = [config.stage_weights[t if own else 0] for t in range(config.stages)]
-        self.coders = [coder_of(config, one) for one in weights]
+        self.coders = [
+            box_coder(config, config.stage_weights[t if own else 0]) for t in range(config.stages)
+        ]
         self.coder = self.coders[0 if config.mode == "integral" else config.stages - 1]
 
     # -- the stages ---------------------------------------------------------------------------
@@ -119,11 +160,12 @@ class CascadeRCNN(FasterRCNN):
     def stage(
         self, features: list[Tensor], boxes: Tensor, t: int, gradient: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Stage t on boxes [B, P, 4] -> logits [B, P, K + 1], deltas [B, P, D, 4]."""
+        """Stage t on boxes [B, P, 4] -> logits [B, P, K + 1], deltas [B, P, D, 4].
+
+        gradient: the part of it that goes on to the features.
+        """
         t = min(t, len(self.head) - 1)
-        pooled = self.roi.pool(features, boxes)
-        if gradient != 1.0:  # the value stays, a part of the gradient goes on
-            pooled = pooled * gradient + pooled.detach() * (1 - gradient)
+        pooled = with_gradient(self.pool(features, boxes), gradient)
         logits, deltas = self.predictor[t](self.head[t](pooled))
         raw = per_roi(logits, deltas, boxes)
         return raw["logits"], raw["deltas"]
@@ -131,68 +173,84 @@ class CascadeRCNN(FasterRCNN):
     def refine(
         self, boxes: Tensor, logits: Tensor, deltas: Tensor, t: int, limits: Tensor | None
     ) -> Tensor:
-        """The boxes that stage t makes of those that it was given."""
-        best = logits[..., 1:].argmax(-1)
-        column = delta_column(best, deltas.shape[2], self.class_agnostic, self.num_classes)
+        """The boxes [B, P, 4] that stage t makes of those that it was given, within limits."""
+        config, best = self.config, logits[..., 1:].argmax(-1)
+        column = delta_column(best, deltas.shape[2], config.class_agnostic, self.num_classes)
         own = deltas.detach().gather(2, column[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
         moved = self.coders[t].decode(own, boxes)
-        if limits is None or not self.config.clip_between:
+        if limits is None:
             return moved
-        edge = limits.repeat(1, 2)[:, None] - int(self.config.inclusive)
+        edge = limits.repeat(1, 2)[:, None] - int(config.inclusive)
         return torch.minimum(moved.clamp(min=0), edge)
 
     def run(
         self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None
     ) -> list[Stage]:
         """All stages in a row, each on the boxes of the one before (integral: on the same)."""
-        done = []
+        stages = []
         for t in range(self.config.stages):
             logits, deltas = self.stage(features, boxes, t)
             refined = self.refine(boxes, logits, deltas, t, limits)
-            done.append(Stage(boxes, logits, deltas, refined))
+            stages.append(Stage(boxes, logits, deltas, refined))
             boxes = boxes if self.config.mode == "integral" else refined
-        return done
+        return stages
 
     def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
         """Boxes [B, P, 4] -> scores [B, P, K + 1] of all stages (background first), and the last
         stage's deltas [B, P, D, 4] with the boxes that it was given, as "proposals"."""
-        done = self.run(features, boxes, limits)
-        last = done[0] if self.config.mode == "integral" else done[-1]
+        stages = self.run(features, boxes, limits)
+        last = stages[0] if self.config.mode == "integral" else stages[-1]
         return {
-            "scores": self.ensemble(features, done),
+            "scores": self.ensemble(features, stages),
             "deltas": last.deltas,
             "proposals": last.boxes,
         }
 
-    def ensemble(self, features: list[Tensor], done: Sequence[Stage]) -> Tensor:
+    def ensemble(self, features: list[Tensor], stages: Sequence[Stage]) -> Tensor:
         """[B, P, K + 1]: section 4.2's mean over the stages of their classifiers.
 
         Every head sees the boxes of the last stage, or (`score_boxes` "own") its own.
         """
         config = self.config
         if config.score_stages == "last" and config.mode != "integral":
-            return done[-1].logits.softmax(-1)
-        logits = [one.logits for one in done]
+            return stages[-1].logits.softmax(-1)
+        logits = [stage.logits for stage in stages]
         if config.score_boxes == "last" and config.mode == "cascade":
-            logits[:-1] = [self.stage(features, done[-1].boxes, t)[0] for t in range(len(done) - 1)]
-        if config.score_of == "logit":
-            return torch.stack(logits).mean(0).softmax(-1)
-        return torch.stack(logits).softmax(-1).mean(0)
+            boxes = stages[-1].boxes
+            logits[:-1] = [self.stage(features, boxes, t)[0] for t in range(len(stages) - 1)]
+        return mean_scores(config, logits)
 
     def class_scores(self, raw: Raw) -> Tensor:
         return raw["scores"][..., 1:]
 
-    # -- learning -----------------------------------------------------------------------------
+    # -- training -----------------------------------------------------------------------------
 
-    def targets_of(self, t: int) -> RoITargets:
-        """How stage t labels: at its own threshold, with no gap below it."""
+    def label(self, boxes: Tensor, valid: Tensor, targets: Targets, t: int = 0) -> SampledRoIs:
+        """As stage t labels: at its own threshold; later ones leave no gap below it."""
         config = self.config
-        high = config.iou_thresholds[0 if config.mode == "iterative" else t]
-        return replace(
-            self.roi_targets,
-            high=high,
-            low=0.0 if t else self.roi_targets.low,
-            append_objects=config.append_objects if t else self.roi_targets.append_objects,
+        low = 0.0 if t or config.sampler == "ohem" else config.background_low
+        return label_rois(
+            boxes,
+            valid,
+            targets,
+            positive_iou=config.iou_thresholds[t],
+            background_low=low,
+            learn_difficult=config.learn_difficult,
+            append_objects=config.append_objects if t else True,
+            inclusive=config.inclusive,
+        )
+
+    def relabel(self, rois: SampledRoIs, targets: Targets, t: int) -> SampledRoIs:
+        """The same boxes, labelled at stage t's threshold."""
+        config = self.config
+        return label_rois(
+            rois.boxes,
+            rois.labels >= 0,
+            targets,
+            positive_iou=config.iou_thresholds[t],
+            learn_difficult=config.learn_difficult,
+            append_objects=False,
+            inclusive=config.inclusive,
         )
 
     def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
@@ -203,16 +261,16 @@ class CascadeRCNN(FasterRCNN):
     def stage_losses(
         self, given: HeadBatch, rois: SampledRoIs
     ) -> tuple[dict[str, Tensor], list[SampledRoIs]]:
-        """The losses of all stages from the first one's RoIs, and what each stage learned from."""
+        """The losses of all stages from the first one's RoIs, and the RoIs that each was given."""
         config = self.config
         losses: dict[str, Tensor] = {}
         seen = [rois]
         for t in range(len(self.head)):
             if config.mode == "integral" and t:
-                rois = relabelled(rois, self.targets_of(t), given.targets)
+                rois = self.relabel(rois, given.targets, t)
             logits, deltas = self.stage(given.features, rois.boxes, t, config.stage_gradients[t])
             cls, box = roi_losses(
-                logits, deltas, rois, self.coders[t], config.roi_beta, self.class_agnostic
+                logits, deltas, rois, self.coders[t], config.roi_beta, config.class_agnostic
             )
             count = (rois.labels >= 0).sum().clamp(min=1) / config.stage_losses[t]
             losses[f"stage{t + 1}_cls"] = cls.sum() / count
@@ -227,58 +285,90 @@ class CascadeRCNN(FasterRCNN):
     def passed_on(
         self, given: HeadBatch, rois: SampledRoIs, logits: Tensor, deltas: Tensor, t: int
     ) -> SampledRoIs:
-        """What stage t + 1 learns from: stage t's boxes, but for those that were right already."""
-        targets = given.targets
+        """The RoIs of stage t + 1: stage t's boxes, but for those that were right already."""
+        config, targets = self.config, given.targets
         moved = self.refine(rois.boxes, logits.detach(), deltas, t, given.limits)
-        fine = (moved[..., 2:] > moved[..., :2]).all(-1) & (rois.labels >= 0)
-        if self.config.drop_above is not None and targets.boxes.shape[1]:
-            objects = targets.boxes * targets.valid[..., None]
-            before = pairwise_iou(rois.boxes, objects, self.config.inclusive).amax(-1)
-            fine &= before < self.config.drop_above
-        rule = self.targets_of(t + 1)
-        if self.config.resample:
-            return sample_rois(rule, moved, fine, targets, given.generator)
-        return all_rois(rule, moved, fine, targets)
+        valid = (moved[..., 2:] > moved[..., :2]).all(-1) & (rois.labels >= 0)
+        valid &= goes_on(config, rois.boxes, targets, config.inclusive)
+        later = self.label(moved, valid, targets, t + 1)
+        if not config.resample:
+            return later
+        return draw_rois(later, config.roi_count, config.roi_positive_fraction, given.generator)
 
-    def _losses(self, features: list[Tensor], rois: SampledRoIs) -> tuple[Tensor, Tensor]:
-        """Those of the first stage, by which hard examples are found."""
+    def each_loss(self, features: list[Tensor], rois: SampledRoIs) -> tuple[Tensor, Tensor]:
+        """Per-RoI losses of stage 1 [B, S], which rank hard examples."""
         logits, deltas = self.stage(features, rois.boxes, 0)
+        config = self.config
         return roi_losses(
-            logits, deltas, rois, self.coders[0], self.config.roi_beta, self.class_agnostic
+            logits, deltas, rois, self.coders[0], config.roi_beta, config.class_agnostic
         )
 
 
-def relabelled(rois: SampledRoIs, rule: RoITargets, targets: Targets) -> SampledRoIs:
-    """The same boxes, labelled at another threshold."""
-    bare = replace(rule, append_objects=False)
-    return all_rois(bare, rois.boxes, rois.labels >= 0, targets)
+def _check_stages(config: Config) -> None:
+    """Raise InputError where an option lacks a value for a stage."""
+    values: dict[str, tuple[object, ...]] = {
+        "iou_thresholds": config.iou_thresholds,
+        "stage_weights": config.stage_weights,
+        "stage_gradients": config.stage_gradients,
+        "stage_losses": config.stage_losses,
+    }
+    for name, row in values.items():
+        if len(row) < config.stages:
+            raise InputError(
+                f"needs a value for each of {config.stages} stages", field=name, value=row
+            )
 
 
-class CascadeMaskConfig(MaskChoices, CascadeConfig):
-    """Cascade R-CNN's choices, and the mask branch's."""
+class MaskConfig(
+    BackboneChoices,
+    TrunkChoices,
+    PyramidChoices,
+    AnchorChoices,
+    RPNChoices,
+    RoIChoices,
+    StageChoices,
+    SuppressionChoices,
+    CascadeChoices,
+    MaskChoices,
+):
+    """The cascade's choices, and the mask branch's."""
 
-    mask_stages: Literal["first", "last", "all"] = switch(
-        "all", "1906.09756, figure 6: which stages a mask branch learns beside"
+    mask_stages: Literal["first", "last", "all"] = idea(
+        "all", "1906.09756, figure 6: which stages a mask branch is trained beside"
     )
+    roi_op = idea("align", "table 2c of Mask R-CNN: how a RoI is pooled")
+    roi_reduce = idea("average", "table 2c of Mask R-CNN: what becomes of the samples in a bin")
+    class_agnostic = True
+
+    def idle(self) -> dict[str, str]:
+        idle = {**idle_of_cascade(self), **idle_on_one_level(self)}
+        if self.roi_op == "pool":
+            idle["roi_reduce"] = "RoI pooling takes no samples"
+        return idle
 
 
 class CascadeMaskRCNN(WithMasks, CascadeRCNN):
-    """A mask branch beside one stage or beside each; found boxes are drawn by the mean of all."""
+    """A mask branch beside one stage or beside each; detections' masks are the mean of all."""
 
-    config: CascadeMaskConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: MaskConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    mask_side = 14
 
-    def __init__(self, classes: Sequence[str], config: CascadeMaskConfig) -> None:
-        super().__init__(classes, config)
-        self.add_masks(config.width, 14, 14)
+    def __init__(self, classes: Sequence[str], config: MaskConfig) -> None:
+        super().__init__(classes, config)  # pyright: ignore[reportArgumentType] more groups
+        self.mask = self.branch(config.width, self.mask_side)
         more = len(self.head) - 1 if config.mask_stages == "all" else 0
-        self.more_masks = nn.ModuleList(self.branch(config.width, 14) for _ in range(more))
+        self.more_masks = nn.ModuleList(
+            self.branch(config.width, self.mask_side) for _ in range(more)
+        )
 
-    def masks(self, features: list[Tensor], boxes: Tensor, branch: Any = None) -> Tensor:
+    def masks(
+        self, features: list[Tensor], boxes: Tensor, branch: MaskBranch | None = None
+    ) -> Tensor:
         """Boxes [B, P, 4] -> mask logits [B, P, maps, m, m], of several branches their mean's."""
         if branch is not None or len(self.more_masks) == 0:
             return super().masks(features, boxes, branch)
         seen = self.mask_features(features, boxes)
-        logits = torch.stack([one(seen) for one in (self.mask, *self.more_masks)])
+        logits = torch.stack([branch(seen) for branch in (self.mask, *self.more_masks)])
         if self.config.mask_loss == "softmax":
             mean = logits.softmax(2).mean(0).log()
         else:
@@ -288,100 +378,70 @@ class CascadeMaskRCNN(WithMasks, CascadeRCNN):
     def head_loss(self, given: HeadBatch) -> dict[str, Tensor]:
         """The cascade's, and a mask term for every stage with a branch, on that stage's RoIs."""
         losses, seen = self.stage_losses(given, self.draw(given))
-        branches: list[Any] = [self.mask, *self.more_masks]
+        branches = [self.mask, *self.more_masks]
         shown = {"first": seen[:1], "last": seen[-1:], "all": seen}[self.config.mask_stages]
-        for t, (branch, own) in enumerate(zip(branches, shown, strict=False)):
+        for t, (branch, rois) in enumerate(zip(branches, shown, strict=False)):
+            assert isinstance(branch, MaskBranch)
             name = "mask" if len(branches) == 1 else f"stage{t + 1}_mask"
-            losses[name] = self.mask_loss(given.features, own, given.targets, branch)
+            losses[name] = self.mask_loss(given.features, rois, given.targets, branch)
         return losses
 
 
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(
-    title: str, arxiv: str, year: int, backbone: str, *published: Published, side: int = 800
-) -> Any:
-    method = "Cascade Mask R-CNN" if arxiv == _MASKS[1] else "Cascade R-CNN"
-    return register_model(
-        method=method,
-        title=title,
-        arxiv=arxiv,
-        year=year,
-        family="two-stage",
-        backbone=backbone,
-        size=f"shorter side {side}",
-        published=published,
-    )
-
-
-_BOXES = ("Cascade R-CNN: Delving into High Quality Object Detection", "1712.00726", 2017)
-_MASKS = (
-    "Cascade R-CNN: High Quality Object Detection and Instance Segmentation",
-    "1906.09756",
-    2019,
-)
-_COMMON: dict[str, Any] = {"roi_op": "align"}
-
-
-def _boxes(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> Any:
-    return CascadeRCNN(classes, CascadeConfig.of(**{**_COMMON, **defaults, **options}))
-
-
-def _masks(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> Any:
-    return CascadeMaskRCNN(classes, CascadeMaskConfig.of(**{**_COMMON, **defaults, **options}))
-
-
-@_register(
-    *_BOXES, "ResNet-50", Published("COCO val2017", "AP", 40.3, 8.7, "Titan Xp", "the release")
+@METHOD.model(
+    "ResNet-50",
+    "shorter side 800",
+    Published("COCO val2017", "AP", 40.3, 8.7, "Titan Xp", "the release"),
 )
 def cascade_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> CascadeRCNN:
     """Cascade R-CNN on ResNet-50 with a feature pyramid."""
-    return _boxes(classes, {}, options)
+    return CascadeRCNN(classes, Config.of(options))
 
 
-@_register(
-    *_BOXES,
+@METHOD.model(
     "ResNet-101",
+    "shorter side 800",
     Published("COCO test-dev", "AP", 42.8, 7.1, "Titan Xp", "table 5; 0.14 s"),
 )
 def cascade_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> CascadeRCNN:
     """Cascade R-CNN on ResNet-101 with a feature pyramid."""
-    return _boxes(classes, {"backbone": "resnet101"}, options)
+    return CascadeRCNN(classes, Config.of(options, backbone="resnet101"))
 
 
-@_register(
-    *_MASKS,
+@MASKS.model(
     "ResNet-50",
+    "shorter side 800",
     Published("COCO val2017", "AP", 42.1, source="Detectron2's zoo, 1x"),
     Published("COCO val2017", "mask AP", 36.4, source="Detectron2's zoo, 1x"),
 )
 def cascade_mask_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> CascadeMaskRCNN:
     """Cascade R-CNN with masks on ResNet-50 with a feature pyramid."""
-    return _masks(classes, {}, options)
+    return CascadeMaskRCNN(classes, MaskConfig.of(options))
 
 
-@_register(
-    *_MASKS,
+@MASKS.model(
     "ResNet-101",
+    "shorter side 800",
     Published("COCO val2017", "AP", 43.3, source="the authors' port to Detectron"),
     Published("COCO val2017", "mask AP", 37.1, source="the authors' port to Detectron"),
 )
 def cascade_mask_rcnn_r101_fpn(classes: Sequence[str], **options: Any) -> CascadeMaskRCNN:
     """Cascade R-CNN with masks on ResNet-101 with a feature pyramid."""
-    return _masks(classes, {"backbone": "resnet101"}, options)
+    return CascadeMaskRCNN(classes, MaskConfig.of(options, backbone="resnet101"))
 
 
-@_register(*_BOXES, "EfficientNet-Lite0", side=320)
+@METHOD.model("EfficientNet-Lite0", "shorter side 320")
 def cascade_rcnn320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> CascadeRCNN:
     """A light pyramid of 128 channels for small machines, 320 pixels."""
-    return _boxes(classes, LIGHT, options)
+    return CascadeRCNN(classes, Config.of(options, **LIGHT))
 
 
-@_register(*_MASKS, "EfficientNet-Lite0", side=320)
+@MASKS.model("EfficientNet-Lite0", "shorter side 320")
 def cascade_mask_rcnn320_efficientnet_lite0_fpn(
     classes: Sequence[str], **options: Any
 ) -> CascadeMaskRCNN:
     """The same with masks: one branch for all stages, of two convolutions."""
     own = {**LIGHT, "mask_convs": 2, "mask_width": 128, "mask_stages": "first"}
-    return _masks(classes, own, options)
+    return CascadeMaskRCNN(classes, MaskConfig.of(options, **own))

@@ -18,72 +18,119 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from boxatlas.backbones.caffe_resnet import CaffeResNetChoices, caffe_resnet101
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.nms import SuppressionChoices
+from boxatlas.images import InputChoices
 from boxatlas.necks.blocks import ConvNorm, xavier
 from boxatlas.necks.deconvolution import Decoder, ExtraBlocks
-from boxatlas.necks.residual import EachMap, Residual
-from boxatlas.options import convention, switch
+from boxatlas.necks.prediction_module import (
+    Kind,
+    PredictionModuleChoices,
+    module_channels,
+    prediction_module,
+)
+from boxatlas.necks.residual import EachMap
+from boxatlas.options import AtLeastOne, idea, setting
 from boxatlas.parts.base import ClassRows, Phase, Raw
 from boxatlas.parts.default_boxes import (
-    SingleShot,
-    SingleShotConfig,
-    Tables,
-    backbone_of,
-    caffe_resnet101,
-    given,
+    DefaultBoxChoices,
+    Ratios,
+    Sizes,
+    TableChoices,
+    option_or_table,
     per_cell,
-    percents,
+    rising_sizes,
     ssd_sizes,
 )
-from boxatlas.parts.dense import DenseHead, grids_of
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.dense import DenseChoices, DenseHead, grids_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
+
+_TITLE = "DSSD: Deconvolutional Single Shot Detector"
+METHOD = Method("DSSD", _TITLE, "1701.06659", 2017, "one-stage")
+START = Method("SSD", _TITLE, "1701.06659", 2017, "one-stage")  # this paper's SSD on ResNet-101
 
 SSD_TERMS = ("ssd_classification", "ssd_localisation")
 TERMS = ("classification", "localisation")
 
 
-class DSSDConfig(SingleShotConfig):
-    """Every choice of SSD321 / 513 and DSSD321 / 513."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DenseChoices,
+    DefaultBoxChoices,
+    TableChoices,
+    MatchChoices,
+    MultiboxChoices,
+    VarianceChoices,
+    CaffeResNetChoices,
+    PredictionModuleChoices,
+):
+    """The ideas of table 4, and those of training in stages."""
 
-    size: int | tuple[int, int] = convention(321, "input (height, width)")
-    backbone: str = convention("resnet101", 'resnet101 or "timm/NAME"')
-
-    # The paper's own ablations (table 4).
-    prediction_module: Literal["a", "b", "c", "d"] = switch(
+    prediction_module: Kind = idea(
         "c", "figure 2: none; residual with identity; with 1x1 shortcut; two of those"
     )
-    decoder: bool = switch(True, "section 3.2: deconvolution modules; off: SSD321, SSD513")
-    fusion: Literal["product", "sum"] = switch("product", "section 3.2: how a step up is joined")
-    finetune: bool = switch(False, "section 3.3: after the decoder all layers learn (staged)")
+    decoder: bool = idea(True, "section 3.2: deconvolution modules; off: SSD321, SSD513")
+    fusion: Literal["product", "sum"] = idea(
+        "product", "section 3.2: how the decoder joins a map to the deeper one"
+    )
+    finetune: bool = idea(
+        False, "section 3.3: a last stage trains all layers (of a training that is staged)"
+    )
 
-    # How programs differ.
-    staged: bool = convention(False, "section 3.3: first the SSD learns, then the decoder on it")
-    module_kernel: Literal[1, 3] = convention(3, "of a prediction module's middle convolution")
-    module_widths: int | tuple[int, ...] = convention(256, "of the modules, or of each map's")
-    decoder_width: int = convention(512, "channels of the decoder's maps", ge=1)
-    extra_width: int = convention(256, "inside an extra residual block; its map is 4 times that")
-    head_kernels: tuple[int, ...] | None = convention(None, "of each map's predictors; None: 3")
-    tower: int | None = convention(None, "width of a 3x3 convolution before each predictor")
-    bn_eps: float = convention(1e-5, "of all batch norms")
-    residual_stride: Literal["1x1", "3x3"] = convention("1x1", "which convolution strides")
+    staged: bool = setting(False, "section 3.3: first the SSD is trained, then the decoder on it")
+    module_widths: AtLeastOne | tuple[AtLeastOne, ...] = setting(
+        256, "width of the prediction modules, of all maps or of each"
+    )
+    decoder_width: AtLeastOne = setting(512, "channels of the decoder's maps")
+    extra_width: AtLeastOne = setting(
+        256, "width inside an extra residual block, whose map has 4 times as many channels"
+    )
+    head_kernels: tuple[Literal[1, 3, 5, 7], ...] | None = setting(
+        None, "kernel of each map's predictors; null: 3"
+    )
+    tower: AtLeastOne | None = setting(
+        None, "width of a 3x3 convolution before each predictor; null: there is none"
+    )
+
+    size = 321
+    backbone = "resnet101"
+    score = 0.01  # SSD, section 3.7, as are the next two
+    nms_iou = 0.45
+    max_detections = 200
+
+    def idle(self) -> dict[str, str]:
+        why = {}
+        if not self.decoder:
+            why["fusion"] = "there is no decoder"
+        if not (self.staged and self.decoder):
+            why["finetune"] = "the training has no stages: they need staged, and a decoder"
+        return why
 
 
 class DSSD(SingleShot):
     """ResNet -> maps -> decoder -> a prediction module and predictors on each map."""
 
-    config: DSSDConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: DSSDConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         eps = config.bn_eps
         backbone, preprocess = backbone_of(
             config,
+            config.shape,
             (8, 16, 32),
             resnet101=lambda: caffe_resnet101((3, 5), config.residual_stride, eps, dilate_c5=True),
         )
         grid = grids_of(backbone, config.shape)[-1]
         neck = ExtraBlocks(backbone.channels, grid, width=config.extra_width, eps=eps)
         channels = neck.channels
-        ratios = given(config.ratios, [(1.6, 2.0, 3.0)] * len(channels), "ratios")
+        table: Ratios = [(1.6, 2.0, 3.0)] * len(channels)  # section 3.1
+        ratios = option_or_table(config.ratios, table, "ratios")
         decoder = None
         if config.decoder:
             halvings = [(2, 2)] * (len(backbone.channels) - 1)
@@ -95,9 +142,8 @@ class DSSD(SingleShot):
                 eps=eps,
             )
         outputs = len(classes) + 1
-        before, head = _predictors(
-            config, decoder.channels if decoder else channels, ratios, outputs
-        )
+        read = decoder.channels if decoder else channels
+        before, head = _predictors(config, read, ratios, outputs, config.tower)
         super().__init__(
             classes,
             preprocess,
@@ -111,8 +157,7 @@ class DSSD(SingleShot):
         self.decoder, self.before = decoder, before
         self.ssd_before, self.ssd_head = None, None
         if config.staged and decoder is not None:
-            plain = config.model_copy(update={"tower": None})
-            self.ssd_before, self.ssd_head = _predictors(plain, channels, ratios, outputs)
+            self.ssd_before, self.ssd_head = _predictors(config, channels, ratios, outputs, None)
 
     def forward(
         self,
@@ -122,8 +167,8 @@ class DSSD(SingleShot):
     ) -> Raw:
         """logits [B, A, K + 1], deltas [B, A, 4] and anchors [A, 4] in input pixels."""
         maps = self.features(images)
-        seen = maps if self.decoder is None else self.decoder(maps)
-        return self._raw(self.before, self.head, seen, images)
+        decoded = maps if self.decoder is None else self.decoder(maps)
+        return self._raw(self.before, self.head, decoded, images)
 
     def _raw(
         self, before: nn.Module, head: nn.Module, maps: Sequence[Tensor], images: Tensor
@@ -137,9 +182,9 @@ class DSSD(SingleShot):
             return super().loss(batch, generator)
         maps = self.features(batch.images)
         ssd = self._raw(self.ssd_before, self.ssd_head, maps, batch.images)
-        own = self._raw(self.before, self.head, self.decoder(maps), batch.images)
+        dssd = self._raw(self.before, self.head, self.decoder(maps), batch.images)
         first = self.multibox(ssd, batch.targets)
-        return self.multibox(own, batch.targets) | {f"ssd_{k}": v for k, v in first.items()}
+        return self.multibox(dssd, batch.targets) | {f"ssd_{k}": v for k, v in first.items()}
 
     def phases(self) -> list[Phase]:
         """Section 3.3: the SSD; the decoder, on the SSD as it is; all layers, where asked for."""
@@ -170,71 +215,41 @@ class DSSD(SingleShot):
 
 
 def _predictors(
-    config: DSSDConfig, channels: Sequence[int], ratios: Sequence[tuple[float, ...]], outputs: int
+    config: Config, channels: Sequence[int], ratios: Ratios, outputs: int, tower: int | None
 ) -> tuple[EachMap, DenseHead]:
     """(the prediction module of each map, the predictors that read it)."""
     levels = len(channels)
-    own = config.module_widths
-    widths = [own] * levels if isinstance(own, int) else given(own, [0] * levels, "module_widths")
-    kernels = given(config.head_kernels, [3] * levels, "head_kernels")
-    modules = EachMap([_module(config, c, w) for c, w in zip(channels, widths, strict=True)])
-    seen = [
-        c if config.prediction_module in "ab" else 4 * w
-        for c, w in zip(channels, widths, strict=True)
-    ]
-    makers = [partial(_predictor, kernel=k, config=config) for k in kernels]
-    return modules, DenseHead(seen, per_cell(ratios), outputs, makers)
+    kind, widths = config.prediction_module, config.module_widths
+    each = (widths,) * levels if isinstance(widths, int) else widths
+    widths = option_or_table(each, [256] * levels, "module_widths")
+    kernels = option_or_table(config.head_kernels, [3] * levels, "head_kernels")
+    sizes = list(zip(channels, widths, strict=True))
+    modules = EachMap(
+        [prediction_module(kind, c, w, config.module_kernel, config.bn_eps) for c, w in sizes]
+    )
+    makers = [partial(_predictor, kernel=k, tower=tower, eps=config.bn_eps) for k in kernels]
+    read = [module_channels(kind, c, w) for c, w in sizes]
+    return modules, DenseHead(read, per_cell(ratios), outputs, makers)
 
 
-def _module(config: DSSDConfig, channels: int, width: int) -> nn.Module:
-    """Figure 2: (a) nothing, (b) identity shortcut, (c) 1x1 shortcut, (d) two of (c)."""
-    kind = config.prediction_module
-    if kind == "a":
-        return nn.Identity()
-    shape: dict[str, Any] = {"middle": config.module_kernel, "eps": config.bn_eps}
-    if kind == "b":
-        return Residual(channels, width, channels, identity=True, **shape)
-    one, wide = Residual(channels, width, 4 * width, **shape), 4 * width
-    return one if kind == "c" else nn.Sequential(one, Residual(wide, width, wide, **shape))
-
-
-def _predictor(channels: int, out: int, *, kernel: int, config: DSSDConfig) -> nn.Module:
-    width = config.tower or channels
-    last = xavier(nn.Conv2d(width, out, kernel, padding=kernel // 2))
-    if config.tower is None:
+def _predictor(channels: int, out: int, *, kernel: int, tower: int | None, eps: float) -> nn.Module:
+    last = xavier(nn.Conv2d(tower or channels, out, kernel, padding=kernel // 2))
+    if tower is None:
         return last
-    return nn.Sequential(ConvNorm(channels, width, eps=config.bn_eps, momentum=0.1), last)
+    return nn.Sequential(ConvNorm(channels, tower, eps=eps, momentum=0.1), last)
 
 
-def default_sizes(config: DSSDConfig, levels: int) -> Tables:
+def default_sizes(config: Config, levels: int) -> Sizes:
     """The scripts' percents for 321 on VOC and 513 on COCO; SSD's rule for the others."""
-    large, coco = min(config.shape) >= 512, config.boxes == "coco"
-    if large != coco:
-        return ssd_sizes(config, levels)
-    first, start, high = (4, 10, 95) if coco else (10, 20, 92)
-    step = (high - start) // max(1, levels - 2)
-    lows = [first, *(start + step * i for i in range(levels - 1))]
-    return percents([*lows, start + step * (levels - 1)], min(config.shape))
+    side = min(config.shape)
+    if config.boxes == "voc" and side < 512:
+        return rising_sizes(10, 20, 92, side, levels)
+    if config.boxes == "coco" and side >= 512:
+        return rising_sizes(4, 10, 95, side, levels)
+    return ssd_sizes(config.boxes, config.shape, levels)
 
 
 # -- the models -----------------------------------------------------------------------------------
-
-
-def _register(method: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method=method,
-        title="DSSD: Deconvolutional Single Shot Detector",
-        arxiv="1701.06659",
-        year=2017,
-        family="one-stage",
-        backbone="ResNet-101",
-        size=size,
-        published=published,
-    )
-
-
-def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> DSSD:
-    return DSSD(classes, DSSDConfig.of(**{**defaults, **options}))
 
 
 def _rows(fps: float, voc07: float, voc12: float, coco: float) -> tuple[Published, ...]:
@@ -246,25 +261,25 @@ def _rows(fps: float, voc07: float, voc12: float, coco: float) -> tuple[Publishe
     )
 
 
-@_register("SSD", "321", *_rows(11.2, 77.1, 75.4, 28.0))
+@START.model("ResNet-101", "321", *_rows(11.2, 77.1, 75.4, 28.0))
 def ssd321_r101(classes: Sequence[str], **options: Any) -> DSSD:
     """SSD at 321x321 on ResNet-101 with prediction modules: six maps, 17080 default boxes."""
-    return _build(classes, {"size": 321, "decoder": False}, options)
+    return DSSD(classes, Config.of(options, size=321, decoder=False))
 
 
-@_register("SSD", "513", *_rows(6.8, 80.6, 79.4, 31.2))
+@START.model("ResNet-101", "513", *_rows(6.8, 80.6, 79.4, 31.2))
 def ssd513_r101(classes: Sequence[str], **options: Any) -> DSSD:
     """SSD at 513x513 on ResNet-101 with prediction modules: seven maps, 43688 default boxes."""
-    return _build(classes, {"size": 513, "decoder": False}, options)
+    return DSSD(classes, Config.of(options, size=513, decoder=False))
 
 
-@_register("DSSD", "321", *_rows(9.5, 78.6, 76.3, 28.0))
+@METHOD.model("ResNet-101", "321", *_rows(9.5, 78.6, 76.3, 28.0))
 def dssd321_r101(classes: Sequence[str], **options: Any) -> DSSD:
     """DSSD at 321x321: the decoder over SSD321's six maps."""
-    return _build(classes, {"size": 321}, options)
+    return DSSD(classes, Config.of(options, size=321))
 
 
-@_register("DSSD", "513", *_rows(5.5, 81.5, 80.0, 33.2))
+@METHOD.model("ResNet-101", "513", *_rows(5.5, 81.5, 80.0, 33.2))
 def dssd513_r101(classes: Sequence[str], **options: Any) -> DSSD:
     """DSSD at 513x513: the decoder over SSD513's seven maps."""
-    return _build(classes, {"size": 513}, options)
+    return DSSD(classes, Config.of(options, size=513))

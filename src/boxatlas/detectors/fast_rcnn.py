@@ -2,105 +2,185 @@
 
 R-CNN runs its network on every proposal. Here the convolutions run once on the whole image, each
 proposal (RoI) is pooled from their map to a fixed size, and the fully connected layers end in two
-outputs that learn together: class and box. No SVMs, no features on disk; training in one stage,
-through all layers. Proposals still come from outside (selective search, or a file).
+outputs that are trained together: class and box. No SVMs, no features on disk; training in one
+stage, through all layers. Proposals still come from outside (selective search, or a file).
 
 Shape letters: B images, P RoIs of an image, R = B * P, K classes, S scales, D width of fc7.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.backbones.choice import pyramid_preprocess
-from boxatlas.detectors.fpn import (
-    Pyramid,
-    PyramidConfig,
-    box_head,
-    box_predictor,
-    head_parts,
-    pyramid_roi,
-)
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
-from boxatlas.ops.roi import pyramid_pool
-from boxatlas.options import Options, convention, switch
+from boxatlas.images import Preprocess
+from boxatlas.options import AtLeastOne, Options, idea
 from boxatlas.parts.base import ClassRows, Phase, Raw, Track
-from boxatlas.parts.fits.feature_cache import FeatureCache
-from boxatlas.parts.fits.labelled_boxes import Windows
+from boxatlas.parts.fits.described import described
+from boxatlas.parts.fits.labelled_boxes import ImageLoader, LabelledBoxes
 from boxatlas.parts.fits.svm import SVMRule, mine
 from boxatlas.parts.region.detector import RegionDetector
-from boxatlas.parts.region.heads import TwoFC, per_roi
-from boxatlas.parts.region.single_level import (
-    OneMapConfig,
-    cut,
-    learned_layers,
-    one_map_parts,
-    one_map_preprocess,
+from boxatlas.parts.region.heads import BoxPredictor, TwoFC, per_roi
+from boxatlas.parts.region.pyramid import (
+    HEADS,
+    SIDE,
+    Pyramid,
+    PyramidChoices,
 )
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.region.roi import RoIChoices, pool_from, with_image
+from boxatlas.parts.region.single_level import (
+    STRIDE,
+    SingleLevelChoices,
+    idle_of_trunk,
+    split_backbone,
+    trained_layers,
+)
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
+
+METHOD = Method("Fast R-CNN", "Fast R-CNN", "1504.08083", 2015, "two-stage")
 
 
 class FastChoices(Options):
-    """Fast R-CNN's choices."""
+    """Fast R-CNN's ideas, on whatever trunk."""
 
-    proposals: int = switch(2000, "figure 3: how many of an image are looked at", ge=1)
-    background_low: float = switch(0.1, "section 2.3: least overlap of a background RoI", ge=0)
-    learn_difficult: bool = switch(
-        True, "table 1: VOC's difficult objects are learned (off where the ignored are crowds)"
-    )
-    training: Literal["multi_task", "staged", "classification"] = switch(
+    gone: ClassVar[Mapping[str, Any]] = {"svm_c": 1e-3}
+
+    proposals: AtLeastOne = idea(2000, "figure 3: how many of an image are looked at")
+    training: Literal["multi_task", "staged", "classification"] = idea(
         "multi_task", "table 6: class and box together, one after the other, or classes alone"
     )
-    classifier: Literal["softmax", "svm"] = switch("softmax", "table 8: or SVMs on fc7")
-    svm_c: float = convention(1e-3, "C of the SVMs", gt=0)
+    classifier: Literal["softmax", "svm"] = idea("softmax", "table 8: or SVMs on fc7")
+
+
+_LOW = "section 2.3: least overlap of a background RoI"
+_DIFFICULT = "table 1: VOC's difficult objects are trained (off where the ignored are crowds)"
+
+
+class Config(
+    BackboneChoices,
+    TrunkChoices,
+    SingleLevelChoices,
+    FastChoices,
+    RoIChoices,
+    SuppressionChoices,
+):
+    """Fast R-CNN on one map, and the paper's values of its parts' choices."""
+
+    scales: tuple[AtLeastOne, ...] = idea(
+        (600,),
+        "table 7: shorter sides; of several, each RoI takes the one nearest to 224 pixels",
+        min_length=1,
+    )
+    truncated_svd: tuple[AtLeastOne, AtLeastOne] | None = idea(
+        None, "section 3.1: ranks of fc6 and fc7; the paper's are 1024 and 256"
+    )
+
+    background_low = idea(0.1, _LOW)
+    learn_difficult = idea(True, _DIFFICULT)
+    roi_count = 64  # section 2.3: 128 RoIs of two images
+    box_width = 4096
+
+    backbone = "vgg16"
+    size = (600, 1000)
+    nms_iou = 0.3
+
+    def idle(self) -> dict[str, str]:
+        return {**idle_of_trunk(self), **idle_in_mining(self)}
+
+
+class PyramidConfig(
+    BackboneChoices,
+    TrunkChoices,
+    PyramidChoices,
+    FastChoices,
+    RoIChoices,
+    SuppressionChoices,
+):
+    """Fast R-CNN on a pyramid (FPN, table 2)."""
+
+    background_low = idea(0.0, _LOW)
+    learn_difficult = idea(False, _DIFFICULT)
+    proposals = 1000
+
+    def idle(self) -> dict[str, str]:
+        return {"p6": "P6 serves an RPN, and there is none", **idle_in_mining(self)}
+
+
+def idle_in_mining(config: RoIChoices) -> dict[str, str]:
+    """Ideas of the draw that do nothing: name -> why."""
+    mined = config.sampler == "ohem"
+    return {"background_low": "hard example mining looks at all background"} if mined else {}
+
+
+if TYPE_CHECKING:
+    from boxatlas.parts.region.detector import RegionConfig
+
+    class _Config(RegionConfig, FastChoices): ...
 
 
 class FromProposals(RegionDetector):
-    """A region detector whose proposals come from outside, softmax or SVMs on its last features."""
+    """A region detector whose proposals come from outside, softmax or SVMs on its last features,
+    which are `width` wide."""
 
+    config: _Config  # pyright: ignore[reportIncompatibleVariableOverride]
     svm_weight: Tensor
     svm_bias: Tensor
     svm_fitted: Tensor
 
-    @property
-    def choices(self) -> FastChoices:
-        assert isinstance(self.config, FastChoices)
-        return self.config
-
-    def add_choices(self, width: int) -> None:
-        """Called once, at the end of __init__; width: of the features that SVMs would see."""
-        config = self.choices
-        self.takes_proposals = config.proposals
-        self.roi_targets = replace(
-            self.roi_targets,
-            learn_ignored=config.learn_difficult,
-            low=0.0 if self.roi_targets.sampler == "ohem" else config.background_low,
+    def __init__(
+        self,
+        classes: Sequence[str],
+        preprocess: Preprocess,
+        config: FastChoices,
+        *,
+        trunk: nn.Module,
+        head: nn.Module,
+        width: int,
+        roi_strides: Sequence[int],
+        roi_side: int,
+    ) -> None:
+        assert isinstance(config, RoIChoices)
+        super().__init__(
+            classes,
+            preprocess,
+            config,
+            trunk=trunk,
+            rpn=None,
+            head=head,
+            predictor=BoxPredictor(
+                width, len(classes), config.class_agnostic, config.background_box
+            ),
+            roi_strides=roi_strides,
+            roi_side=roi_side,
         )
-        if config.classifier == "svm":
+        self.takes_proposals = self.config.proposals
+        if self.config.classifier == "svm":
             self.register_buffer("svm_weight", torch.zeros(self.num_classes, width))
             self.register_buffer("svm_bias", torch.zeros(self.num_classes))
             self.register_buffer("svm_fitted", torch.tensor(False))
 
     def describe_rois(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         """Boxes [B, P, 4] -> fc7 [R, D]."""
-        return self.head(self.roi.pool(features, boxes))
+        return self.head(self.pool(features, boxes))
 
     def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
-        """As every region detector's; with SVMs, their margins [B, P, K] too."""
+        """As `RegionDetector.heads`, plus "margins" [B, P, K] when the classifier is an SVM."""
         seen = self.describe_rois(features, boxes)
         logits, deltas = self.predictor(seen)
-        if self.choices.training == "classification":
+        if self.config.training == "classification":
             deltas = deltas * 0.0
         raw = per_roi(logits, deltas, boxes)
-        if self.choices.classifier == "svm":
+        if self.config.classifier == "svm":
             raw["margins"] = F.linear(seen, self.svm_weight, self.svm_bias)
             raw["margins"] = raw["margins"].unflatten(0, boxes.shape[:2])
         return raw
@@ -111,9 +191,9 @@ class FromProposals(RegionDetector):
         frames: Sequence[Frame] | None = None,
         proposals: Tensor | None = None,
     ) -> Raw:
-        """As every region detector's, on the first `proposals` of those given."""
+        """As `RegionDetector.forward`, on the first `proposals` of those given."""
         if proposals is not None:
-            proposals = proposals[:, : self.choices.proposals]
+            proposals = proposals[:, : self.config.proposals]
         return super().forward(images, frames, proposals)
 
     def class_scores(self, raw: Raw) -> Tensor:
@@ -123,109 +203,93 @@ class FromProposals(RegionDetector):
         return super().class_scores(raw)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        most = self.choices.proposals
+        most = self.config.proposals
         if batch.proposals is not None and batch.valid is not None:
             batch = replace(batch, proposals=batch.proposals[:, :most], valid=batch.valid[:, :most])
         losses = super().loss(batch, generator)
-        if self.choices.training == "classification":
+        if self.config.training == "classification":
             del losses["roi_box"]
         return losses
 
-    def learned(self) -> tuple[str, ...]:
-        """Name patterns of what learns in the trunk."""
+    def trained_layers(self) -> tuple[str, ...]:
+        """Name patterns of what is trained in the trunk."""
         return ("trunk.*",)
 
     def phases(self) -> list[Phase]:
-        """Section 2.3 learns all at once; table 6 compares with learning boxes after classes."""
-        body = (*self.learned(), "head.*")
-        if self.choices.training == "staged":
-            made = [
+        """Section 2.3 trains all at once; table 6 compares with boxes after classes."""
+        body = (*self.trained_layers(), "head.*")
+        if self.config.training == "staged":
+            phases = [
                 Phase("classes", (*body, "predictor.cls.*"), ("roi_cls",)),
                 Phase("boxes", ("predictor.box.*",), ("roi_box",), init_from="classes"),
             ]
-        elif self.choices.training == "classification":
-            made = [Phase("train", (*body, "predictor.cls.*"))]
+        elif self.config.training == "classification":
+            phases = [Phase("train", (*body, "predictor.cls.*"))]
         else:
-            made = [Phase("train", (*body, "predictor.*"))]
-        if self.choices.classifier == "svm":
-            made.append(Phase("svms", init_from=made[-1].name, fit=self.fit_svms))
-        return made
+            phases = [Phase("train", (*body, "predictor.*"))]
+        if self.config.classifier == "svm":
+            phases.append(Phase("svms", init_from=phases[-1].name, fit=self.fit_svms))
+        return phases
 
-    def fit_svms(self, loader: Any, folder: Path, track: Track) -> None:
+    def fit_svms(self, loader: ImageLoader, folder: Path, track: Track) -> None:
         """Section 5.4: SVMs on fc7 with hard negatives mined, as R-CNN trains them."""
-        windows = Windows.of(loader, folder, self.num_classes, track)
+        labelled = LabelledBoxes.of(loader, folder, self.num_classes, track)
         width = self.svm_weight.shape[1]
-        cache = FeatureCache(folder, windows.counts.tolist(), width)
-        size = getattr(loader, "batch_size", 1)
-        start = cache.done // size
-        cache.done = start * size  # whole batches
-        shown = track(range(start, len(loader)), cache.announced())
-        for _, batch in zip(shown, loader.epoch(0, start=start), strict=True):
-            maps = self.features(batch.images.to(self.device))
-            for i in range(len(batch)):
-                boxes = torch.from_numpy(windows.boxes[cache.of(cache.done)]).to(self.device)
-                boxes = self._inward(boxes[None], batch.frames[i : i + 1])
-                rows = self.describe_rois([m[i : i + 1] for m in maps], boxes)
-                cache.add(rows.cpu().half().numpy())
-        cache.commit()
-        rule = SVMRule(C=self.choices.svm_c)
-        weight, bias, scale = mine(cache, windows.overlaps, windows.own, rule, track)
+        cache = described(loader, folder, track, labelled, width, self._describe)
+        weight, bias, scale = mine(cache, labelled.overlaps, labelled.own, SVMRule(), track)
         self.svm_weight.copy_(torch.from_numpy(weight) * scale)  # features go in as they are
         self.svm_bias.copy_(torch.from_numpy(bias))
         self.svm_fitted.fill_(True)
         cache.remove()
 
+    def _describe(self, batch: Batch, boxes: list[Tensor]) -> list[Tensor]:
+        """fc7 of each image's boxes."""
+        maps = self.features(batch.images.to(self.device))
+        rows = []
+        for i, own in enumerate(boxes):
+            own = self.inward(own.to(self.device)[None], batch.frames[i : i + 1])
+            rows.append(self.describe_rois([m[i : i + 1] for m in maps], own))
+        return rows
+
     def class_rows(self) -> dict[str, ClassRows]:
         rows = dict(super().class_rows())
-        held = ("svm_weight", "svm_bias") if self.choices.classifier == "svm" else ()
+        held = ("svm_weight", "svm_bias") if self.config.classifier == "svm" else ()
         return rows | {name: ClassRows(1, 0) for name in held}
 
 
-class FastConfig(FastChoices, OneMapConfig):
-    """Fast R-CNN on one map."""
-
-    scales: tuple[int, ...] = switch(
-        (600,), "table 7: shorter sides; of several, each RoI takes the one nearest to 224 pixels"
-    )
-    truncated_svd: tuple[int, int] | None = switch(
-        None, "section 3.1: ranks of fc6 and fc7; the paper's are 1024 and 256"
-    )
-    roi_count: int = convention(64, "RoIs that learn, per image")
-
-
 class FastRCNN(FromProposals):
-    """A classification network cut in two: convolutions for the image, fc6 and fc7 for a RoI."""
+    """A classification network in two: convolutions for the image, fc6 and fc7 for a RoI."""
 
-    config: FastConfig
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, classes: Sequence[str], config: FastConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         if len(config.scales) > 1:  # the input has the largest; others are made of it
             largest = max(config.scales)
             config = config.model_copy(
                 update={"size": (largest, round(largest * config.size[1] / config.size[0]))}
             )
-        parts = cut(config)
-        predictor = box_predictor(config, parts.head.width, len(classes))
+        parts = split_backbone(config)
         super().__init__(
             classes,
-            one_map_preprocess(config),
+            pyramid_preprocess(config.backbone, config.size),
             config,
-            rpn=None,
-            predictor=predictor,
-            **one_map_parts(config, parts),
+            trunk=parts.trunk,
+            head=parts.head,
+            width=parts.head.width,
+            roi_strides=(STRIDE,),
+            roi_side=parts.side,
         )
-        self.add_choices(parts.head.width)
         if config.truncated_svd is not None:
-            if not isinstance(self.head, TwoFC):
+            if not isinstance(parts.head, TwoFC):
                 raise InputError(
                     "only fc6 and fc7 are truncated",
                     field="truncated_svd",
                     value=config.truncated_svd,
                 )
-            self.head = TruncatedFC(self.head, config.truncated_svd)
+            self.head = TruncatedFC(parts.head, config.truncated_svd)
 
-    def learned(self) -> tuple[str, ...]:
-        return learned_layers(self.config)
+    def trained_layers(self) -> tuple[str, ...]:
+        return trained_layers(self.config)
 
     # -- several scales -----------------------------------------------------------------------
 
@@ -245,25 +309,16 @@ class FastRCNN(FromProposals):
             maps += self.trunk(seen)
         return maps
 
-    def describe_rois(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+    def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         """Section 2.3: each RoI from the scale at which its area is nearest to 224 x 224."""
         if len(features) == 1:
-            return super().describe_rois(features, boxes)
-        rois, rule = self.roi.rois(boxes), self.roi
+            return super().pool(features, boxes)
+        rois = with_image(boxes)
         area = (rois[:, 3:] - rois[:, 1:3]).prod(1)
         factors = rois.new_tensor(self.factors)
         level = (area[:, None] * factors**2 - 224.0**2).abs().argmin(1)
-        pooled = pyramid_pool(
-            features,
-            [f / rule.strides[0] for f in self.factors],
-            rois,
-            level,
-            rule.size,
-            op="pool" if rule.op == "pool" else "align",
-            sampling_ratio=rule.sampling_ratio,
-            aligned=rule.aligned,
-        )
-        return self.head(pooled)
+        scales = [factor / STRIDE for factor in self.factors]
+        return pool_from(self.config, features, rois, level, scales, self.roi_side)
 
 
 class TruncatedFC(nn.Module):
@@ -316,46 +371,29 @@ def truncated(model: FastRCNN, ranks: tuple[int, int] = (1024, 256)) -> FastRCNN
     return made.to(model.device)
 
 
-class FastPyramidConfig(FastChoices, PyramidConfig):
-    """Fast R-CNN on a pyramid (FPN, table 2)."""
-
-
 class FastPyramid(FromProposals):
     """A pyramid, RoI features of 7 x 7, two fully connected layers, classes and boxes."""
 
-    def __init__(self, classes: Sequence[str], config: FastPyramidConfig) -> None:
-        trunk = Pyramid(config, "none")
+    config: PyramidConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, classes: Sequence[str], config: PyramidConfig) -> None:
+        trunk = Pyramid(config, p6=False)
         super().__init__(
             classes,
             pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
-            rpn=None,
-            head=box_head(config, trunk.width),
-            predictor=box_predictor(config, config.box_width, len(classes)),
-            roi=pyramid_roi(config, trunk.roi_strides),
-            **head_parts(config),
+            head=HEADS[config.box_head](trunk.width, SIDE, config.box_width),
+            width=config.box_width,
+            roi_strides=trunk.roi_strides,
+            roi_side=SIDE,
         )
-        self.add_choices(config.box_width)
 
 
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="Fast R-CNN",
-        title="Fast R-CNN",
-        arxiv="1504.08083",
-        year=2015,
-        family="two-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-@_register(
+@METHOD.model(
     "VGG-16",
     "shorter side 600",
     Published("VOC07 test (07)", "mAP@0.5", 66.9, 3.1, "K40", "table 1; 0.32 s, no proposals"),
@@ -364,18 +402,18 @@ def _register(backbone: str, size: str, *published: Published) -> Any:
 )
 def fast_rcnn_vgg16(classes: Sequence[str], **options: Any) -> FastRCNN:
     """Fast R-CNN on VGG-16, the paper's L."""
-    return FastRCNN(classes, FastConfig.of(**options))
+    return FastRCNN(classes, Config.of(options))
 
 
-@_register(
+@METHOD.model(
     "CaffeNet", "shorter side 600", Published("VOC07 test (07)", "mAP@0.5", 57.1, source="table 6")
 )
 def fast_rcnn_alexnet(classes: Sequence[str], **options: Any) -> FastRCNN:
     """Fast R-CNN on CaffeNet, the paper's S."""
-    return FastRCNN(classes, FastConfig.of(**{"backbone": "caffenet", **options}))
+    return FastRCNN(classes, Config.of(options, backbone="caffenet"))
 
 
-@_register(
+@METHOD.model(
     "ResNet-50",
     "shorter side 800",
     Published("COCO minival", "AP", 33.9, source="FPN table 2 (c)"),
@@ -383,20 +421,20 @@ def fast_rcnn_alexnet(classes: Sequence[str], **options: Any) -> FastRCNN:
 )
 def fast_rcnn_r50_fpn(classes: Sequence[str], **options: Any) -> FastPyramid:
     """Fast R-CNN on ResNet-50 with a feature pyramid."""
-    own = {"background_low": 0.0, "learn_difficult": False, "proposals": 1000}
-    return FastPyramid(classes, FastPyramidConfig.of(**{**own, **options}))
+    return FastPyramid(classes, PyramidConfig.of(options))
 
 
-@_register("EfficientNet-Lite0", "shorter side 320")
+@METHOD.model("EfficientNet-Lite0", "shorter side 320")
 def fast_rcnn320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> FastRCNN:
     """A light form for small machines: one map of stride 16."""
-    own = {
-        "backbone": "timm/tf_efficientnet_lite0",
-        "size": 320,
-        "box_width": 512,
-        "roi_op": "align",
-        "dropout": 0.0,
-        "proposals": 1000,
-        "background_low": 0.0,
-    }
-    return FastRCNN(classes, FastConfig.of(**{**own, **options}))
+    own = Config.of(
+        options,
+        backbone="timm/tf_efficientnet_lite0",
+        size=320,
+        box_width=512,
+        roi_op="align",
+        dropout=0.0,
+        proposals=1000,
+        background_low=0.0,
+    )
+    return FastRCNN(classes, own)

@@ -1,9 +1,9 @@
-"""Faster R-CNN as published. Ren, He, Girshick, Sun 2015, arXiv 1506.01497.
+"""Faster R-CNN. Ren, He, Girshick, Sun 2015, arXiv 1506.01497.
 
 Fast R-CNN's proposals cost ten times its network. Here a small network, the RPN, slides over the
 map that the detector computes anyway and scores nine anchors at each position, so that proposals
-are nearly free. Both learn the same convolutions by training in turns (section 3.2): the RPN; the
-detector on its proposals; then, the convolutions fixed, the RPN again and the detector again.
+are nearly free. Both come to share their convolutions by training in turns (section 3.2): the RPN;
+the detector on its proposals; then, the convolutions fixed, the RPN again and the detector again.
 
 Shape letters: B images, A anchors, P proposals of an image, K classes.
 """
@@ -11,70 +11,98 @@ Shape letters: B images, A anchors, P proposals of an image, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from boxatlas.detectors.fpn import box_predictor, region_parts
-from boxatlas.options import convention, switch
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.boxes.anchors import AnchorChoices
+from boxatlas.boxes.nms import SuppressionChoices
+from boxatlas.options import Positive, idea
 from boxatlas.parts.base import Phase
 from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.region.heads import BoxPredictor
+from boxatlas.parts.region.roi import RoIChoices, box_coder
+from boxatlas.parts.region.rpn import RPN, Rows, RPNChoices
 from boxatlas.parts.region.single_level import (
-    OneMapAnchors,
-    OneMapConfig,
-    cut,
-    learned_layers,
-    one_map_parts,
-    one_map_preprocess,
-    one_map_rpn,
+    RESNET,
+    STRIDE,
+    SingleLevelChoices,
+    idle_of_trunk,
+    split_backbone,
+    trained_layers,
 )
-from boxatlas.registry import Published, register_model
+from boxatlas.registry import Method, Published
+from boxatlas.structures import Batch
+
+METHOD = Method(
+    "Faster R-CNN",
+    "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
+    "1506.01497",
+    2015,
+    "two-stage",
+)
 
 
-class OriginalConfig(OneMapConfig, OneMapAnchors):
-    """Faster R-CNN's choices."""
+class Config(
+    BackboneChoices,
+    TrunkChoices,
+    SingleLevelChoices,
+    AnchorChoices,
+    RPNChoices,
+    RoIChoices,
+    SuppressionChoices,
+):
+    """Faster R-CNN's ideas, and the paper's values of its parts' choices."""
 
-    train_schedule: Literal["alternating4", "joint"] = switch(
+    train_schedule: Literal["alternating4", "joint"] = idea(
         "alternating4", "section 3.2: four steps in turns, or all losses at once"
     )
-    shared_features: bool = switch(True, "table 2: one set of convolutions, or one for each part")
-    rpn_cls: Literal["sigmoid", "softmax"] = switch(
-        "softmax", "section 3.1.1: a softmax pair, or logistic regression"
-    )
-    rpn_border: bool = switch(True, "section 3.3: anchors across the border learn nothing")
-    rpn_lambda: float = switch(10.0, "table 9: weight of the boxes in the RPN's loss", gt=0)
-    anchor_sizes: tuple[float | tuple[float, ...], ...] = switch(
-        (128, 256, 512), "table 8: sides of the square anchors, in pixels"
-    )
-    proposals_loss: tuple[int, int] = convention(
-        (12000, 2000), "before and after suppression, per image, when learning"
-    )
-    proposals_detect: tuple[int, int] = convention((6000, 300), "the same when detecting")
-    min_size: float = convention(16.0, "smallest side of a proposal, in pixels of the source")
+    shared_features: bool = idea(True, "table 2: one set of convolutions, or one for each part")
+    rpn_lambda: Positive = idea(10.0, "table 9: weight of the boxes in the RPN's loss")
+
+    rpn_cls = idea("softmax", "section 3.1.1: a softmax pair, or logistic regression")
+    rpn_border = idea(True, "section 3.3: anchors across the border are not trained")
+    anchor_sizes = idea((128, 256, 512), "table 8: sides of the square anchors, in pixels")
+    anchor_base = 16
+    rpn_width = 512  # section 3.1, of VGG-16; 256 of ZF
+    proposals_loss = (12000, 2000)
+    proposals_detect = (6000, 300)
+    min_size = 16.0
+    min_size_first = True
+
+    backbone = "vgg16"
+    size = (600, 1000)
+    box_width = 4096
+    roi_count = 128
+    nms_iou = 0.3
+
+    def idle(self) -> dict[str, str]:
+        return idle_of_trunk(self)
 
 
-class OriginalFasterRCNN(RegionDetector):
+class FasterRCNN(RegionDetector):
     """A trunk of stride 16, the RPN on its map, and Fast R-CNN's head."""
 
-    config: OriginalConfig
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, classes: Sequence[str], config: OriginalConfig) -> None:
-        parts = cut(config)
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
+        parts = split_backbone(config)
         super().__init__(
             classes,
-            one_map_preprocess(config),
+            pyramid_preprocess(config.backbone, config.size),
             config,
-            predictor=box_predictor(config, parts.head.width, len(classes)),
-            rpn=one_map_rpn(config, parts.channels),
-            **{**one_map_parts(config, parts), **region_parts(config)},
+            trunk=parts.trunk,
+            rpn=RPN(config, box_coder(config), parts.channels, (STRIDE,)),
+            head=parts.head,
+            predictor=BoxPredictor(
+                parts.head.width, len(classes), config.class_agnostic, config.background_box
+            ),
+            roi_strides=(STRIDE,),
+            roi_side=parts.side,
         )
-        self.rpn_trunk = None if config.shared_features else cut(config).trunk
-        assert self.rpn is not None  # lambda 10 over 2400 positions is 1 over the 256 that learn
-        self.rpn.targets = replace(self.rpn.targets, box_weight=config.rpn_lambda / 10)
-        in_source = {"source_size": True, "small_first": True}
-        self.select_in_loss = replace(self.select_in_loss, **in_source)
-        self.select_in_detect = replace(self.select_in_detect, **in_source)
+        self.rpn_trunk = None if config.shared_features else split_backbone(config).trunk
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The map of the RoIs, and the RPN's own where features are not shared."""
@@ -82,20 +110,28 @@ class OriginalFasterRCNN(RegionDetector):
         return [*self.trunk(images), *own]
 
     def rpn_features(self, images: Tensor) -> list[Tensor]:
+        """The map that the RPN looks at alone."""
         return self.trunk(images) if self.rpn_trunk is None else self.rpn_trunk(images)
 
     def rpn_maps(self, features: list[Tensor]) -> list[Tensor]:
         return features[-1:]
 
+    def rpn_loss(
+        self, rows: Rows, batch: Batch, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Equation 1: lambda 10 over 2400 positions is 1 over the 256 anchors of the mean."""
+        losses = super().rpn_loss(rows, batch, generator)
+        return {**losses, "rpn_box": losses["rpn_box"] * (self.config.rpn_lambda / 10)}
+
     def phases(self) -> list[Phase]:
         """Section 3.2. The convolutions of steps 1 and 2 both start from ImageNet's."""
-        trunk, heads = learned_layers(self.config), ("head.*", "predictor.*")
+        trunk, heads = trained_layers(self.config), ("head.*", "predictor.*")
         proposing, detecting = ("rpn_cls", "rpn_box"), ("roi_cls", "roi_box")
         if self.config.train_schedule == "joint":
-            own = () if self.rpn_trunk is None else learned_layers(self.config, "rpn_trunk")
+            own = () if self.rpn_trunk is None else trained_layers(self.config, "rpn_trunk")
             return [Phase(learn=(*trunk, *own, "rpn.*", *heads))]
         if self.rpn_trunk is not None:
-            own = learned_layers(self.config, "rpn_trunk")
+            own = trained_layers(self.config, "rpn_trunk")
             return [
                 Phase("rpn", (*own, "rpn.*"), proposing),
                 Phase("detector", (*trunk, *heads), detecting, "rpn", "rpn"),
@@ -111,26 +147,7 @@ class OriginalFasterRCNN(RegionDetector):
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="Faster R-CNN",
-        arxiv="1506.01497",
-        year=2015,
-        family="two-stage",
-        title="Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-def _build(
-    classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]
-) -> OriginalFasterRCNN:
-    return OriginalFasterRCNN(classes, OriginalConfig.of(**{**defaults, **options}))
-
-
-@_register(
+@METHOD.model(
     "VGG-16",
     "shorter side 600",
     Published("VOC07 test (07)", "mAP@0.5", 69.9, 5.0, "K40", "table 3; 0.198 s"),
@@ -138,58 +155,58 @@ def _build(
     Published("VOC12 test (07++12)", "mAP@0.5", 70.4, source="table 4"),
     Published("COCO test-dev (trainval)", "AP", 21.9, 7.0, source="table 11; speed as surveyed"),
 )
-def faster_rcnn_vgg16(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
+def faster_rcnn_vgg16(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on VGG-16, trained in four steps."""
-    return _build(classes, {}, options)
+    return FasterRCNN(classes, Config.of(options))
 
 
-@_register(
+@METHOD.model(
     "ZF", "shorter side 600", Published("VOC07 test (07)", "mAP@0.5", 59.9, 17.0, "K40", "table 2")
 )
-def faster_rcnn_zf(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
+def faster_rcnn_zf(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on the fast model of Zeiler and Fergus, with an RPN of 256 channels."""
-    return _build(classes, {"backbone": "zf", "rpn_width": 256}, options)
+    return FasterRCNN(classes, Config.of(options, backbone="zf", rpn_width=256))
 
 
-# As the published ResNets are trained: all losses at once, anchors of five sizes kept at the
-# border, one objectness logit, RoIAlign.
-RESNET: dict[str, Any] = {
-    "train_schedule": "joint", "size": (800, 1333), "rpn_cls": "sigmoid", "rpn_border": False,
-    "anchor_base": None, "anchor_sizes": (32, 64, 128, 256, 512), "anchor_order": "size,ratio",
-    "roi_op": "align", "roi_count": 512, "min_size": 0.0, "nms": 0.5, "dropout": 0.0,
-    "proposals_detect": (6000, 1000),
-}  # fmt: skip
-
-
-@_register(
+@METHOD.model(
     "ResNet-50",
     "shorter side 800",
     Published("COCO minival", "AP", 31.6, source="FPN table 3 (a)"),
     Published("COCO val2017", "AP", 35.7, source="Detectron2's zoo"),
 )
-def faster_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
+def faster_rcnn_r50_c4(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-50's conv4; its conv5 is the head of each RoI (1512.03385)."""
-    return _build(classes, {**RESNET, "backbone": "resnet50", "rpn_width": 1024}, options)
+    own = Config.of(options, **RESNET, train_schedule="joint", rpn_width=1024)
+    return FasterRCNN(classes, own)
 
 
-@_register(
+@METHOD.model(
     "ResNet-50",
     "shorter side 800",
     Published("COCO val2017", "AP", 37.3, source="Detectron2's zoo"),
 )
-def faster_rcnn_r50_dc5(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
+def faster_rcnn_r50_dc5(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """Faster R-CNN on a dilated conv5 of ResNet-50, with two fully connected layers."""
-    own = {"backbone": "resnet50", "resnet_map": "dc5", "rpn_width": 2048, "box_width": 1024}
-    return _build(classes, {**RESNET, **own}, options)
+    own = {"train_schedule": "joint", "resnet_map": "dc5", "rpn_width": 2048, "box_width": 1024}
+    return FasterRCNN(classes, Config.of(options, **RESNET, **own))
 
 
-@_register("EfficientNet-Lite0", "shorter side 320")
-def faster_rcnn320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> OriginalFasterRCNN:
+@METHOD.model("EfficientNet-Lite0", "shorter side 320")
+def faster_rcnn320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> FasterRCNN:
     """A light form for small machines: one map of stride 16, anchors from 16 pixels on."""
-    own = {
-        "backbone": "timm/tf_efficientnet_lite0", "size": 320, "rpn_width": 256, "box_width": 512,
-        "train_schedule": "joint", "anchor_sizes": (16, 32, 64, 128, 256), "roi_op": "align",
-        "dropout": 0.0, "min_size": 8.0, "proposals_loss": (2000, 500),
-        "proposals_detect": (1000, 300), "rpn_border": False,
-    }  # fmt: skip
-    return _build(classes, own, options)
+    own = Config.of(
+        options,
+        backbone="timm/tf_efficientnet_lite0",
+        size=320,
+        rpn_width=256,
+        box_width=512,
+        train_schedule="joint",
+        anchor_sizes=(16, 32, 64, 128, 256),
+        roi_op="align",
+        dropout=0.0,
+        min_size=8.0,
+        proposals_loss=(2000, 500),
+        proposals_detect=(1000, 300),
+        rpn_border=False,
+    )
+    return FasterRCNN(classes, own)

@@ -15,48 +15,82 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from boxatlas.backbones.vgg import VGG16
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.vgg import VGG16, VGGChoices
+from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
-from boxatlas.necks.extra_maps import ExtraLayer, ExtraMaps, plan
-from boxatlas.necks.fusion import FeatureFusion, FeaturePyramid, Generator
-from boxatlas.options import convention, switch
+from boxatlas.images import InputChoices
+from boxatlas.necks.blocks import UpsamplingChoices
+from boxatlas.necks.extra_maps import ExtraMaps, plan
+from boxatlas.necks.fusion import (
+    FeatureFusion,
+    FeaturePyramid,
+    FusionChoices,
+    Generator,
+    layers_after_fc7,
+)
+from boxatlas.options import idea
 from boxatlas.parts.default_boxes import (
-    SingleShot,
-    SingleShotConfig,
-    backbone_of,
+    DefaultBoxChoices,
+    FirstMapChoices,
+    TableChoices,
+    first_map_idle,
     per_cell,
     ssd_ratios,
     ssd_sizes,
 )
-from boxatlas.parts.dense import DenseHead, Predictor, grids_of
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.registry import Method, Published
 
+METHOD = Method(
+    "FSSD",
+    "FSSD: Feature Fusion Single Shot Multibox Detector",
+    "1712.00960",
+    2017,
+    "one-stage",
+)
 Source = Literal["conv3_3", "conv4_3", "fc7", "conv7_2"]
 STRIDES: dict[str, int] = {"conv3_3": 4, "conv4_3": 8, "fc7": 16, "conv7_2": 32}
 
 
-class FSSDConfig(SingleShotConfig):
-    """Every choice of FSSD. On another backbone the sources are its maps of the same strides."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DenseChoices,
+    DefaultBoxChoices,
+    TableChoices,
+    FirstMapChoices,
+    MatchChoices,
+    MultiboxChoices,
+    VarianceChoices,
+    VGGChoices,
+    FusionChoices,
+    UpsamplingChoices,
+):
+    """FSSD's ideas. On another backbone than VGG-16 the sources are its maps of their strides."""
 
-    backbone: str = convention("vgg16", 'vgg16 or "timm/NAME"')
-
-    # The paper's own ablations.
-    sources: tuple[Source, ...] = switch(
+    sources: tuple[Source, ...] = idea(
         ("conv4_3", "fc7", "conv7_2"), "table 3: the layers that are fused"
     )
-    fuse: Literal["concat", "sum"] = switch("concat", "table 3: how they are joined")
-    fuse_norm: bool = switch(True, "table 3: batch norm after they are joined")
-    generator: Generator = switch(
+    fuse: Literal["concat", "sum"] = idea("concat", "table 3: how the layers are joined")
+    fuse_norm: bool = idea(True, "table 3: batch norm after the layers are joined")
+    generator: Generator = idea(
         "simple", "figure 4: the pyramid starts from the fused map (direct) or a layer after it"
     )
-    boxes_on_first_map: Literal[4, 6] = switch(4, "SSD, 3.1: boxes in a cell of the first map")
 
-    # How programs differ.
-    fuse_norm_affine: bool = convention(False, "that batch norm scales and shifts")
-    align_corners: bool = convention(True, "of the bilinear interpolation")
-    reduce_all: bool = convention(False, "1x1 also on a map that has 256 channels already")
-    extra_padding: Literal[0, 1] = convention(1, "of conv6_2")
-    ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")
+    backbone = "vgg16"
+    score = 0.01  # SSD, section 3.7, as are the next two
+    nms_iou = 0.45
+    max_detections = 200
+
+    def idle(self) -> dict[str, str]:
+        why = first_map_idle(self.ratios)
+        if len(set(self.sources)) == 1:
+            why["fuse"] = "there is one source, which is joined to none"
+        return why
 
 
 class FusionNeck(nn.Module):
@@ -74,35 +108,35 @@ class FusionNeck(nn.Module):
         self.fusion, self.pyramid = fusion, pyramid
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        made = list(maps) if self.extras is None else self.extras(maps)
-        return self.pyramid(self.fusion([made[i] for i in self.keep]))
+        maps = list(maps) if self.extras is None else self.extras(maps)
+        return self.pyramid(self.fusion([maps[i] for i in self.keep]))
 
 
 class FSSD(SingleShot):
     """Backbone -> fused map -> pyramid -> a predictor on each of its maps."""
 
-    config: FSSDConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: FSSDConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         sources = [s for s in STRIDES if s in config.sources]
         if "conv4_3" not in sources:
             raise InputError(
                 "the maps are fused at the size of conv4_3", field="sources", value=config.sources
             )
         # VGG's own layers end with fc7; conv7_2 is made of it, at half its size.
-        own = [s for s in sources if s != "conv7_2"]
-        own += ["fc7"] if "conv7_2" in sources and "fc7" not in own else []
+        of_vgg = [s for s in sources if s != "conv7_2"]
+        of_vgg += ["fc7"] if "conv7_2" in sources and "fc7" not in of_vgg else []
         backbone, preprocess = backbone_of(
             config,
+            config.shape,
             [STRIDES[s] for s in sources],
-            vgg16=lambda: VGG16(own, ceil_pools=config.ceil_pools),
+            vgg16=lambda: VGG16(of_vgg, ceil_pools=config.ceil_pools),
         )
-        extras, made, channels = None, list(sources), list(backbone.channels)
+        extras, names, channels = None, list(sources), list(backbone.channels)
         if config.backbone == "vgg16" and "conv7_2" in sources:
-            layers = [ExtraLayer(256, 512, 3, 1, config.extra_padding), ExtraLayer(128, 256)]
-            extras = ExtraMaps(backbone.channels, layers)
-            made, channels = [*own, "conv6_2", "conv7_2"], extras.channels
-        keep = [made.index(s) for s in sources]
+            extras = ExtraMaps(backbone.channels, layers_after_fc7(config.extra_padding))
+            names, channels = [*of_vgg, "conv6_2", "conv7_2"], extras.channels
+        keep = [names.index(s) for s in sources]
         fusion = FeatureFusion(
             [channels[i] for i in keep],
             sources.index("conv4_3"),
@@ -112,9 +146,10 @@ class FSSD(SingleShot):
             reduce_all=config.reduce_all,
             align_corners=config.align_corners,
         )
-        grid = grids_of(backbone, config.shape)[made.index("conv4_3")]
+        grid = grids_of(backbone, config.shape)[names.index("conv4_3")]
         pyramid = FeaturePyramid(fusion.channels, plan(grid), config.generator)
-        ratios = ssd_ratios(config, len(pyramid.channels), config.boxes_on_first_map)
+        levels = len(pyramid.channels)
+        ratios = ssd_ratios(config.ratios, levels, config.boxes_on_first_map)
         super().__init__(
             classes,
             preprocess,
@@ -123,31 +158,19 @@ class FSSD(SingleShot):
             neck=FusionNeck(extras, keep, fusion, pyramid),
             head=DenseHead(pyramid.channels, per_cell(ratios), len(classes) + 1, Predictor),
             ratios=ratios,
-            sizes=ssd_sizes(config, len(pyramid.channels)),
+            sizes=ssd_sizes(config.boxes, config.shape, levels),
         )
 
 
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(size: str, *published: Published) -> Any:
-    return register_model(
-        method="FSSD",
-        title="FSSD: Feature Fusion Single Shot Multibox Detector",
-        arxiv="1712.00960",
-        year=2017,
-        family="one-stage",
-        backbone="VGG-16",
-        size=size,
-        published=published,
-    )
-
-
 _README = "README of the authors' repository"
 _GPU = "GTX 1080 Ti"
 
 
-@_register(
+@METHOD.model(
+    "VGG-16",
     "300",
     Published("VOC07 test (07+12)", "mAP@0.5", 78.8, 65.8, _GPU, _README),
     Published("VOC07 test (07+12+COCO)", "mAP@0.5", 82.7, 65.8, _GPU, _README),
@@ -155,10 +178,11 @@ _GPU = "GTX 1080 Ti"
 )
 def fssd300_vgg16(classes: Sequence[str], **options: Any) -> FSSD:
     """FSSD at 300x300: three layers fused at 38x38, 8732 default boxes."""
-    return FSSD(classes, FSSDConfig.of(**{"size": 300, **options}))
+    return FSSD(classes, Config.of(options, size=300))
 
 
-@_register(
+@METHOD.model(
+    "VGG-16",
     "512",
     Published("VOC07 test (07+12)", "mAP@0.5", 80.9, 35.7, _GPU, _README),
     Published("VOC07 test (07+12+COCO)", "mAP@0.5", 84.5, 35.7, _GPU, _README),
@@ -166,5 +190,9 @@ def fssd300_vgg16(classes: Sequence[str], **options: Any) -> FSSD:
 )
 def fssd512_vgg16(classes: Sequence[str], **options: Any) -> FSSD:
     """FSSD at 512x512 as its authors built it: conv3_3 too, the fused map predicts; 24564 boxes."""
-    own = {"size": 512, "sources": ("conv3_3", "conv4_3", "fc7", "conv7_2"), "generator": "direct"}
-    return FSSD(classes, FSSDConfig.of(**{**own, **options}))
+    own: dict[str, Any] = {
+        "size": 512,
+        "sources": ("conv3_3", "conv4_3", "fc7", "conv7_2"),
+        "generator": "direct",
+    }
+    return FSSD(classes, Config.of(options, **own))

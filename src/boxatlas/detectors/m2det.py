@@ -11,70 +11,102 @@ Shape letters: B images, A default boxes, K classes, N candidates over all image
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.resnet import ResNet
-from boxatlas.backbones.vgg import VGG16
-from boxatlas.boxes.nms import Candidates, Found, soft_nms
-from boxatlas.necks.mlfpn import MLFPN, Form
-from boxatlas.options import convention, switch
+from boxatlas.backbones.vgg import VGG16, VGGChoices
+from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.nms import Candidates, SuppressionChoices, soft_nms
+from boxatlas.images import InputChoices
+from boxatlas.necks.mlfpn import MLFPN, MLFPNChoices
+from boxatlas.options import AtLeastOne, Fraction, idea, setting
 from boxatlas.parts.default_boxes import (
-    SingleShot,
-    SingleShotConfig,
+    DefaultBoxChoices,
+    Ratios,
+    Sizes,
     Step,
-    Tables,
-    backbone_of,
     even_steps,
-    given,
+    option_or_table,
     per_cell,
 )
-from boxatlas.parts.dense import DenseHead, Grid, Predictor, grids_of
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.dense import DenseChoices, DenseHead, Grid, Predictor, grids_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.registry import Method, Published
+
+METHOD = Method(
+    "M2Det",
+    "M2Det: A Single-Shot Object Detector based on Multi-Level Feature Pyramid Network",
+    "1811.04533",
+    2018,
+    "one-stage",
+)
+FAINTEST = 0.001  # a box whose score Soft-NMS lowers below this is no detection (authors' code)
 
 
-class M2DetConfig(SingleShotConfig):
-    """Every choice of M2Det."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DenseChoices,
+    DefaultBoxChoices,
+    MatchChoices,
+    MultiboxChoices,
+    VarianceChoices,
+    VGGChoices,
+    MLFPNChoices,
+):
+    """The ideas of tables 2 and 3; backbone: vgg16, resnet101 or "timm/NAME"."""
 
-    size: int | tuple[int, int] = convention(320, "input (height, width)")
-    backbone: str = convention("vgg16", 'vgg16, resnet101 or "timm/NAME"')
+    gone: ClassVar[Mapping[str, Any]] = {"boxes": "coco", "soft_least": FAINTEST}
 
-    # The paper's own ablations (tables 2 and 3).
-    tums: int = switch(8, "table 3: U-shapes in a row", ge=1)
-    scales: int = switch(6, "section 3.2: maps of a pyramid", ge=2)
-    planes: int = switch(256, "table 3: channels inside a U-shape", ge=2)
-    base_feature: bool = switch(True, "table 2: FFMv2; off: a U-shape reads the one before alone")
-    sfam: bool = switch(True, "table 2: attention on each scale; off: joined as they are")
+    tums: AtLeastOne = idea(8, "table 3: U-shapes in a row")
+    scales: Annotated[int, Field(ge=2)] = idea(6, "section 3.2: maps of a pyramid")
+    planes: Annotated[int, Field(ge=2, multiple_of=2)] = idea(
+        256, "table 3: channels inside a U-shape"
+    )
+    base_feature: bool = idea(True, "table 2: FFMv2; off: a U-shape reads the one before it alone")
+    sfam: bool = idea(True, "table 2: attention on each scale; off: joined as they are")
 
-    # Which boxes become detections.
-    score: float = convention(0.05, "a class must score more than this", ge=0, le=1)
-    soft_nms: Literal["off", "linear", "gaussian"] = convention(
+    soft_nms: Literal["off", "linear", "gaussian"] = setting(
         "linear", "section 4.1: scores of overlapping boxes fall; off: the boxes go"
     )
-    soft_iou: float = convention(0.3, "overlap from which they fall (linear)", ge=0, le=1)
-    soft_least: float = convention(0.001, "a box whose score falls below this goes", ge=0)
-    per_class: int = convention(50, "boxes of a class that stay, per image", ge=1)
+    soft_iou: Fraction = setting(0.3, "overlap from which scores fall (linear Soft-NMS)")
+    per_class: AtLeastOne = setting(50, "boxes of a class that stay after Soft-NMS, per image")
 
-    # How programs differ.
-    form: Form = convention("paper", "of the U-shapes; released: as the authors' code has them")
-    shared_leach: bool = convention(False, "one convolution narrows the base feature for all")
-    shared_sfam: bool = convention(False, "one attention for all scales")
-    sfam_ratio: int = convention(16, "by what the attention narrows", ge=1)
-    norm_largest: bool = convention(False, "batch norm on the finest scale")
-    ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")
+    size = 320
+    backbone = "vgg16"
+    score = 0.05  # section 4.1
+    nms_iou = 0.45
+    max_detections = 200
+
+    @model_validator(mode="after")
+    def _one_leach(self) -> Config:
+        # The paper's first U-shape reads a wider base feature than the others.
+        if self.shared_leach and self.form == "paper" and self.base_feature and self.tums > 1:
+            raise ValueError('shared_leach needs form="released"')
+        return self
+
+    def idle(self) -> dict[str, str]:
+        if self.tums == 1:
+            return {"base_feature": "there is one U-shape, which reads the base feature anyway"}
+        return {}
 
 
 class M2Det(SingleShot):
     """Two maps of the backbone, one of stride 8, the deepest -> MLFPN -> predictors."""
 
-    config: M2DetConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: M2DetConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         backbone, preprocess = backbone_of(
             config,
+            config.shape,
             (8, 32),
             resnet101=resnet101,
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
@@ -94,7 +126,8 @@ class M2Det(SingleShot):
             shared_sfam=config.shared_sfam,
             norm_largest=config.norm_largest,
         )
-        ratios = given(config.ratios, [(2.0, 3.0)] * config.scales, "ratios")
+        table: Ratios = [(2.0, 3.0)] * config.scales
+        ratios = option_or_table(config.ratios, table, "ratios")
         super().__init__(
             classes,
             preprocess,
@@ -107,33 +140,25 @@ class M2Det(SingleShot):
             steps=default_steps,
         )
 
-    def suppress(
-        self, chosen: Candidates, boxes: Tensor, images: int, total: int | None
-    ) -> list[Found]:
-        """Soft-NMS within each class of each image, then each class's and each image's best."""
+    def suppress(self, candidates: Candidates, boxes: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """Soft-NMS within each class of each image, then each class's best: (rows, scores)."""
         config = self.config
         if config.soft_nms == "off":
-            return super().suppress(chosen, boxes, images, total)
-        groups = chosen.image * self.num_classes + chosen.label
-        enters = _best_of_each(groups, chosen.score, config.candidates or len(groups))
+            return super().suppress(candidates, boxes, most)
+        groups = candidates.image * self.num_classes + candidates.label
+        enter = _best_of_each(groups, candidates.score, config.candidates or len(groups))
         rows, scores = soft_nms(
-            boxes[enters],
-            chosen.score[enters],
-            groups[enters],
+            boxes[enter],
+            candidates.score[enter],
+            groups[enter],
             method=config.soft_nms,
             threshold=config.soft_iou,
-            min_score=config.soft_least,
+            min_score=FAINTEST,
         )
-        rows = enters[rows]
-        stays = _best_of_each(groups[rows], scores, config.per_class)
-        stays = stays[scores[stays].sort(descending=True, stable=True).indices]
-        rows, scores = rows[stays], scores[stays]
-        found = []
-        for image in range(images):
-            own = (chosen.image[rows] == image).nonzero()[:, 0][:total]
-            at = rows[own]
-            found.append(Found(boxes[at], scores[own], chosen.label[at], chosen.row[at]))
-        return found
+        rows = enter[rows]
+        stay = _best_of_each(groups[rows], scores, config.per_class)
+        stay = stay[scores[stay].sort(descending=True, stable=True).indices]
+        return rows[stay], scores[stay]
 
 
 def _best_of_each(groups: Tensor, scores: Tensor, limit: int) -> Tensor:
@@ -159,7 +184,7 @@ def resnet101() -> ResNet:
 # -- the tables of the authors' code ---------------------------------------------------------------
 
 
-def default_sizes(config: M2DetConfig) -> Tables:
+def default_sizes(config: Config) -> Sizes:
     """(min sizes, max sizes) in pixels: 15 % to 105 % of the input, the first by its size.
 
     8 % at 320, 6 % at 512, 4 % at 800; pixels are rounded to two decimals.
@@ -183,63 +208,46 @@ def default_steps(grids: Sequence[Grid], image: tuple[int, int]) -> list[Step]:
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(
-    backbone: str, size: str, single: float | None, fps: float | None, many: float | None
-) -> Any:
-    data, gpu, paper = "COCO test-dev", "Titan X", "the paper, table 1"
-    rows = []
-    if single is not None:
-        rows.append(Published(data, "AP", single, fps, gpu, paper))
-    if many is not None:
-        rows.append(Published(f"{data}, many scales", "AP", many, source=paper))
-    return register_model(
-        method="M2Det",
-        title="M2Det: A Single-Shot Object Detector based on Multi-Level Feature Pyramid Network",
-        arxiv="1811.04533",
-        year=2018,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=rows,
+def _published(single: float, fps: float, many: float) -> tuple[Published, Published]:
+    """Table 1: AP at one scale with its speed, and at many."""
+    data, paper = "COCO test-dev", "the paper, table 1"
+    return (
+        Published(data, "AP", single, fps, "Titan X", paper),
+        Published(f"{data}, many scales", "AP", many, source=paper),
     )
 
 
-def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> M2Det:
-    own = {"boxes": "coco", **defaults}
-    return M2Det(classes, M2DetConfig.of(**{**own, **options}))
-
-
-@_register("VGG-16", "320", 33.5, 33.4, 38.9)
+@METHOD.model("VGG-16", "320", *_published(33.5, 33.4, 38.9))
 def m2det320_vgg16(classes: Sequence[str], **options: Any) -> M2Det:
     """M2Det at 320x320 on VGG-16: six scales, 12810 default boxes."""
-    return _build(classes, {"size": 320}, options)
+    return M2Det(classes, Config.of(options, size=320))
 
 
-@_register("ResNet-101", "320", 34.3, 21.7, 39.7)
+@METHOD.model("ResNet-101", "320", *_published(34.3, 21.7, 39.7))
 def m2det320_r101(classes: Sequence[str], **options: Any) -> M2Det:
     """M2Det at 320x320 on ResNet-101."""
-    return _build(classes, {"size": 320, "backbone": "resnet101"}, options)
+    return M2Det(classes, Config.of(options, size=320, backbone="resnet101"))
 
 
-@_register("VGG-16", "512", 37.6, 18.0, 42.9)
+@METHOD.model("VGG-16", "512", *_published(37.6, 18.0, 42.9))
 def m2det512_vgg16(classes: Sequence[str], **options: Any) -> M2Det:
     """M2Det at 512x512 on VGG-16: six scales, 32760 default boxes."""
-    return _build(classes, {"size": 512}, options)
+    return M2Det(classes, Config.of(options, size=512))
 
 
-@_register("ResNet-101", "512", 38.8, 15.8, 43.9)
+@METHOD.model("ResNet-101", "512", *_published(38.8, 15.8, 43.9))
 def m2det512_r101(classes: Sequence[str], **options: Any) -> M2Det:
     """M2Det at 512x512 on ResNet-101."""
-    return _build(classes, {"size": 512, "backbone": "resnet101"}, options)
+    return M2Det(classes, Config.of(options, size=512, backbone="resnet101"))
 
 
-@_register("VGG-16", "800", 41.0, 11.8, 44.2)
+@METHOD.model("VGG-16", "800", *_published(41.0, 11.8, 44.2))
 def m2det800_vgg16(classes: Sequence[str], **options: Any) -> M2Det:
     """M2Det at 800x800 on VGG-16: six scales, 80208 default boxes."""
-    return _build(classes, {"size": 800}, options)
+    return M2Det(classes, Config.of(options, size=800))
 
 
-@_register("ResNet-101", "800", None, None, None)
+@METHOD.model("ResNet-101", "800")
 def m2det800_r101(classes: Sequence[str], **options: Any) -> M2Det:
     """M2Det at 800x800 on ResNet-101, which no table reports."""
-    return _build(classes, {"size": 800, "backbone": "resnet101"}, options)
+    return M2Det(classes, Config.of(options, size=800, backbone="resnet101"))

@@ -14,79 +14,104 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.backbones.alexnet import LRNOrder
-from boxatlas.backbones.crop_networks import crop_network
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.crop_networks import CropNetworkChoices, crop_network
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.boxes.nms import batched_nms
+from boxatlas.boxes.nms import SuppressionChoices, batched_nms
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.ops.crops import Crop
-from boxatlas.options import Options, convention, switch
+from boxatlas.options import AtLeastOne, Count, Fraction, NotNegative, Positive, idea, setting
 from boxatlas.parts.base import ClassRows, Detector, Phase, Raw, Track, clipped
+from boxatlas.parts.fits.described import described
 from boxatlas.parts.fits.feature_cache import FeatureCache
-from boxatlas.parts.fits.labelled_boxes import Windows
+from boxatlas.parts.fits.labelled_boxes import ImageLoader, LabelledBoxes
 from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
 from boxatlas.parts.fits.svm import SVMRule, mine, sampled_scale
-from boxatlas.parts.region.detector import RoITargets, all_rois
-from boxatlas.parts.region.search import searched
-from boxatlas.registry import Published, register_model
-from boxatlas.structures import Batch, Detections, Frame
+from boxatlas.parts.region.search import selective_search_proposals
+from boxatlas.parts.region.targets import label_rois
+from boxatlas.registry import Method, Published
+from boxatlas.structures import Batch, Detections, Frame, detections_of
+
+METHOD = Method(
+    "R-CNN",
+    "Rich feature hierarchies for accurate object detection and semantic segmentation",
+    "1311.2524",
+    2014,
+    "two-stage",
+)
+
+CANDIDATES = 100  # boxes of a class that enter suppression
 
 
-class RCNNConfig(Options):
-    """What R-CNN may be varied in."""
+class Config(BackboneChoices, CropNetworkChoices, SuppressionChoices):
+    """R-CNN's ideas, and the settings of its proposals, crops and fits."""
 
-    backbone: str = convention("caffenet", 'caffenet, vgg16, darknet19, ... or "timm/NAME"')
-    pretrained: bool = convention(False, "the network starts from ImageNet weights")
-    fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
-    lrn_order: LRNOrder = convention("relu_pool_lrn", "CaffeNet; AlexNet: relu_lrn_pool")
+    gone: ClassVar[Mapping[str, Any]] = {"svm_c": 1e-3, "class_candidates": CANDIDATES}
 
-    # ideas
-    feature_layer: Literal["pool5", "fc6", "fc7"] = switch("fc7", "table 2: what the SVMs see")
-    fine_tune: bool = switch(True, "table 2: the network is fine-tuned on crops")
-    classifier: Literal["svm", "softmax"] = switch("svm", "appendix B: 54.2 against 50.9 mAP")
-    box_regression: bool = switch(True, "table 2, FT fc7 BB: 58.5 against 54.2 mAP")
-    crop_mode: Literal["warp", "square", "square_masked"] = switch(
+    feature_layer: Literal["pool5", "fc6", "fc7"] = idea("fc7", "table 2: what the SVMs see")
+    fine_tune: bool = idea(True, "table 2: the network is fine-tuned on crops")
+    classifier: Literal["svm", "softmax"] = idea("svm", "appendix B: 54.2 against 50.9 mAP")
+    box_regression: bool = idea(True, "table 2, FT fc7 BB: 58.5 against 54.2 mAP")
+    crop_mode: Literal["warp", "square", "square_masked"] = idea(
         "warp", "appendix A: 3 to 5 points of mAP; the tightest square with or without its context"
     )
-    crop_padding: int = switch(16, "appendix A: pixels of context; 0: none", ge=0)
-    positive_iou: float = switch(0.5, "section 2.3: positives of fine-tuning", gt=0, le=1)
-    svm_negative_iou: float = switch(0.3, "section 2.3: negatives of the SVMs", gt=0, le=1)
+    crop_padding: Count = idea(16, "appendix A: pixels of context; 0: none")
+    positive_iou: Fraction = idea(0.5, "section 2.3: positives of fine-tuning", gt=0)
+    svm_negative_iou: Fraction = idea(0.3, "section 2.3: negatives of the SVMs", gt=0)
 
-    # conventions
-    longest: int = convention(1000, "larger images are reduced to it; VOC's are not", ge=32)
-    crop_size: int = convention(227, "side of a crop", ge=32)
-    max_proposals: int = convention(2000, "proposals of an image", ge=1)
-    min_box_side: float = convention(20, "of a search: narrower or lower boxes are left out", ge=0)
-    windows: tuple[int, int] = convention((32, 96), "positives and background of an iteration")
-    box_iou: float = convention(0.6, "appendix C: regression learns from closer boxes", gt=0, lt=1)
-    ridge: float = convention(1000.0, "appendix C: lambda", gt=0)
-    svm_c: float = convention(1e-3, "C of the SVMs", gt=0)
-    score: float | None = convention(None, "lowest score; None: margin -1 (SVM), 0.01 (softmax)")
-    nms_iou: float = convention(0.3, "suppression within a class", gt=0, lt=1)
-    class_candidates: int = convention(100, "boxes of a class before suppression", ge=1)
-    max_detections: int = convention(1000, "of an image", ge=1)
-    crops_at_once: int = convention(64, "crops in one pass of the network", ge=1)
+    longest: int = setting(1000, "larger images are reduced to this side; VOC's are not", ge=32)
+    crop_size: int = setting(227, "side of a crop, in pixels", ge=32)
+    max_proposals: AtLeastOne = setting(2000, "proposals of an image")
+    min_box_side: NotNegative = setting(
+        20, "a search leaves out narrower or lower boxes, in pixels"
+    )
+    windows: tuple[AtLeastOne, AtLeastOne] = setting(
+        (32, 96), "crops on objects and on background in an iteration of fine-tuning"
+    )
+    box_iou: float = setting(
+        0.6, "appendix C: IoU with an object from which a box trains the regression", gt=0, lt=1
+    )
+    ridge: Positive = setting(1000.0, "appendix C: lambda, the weight of the regression's ridge")
+    crops_at_once: AtLeastOne = setting(64, "crops in one pass of the network")
+
+    # Declared anew: what counts as high depends on the classifier, so that there may be no value.
+    score: Fraction | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, "a detection must score more than this; None: a margin of -1 (SVM), 0.01 (softmax)"
+    )
+
+    backbone = "caffenet"
+    nms_iou = 0.3
+    max_detections = 1000
+
+    def idle(self) -> dict[str, str]:
+        idle: dict[str, str] = {}
+        if self.classifier == "softmax":
+            reason = "the softmax sees fc7, and no SVM is trained"
+            idle |= {"feature_layer": reason, "svm_negative_iou": reason}
+        if not self.fine_tune:
+            idle["positive_iou"] = "nothing is fine-tuned"
+        return idle
 
 
 class RCNN(Detector):
     """The crop network with its softmax, the SVMs, and the box regressors."""
 
-    config: RCNNConfig
+    config: Config
     svm_weight: Tensor
     svm_bias: Tensor
     svm_fitted: Tensor
     box_weight: Tensor
     box_bias: Tensor
 
-    def __init__(self, classes: Sequence[str], config: RCNNConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         if config.classifier == "softmax" and not config.fine_tune:
             raise InputError(
                 "a softmax is only trained by fine-tuning",
@@ -141,7 +166,7 @@ class RCNN(Detector):
     ) -> Raw:
         """-> scores [B, P, K] in 0..1, deltas [B, P, K, 4], proposals [B, P, 4], valid [B, P]."""
         if proposals is None:
-            proposals = searched(
+            proposals = selective_search_proposals(
                 images,
                 frames,
                 self.preprocess,
@@ -154,10 +179,10 @@ class RCNN(Detector):
         scores = images.new_zeros(*valid.shape, count)
         deltas = images.new_zeros(*valid.shape, count, 4)
         done = 0
-        for found in self.features(images, proposals[image, row], image, frames):
-            part = slice(done, done + len(found["fc7"]))
-            scores[image[part], row[part]] = self.scores(found)
-            deltas[image[part], row[part]] = self.deltas(found)
+        for layers in self.features(images, proposals[image, row], image, frames):
+            part = slice(done, done + len(layers["fc7"]))
+            scores[image[part], row[part]] = self.scores(layers)
+            deltas[image[part], row[part]] = self.deltas(layers)
             done = part.stop
         return {"scores": scores, "deltas": deltas, "proposals": proposals, "valid": valid}
 
@@ -173,19 +198,19 @@ class RCNN(Detector):
         """[R, K + 1], background first."""
         return self.classifier(F.dropout(fc7, self.network.dropout, self.training))
 
-    def scores(self, found: Mapping[str, Tensor]) -> Tensor:
+    def scores(self, layers: Mapping[str, Tensor]) -> Tensor:
         """[R, K]: the logistic of the SVMs' margins, so that 0.5 is their boundary; or the softmax.
 
         Until the SVMs are fitted the softmax stands in for them.
         """
         if self.config.classifier == "svm" and bool(self.svm_fitted):
-            features = found[self.config.feature_layer]
+            features = layers[self.config.feature_layer]
             return torch.sigmoid(F.linear(features, self.svm_weight, self.svm_bias))
-        return self.logits(found["fc7"]).softmax(-1)[:, 1:]
+        return self.logits(layers["fc7"]).softmax(-1)[:, 1:]
 
-    def deltas(self, found: Mapping[str, Tensor]) -> Tensor:
+    def deltas(self, layers: Mapping[str, Tensor]) -> Tensor:
         """[R, K, 4]: how each class moves the box; zeros without box regression."""
-        pool5 = found["pool5"]
+        pool5 = layers["pool5"]
         if not self.config.box_regression:
             return pool5.new_zeros(len(pool5), self.num_classes, 4)
         flat = F.linear(pool5, self.box_weight.flatten(0, 1), self.box_bias.flatten())
@@ -196,7 +221,7 @@ class RCNN(Detector):
         side = self.config.crop_size
         return list(self.network(F.interpolate(images, (side, side))).values())
 
-    # -- learning -------------------------------------------------------------------------------
+    # -- training -------------------------------------------------------------------------------
 
     def phases(self) -> list[Phase]:
         """Fine-tuning, then the SVMs, then the box regressors, as far as they are wanted."""
@@ -215,8 +240,9 @@ class RCNN(Detector):
         none. The same one may be drawn twice, as Caffe's window layer draws them."""
         if batch.proposals is None or batch.valid is None:
             raise ValueError("this method learns from proposals, and the batch holds none")
-        rule = RoITargets(high=self.config.positive_iou)
-        rois = all_rois(rule, batch.proposals, batch.valid, batch.targets)
+        rois = label_rois(
+            batch.proposals, batch.valid, batch.targets, positive_iou=self.config.positive_iou
+        )
         chosen, masks = [], (rois.labels > 0, rois.labels == 0)
         for mask, most in zip(masks, self.config.windows, strict=True):
             rows = mask.flatten().nonzero()[:, 0]
@@ -231,29 +257,28 @@ class RCNN(Detector):
         crops = self.crop(batch.images, boxes, image, content_sizes(batch.images, batch.frames))
         return {"cls": F.cross_entropy(self.logits(self.network(crops)["fc7"]), labels)}
 
-    def fit_svms(self, loader: Any, folder: Path, track: Track) -> None:
+    def fit_svms(self, loader: ImageLoader, folder: Path, track: Track) -> None:
         """Describe every box of every image, then train the SVMs with hard negatives mined."""
-        config, layer = self.config, self.config.feature_layer
-        windows = Windows.of(loader, folder, self.num_classes, track)
-        cache = self._described(loader, folder, track, windows, layer)
-        rule = SVMRule(C=config.svm_c, negative_iou=config.svm_negative_iou)
-        weight, bias, scale = mine(cache, windows.overlaps, windows.own, rule, track)
+        labelled = LabelledBoxes.of(loader, folder, self.num_classes, track)
+        cache = self._described(loader, folder, track, labelled, self.config.feature_layer)
+        rule = SVMRule(negative_iou=self.config.svm_negative_iou)
+        weight, bias, scale = mine(cache, labelled.overlaps, labelled.own, rule, track)
         self.svm_weight.copy_(torch.from_numpy(weight) * scale)  # features go in as they are
         self.svm_bias.copy_(torch.from_numpy(bias))
         self.svm_fitted.fill_(True)
         cache.remove()
 
-    def fit_boxes(self, loader: Any, folder: Path, track: Track) -> None:
+    def fit_boxes(self, loader: ImageLoader, folder: Path, track: Track) -> None:
         """Describe the boxes that lie on an object by pool5, and fit each class's regressor."""
         rule = RidgeRule(min_iou=self.config.box_iou, ridge=self.config.ridge)
-        windows = Windows.of(loader, folder, self.num_classes, track).close(rule.min_iou)
-        cache = self._described(loader, folder, track, windows, "pool5")
-        scale = sampled_scale(cache, len(windows.counts), rule.norm)
+        labelled = LabelledBoxes.of(loader, folder, self.num_classes, track).close(rule.min_iou)
+        cache = self._described(loader, folder, track, labelled, "pool5")
+        scale = sampled_scale(cache, len(labelled.counts), rule.norm)
         targets = self.coder.encode(
-            torch.from_numpy(windows.nearest), torch.from_numpy(windows.boxes)
+            torch.from_numpy(labelled.nearest), torch.from_numpy(labelled.boxes)
         )
         for label in track(range(self.num_classes), "box regression"):
-            rows = np.flatnonzero(windows.label == label)
+            rows = np.flatnonzero(labelled.label == label)
             if len(rows):
                 features = torch.from_numpy(cache.rows[rows].astype(np.float32)) * scale
                 weight, bias = fit_ridge(features, targets[rows], rule).linear()
@@ -262,37 +287,31 @@ class RCNN(Detector):
         cache.remove()
 
     def _described(
-        self, loader: Any, folder: Path, track: Track, windows: Windows, layer: str
+        self,
+        loader: ImageLoader,
+        folder: Path,
+        track: Track,
+        labelled: LabelledBoxes,
+        layer: str,
     ) -> FeatureCache:
-        """The windows' features in a cache of the folder, gone on with after a stop."""
-        cache = FeatureCache(folder, windows.counts.tolist(), self.network.widths[layer])
-        size = getattr(loader, "batch_size", 1)
-        start = cache.done // size
-        cache.done = start * size  # whole batches
-        fast = self.fast()
+        """A layer's features of all boxes, by the fast form of the network."""
+        fast, width = self.fast(), self.network.widths[layer]
         assert isinstance(fast, RCNN)
-        shown = track(range(start, len(loader)), cache.announced())
-        for _, batch in zip(shown, loader.epoch(0, start=start), strict=True):
-            own = [
-                torch.from_numpy(windows.boxes[cache.of(cache.done + i)]) for i in range(len(batch))
-            ]
-            image = torch.repeat_interleave(torch.tensor([len(b) for b in own]))
-            boxes = torch.cat(own).to(self.device)
-            images = batch.images.to(self.device)
-            rows = [
-                found[layer].cpu().half().numpy()
-                for found in fast.features(images, boxes, image.to(self.device), batch.frames)
-            ]
-            described = np.concatenate(rows) if rows else np.zeros((0, cache.rows.shape[1]))
-            for one in np.split(described, np.cumsum([len(b) for b in own])[:-1]):
-                cache.add(one)
-        cache.commit()
-        return cache
+
+        def describe(batch: Batch, boxes: list[Tensor]) -> Sequence[Tensor]:
+            counts = [len(rows) for rows in boxes]
+            image = torch.repeat_interleave(torch.tensor(counts)).to(self.device)
+            crops = (batch.images.to(self.device), torch.cat(boxes).to(self.device), image)
+            rows = [layers[layer].cpu() for layers in fast.features(*crops, batch.frames)]
+            return torch.cat([torch.zeros(0, width), *rows]).split(counts)
+
+        return described(loader, folder, track, labelled, width, describe)
 
     def class_rows(self) -> Mapping[str, ClassRows]:
         rows = {f"classifier.{leaf}": ClassRows(1, 1) for leaf in ("weight", "bias")}
-        held = ("svm_weight", "svm_bias", "box_weight", "box_bias")
-        return rows | {name: ClassRows(1, 0) for name in held if hasattr(self, name)}
+        svms = ("svm_weight", "svm_bias") if self.config.classifier == "svm" else ()
+        boxes = ("box_weight", "box_bias") if self.config.box_regression else ()
+        return rows | {name: ClassRows(1, 0) for name in (*svms, *boxes)}
 
     # -- detecting ------------------------------------------------------------------------------
 
@@ -305,33 +324,19 @@ class RCNN(Detector):
         max_detections: int | None = None,
     ) -> list[Detections]:
         """Boxes of a class above `score` are moved, clipped, and suppressed greedily by score."""
-        config = self.config
-        most = config.max_detections if max_detections is None else max_detections
-        scores = raw["scores"]
+        config, scores = self.config, raw["scores"]
         # The method's own threshold is exceeded; one that a caller gives is reached.
         hit = scores > self.threshold if score is None else scores >= score
         image, row, label = (hit & raw["valid"][..., None]).nonzero(as_tuple=True)
-        found = scores[image, row, label]
+        chance = scores[image, row, label]
         boxes = self.coder.decode(raw["deltas"][image, row, label], raw["proposals"][image, row])
         boxes = clipped(boxes, frames, image)
-        keep = batched_nms(
-            boxes,
-            found,
-            image * self.num_classes + label,
-            config.nms_iou,
-            group_candidates=config.class_candidates,
+        group = image * self.num_classes + label
+        keep = batched_nms(boxes, chance, group, config.nms_iou, group_candidates=CANDIDATES)
+        most = config.max_detections if max_detections is None else max_detections
+        return detections_of(
+            boxes[keep], chance[keep], label[keep], image[keep], frames, self.classes, most
         )
-        kept = [keep[image[keep] == i][:most] for i in range(len(frames))]
-        return [
-            Detections(
-                frame.undo(boxes[rows].float()).cpu(),
-                found[rows].float().cpu(),
-                label[rows].cpu(),
-                self.classes,
-                frame.source,
-            )
-            for frame, rows in zip(frames, kept, strict=True)
-        ]
 
     @property
     def threshold(self) -> float:
@@ -356,20 +361,7 @@ def _last(phases: Sequence[Phase]) -> str | None:
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="R-CNN",
-        title="Rich feature hierarchies for accurate object detection and semantic segmentation",
-        arxiv="1311.2524",
-        year=2014,
-        family="two-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-@_register(
+@METHOD.model(
     "AlexNet (CaffeNet)",
     "crops of 227",
     Published("VOC07 test (07)", "mAP@0.5", 58.5, source="table 2, fine-tuned fc7 with boxes"),
@@ -377,20 +369,20 @@ def _register(backbone: str, size: str, *published: Published) -> Any:
 )
 def rcnn_alexnet(classes: Sequence[str], **options: Any) -> RCNN:
     """R-CNN on CaffeNet's fc7 with SVMs and box regression."""
-    return RCNN(classes, RCNNConfig.of(**options))
+    return RCNN(classes, Config.of(options))
 
 
-@_register(
+@METHOD.model(
     "VGG-16",
     "crops of 224",
     Published("VOC07 test (07)", "mAP@0.5", 66.0, source="table 3, with boxes"),
 )
 def rcnn_vgg16(classes: Sequence[str], **options: Any) -> RCNN:
     """R-CNN on VGG-16 (the paper's O-Net): slower by seven, better by 7.5 points."""
-    return RCNN(classes, RCNNConfig.of(**{"backbone": "vgg16", "crop_size": 224, **options}))
+    return RCNN(classes, Config.of(options, backbone="vgg16", crop_size=224))
 
 
-@_register("EfficientNet-Lite0", "crops of 128")
+@METHOD.model("EfficientNet-Lite0", "crops of 128")
 def rcnn_efficientnet_lite0(classes: Sequence[str], **options: Any) -> RCNN:
     """The light R-CNN, for a CPU: crops of 128 pixels, 9 of them context on each side."""
     own = {
@@ -400,4 +392,4 @@ def rcnn_efficientnet_lite0(classes: Sequence[str], **options: Any) -> RCNN:
         "max_proposals": 200,
         "min_box_side": 0,
     }
-    return RCNN(classes, RCNNConfig.of(**{**own, **options}))
+    return RCNN(classes, Config.of(options, **own))

@@ -12,63 +12,80 @@ Shape letters: B images, A anchors, K classes, N candidates over all images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from boxatlas.backbones.vgg import VGG16
-from boxatlas.boxes.nms import Candidates
-from boxatlas.losses.refinement import refinement_loss
+from boxatlas.backbones.caffe_resnet import CaffeResNetChoices, caffe_resnet101
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.vgg import VGG16, VGGChoices
+from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.nms import Candidates, SuppressionChoices
+from boxatlas.images import InputChoices
+from boxatlas.losses.refinement import RefinementChoices, refinement_loss
 from boxatlas.necks.extra_maps import ExtraLayer, plain_layer
 from boxatlas.necks.residual import EachMap, Residual
 from boxatlas.necks.transfer import TransferConnection
-from boxatlas.ops.norm import L2Norm
-from boxatlas.options import convention, switch
+from boxatlas.ops.norm import L2Norm, L2NormChoices
+from boxatlas.options import idea
 from boxatlas.parts.base import Raw
 from boxatlas.parts.default_boxes import (
-    NormPlace,
-    SingleShot,
-    SingleShotConfig,
+    DefaultBoxChoices,
+    Ratios,
     Step,
-    backbone_of,
-    caffe_resnet101,
-    given,
+    option_or_table,
     per_cell,
 )
-from boxatlas.parts.dense import DenseHead, Grid, Predictor
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.dense import DenseChoices, DenseHead, Grid, Predictor
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
 
+METHOD = Method(
+    "RefineDet",
+    "Single-Shot Refinement Neural Network for Object Detection",
+    "1711.06897",
+    2017,
+    "one-stage",
+)
 STRIDES = (8, 16, 32, 64)
 SIZES = (32.0, 64.0, 128.0, 256.0)  # section 3.1: of each map's anchors, four times the stride
 
 
-class RefineDetConfig(SingleShotConfig):
-    """Every choice of RefineDet."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DenseChoices,
+    DefaultBoxChoices,
+    MatchChoices,
+    MultiboxChoices,
+    VarianceChoices,
+    RefinementChoices,
+    VGGChoices,
+    L2NormChoices,
+    CaffeResNetChoices,
+):
+    """The ideas of table 4; backbone: vgg16, resnet101 or "timm/NAME"."""
 
-    size: int | tuple[int, int] = convention(320, "input (height, width)")
-    backbone: str = convention("vgg16", 'vgg16, resnet101 or "timm/NAME"')
+    gone: ClassVar[Mapping[str, Any]] = {"boxes": "voc"}
 
-    # The paper's own ablations (table 4).
-    negative_filter: float | None = switch(
-        0.99, "section 3.2: background above this is filtered; null: nothing is", gt=0, le=1
+    negative_filter: Annotated[float, Field(gt=0, le=1)] | None = idea(
+        0.99, "section 3.2: background above this is filtered; null: nothing is"
     )
-    two_step: bool = switch(True, "section 3.1: the second step starts from refined anchors")
-    tcb: Literal["deconvolution", "none"] = switch(
+    two_step: bool = idea(True, "section 3.1: the second step starts from refined anchors")
+    tcb: Literal["deconvolution", "none"] = idea(
         "deconvolution", "section 3.1: transfer connection blocks; none: both read the same maps"
     )
 
-    # How programs differ.
-    filter_positives: bool = convention(False, "the filter takes positives too (in a port)")
-    log_epsilon: float = convention(0.0, "inside the logarithm of the box code (in a port)", ge=0)
-    ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")
-    norm_eps: float = convention(1e-10, "of the L2 norm")
-    norm_place: NormPlace = convention("inside_root", "where that epsilon goes")
-    bn_eps: float = convention(1e-5, "of ResNet's batch norms")
-    residual_stride: Literal["1x1", "3x3"] = convention("1x1", "which convolution strides")
+    size = 320
+    backbone = "vgg16"
+    score = 0.01  # SSD, section 3.7, as are the next two
+    nms_iou = 0.45
+    max_detections = 200
 
 
 class Sources(nn.Module):
@@ -85,11 +102,12 @@ class Sources(nn.Module):
 class RefineDet(SingleShot):
     """Backbone -> four maps -> ARM; the same maps -> TCB -> ODM, on anchors that the ARM moved."""
 
-    config: RefineDetConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: RefineDetConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         backbone, preprocess = backbone_of(
             config,
+            config.shape,
             STRIDES[:3],
             vgg16=lambda: VGG16(
                 ("conv4_3", "conv5_3", "fc7"), fc="strided", ceil_pools=config.ceil_pools
@@ -97,12 +115,13 @@ class RefineDet(SingleShot):
             resnet101=lambda: caffe_resnet101((3, 4, 5), config.residual_stride, config.bn_eps),
         )
         vgg, deep = config.backbone == "vgg16", config.backbone == "resnet101"
-        place: dict[str, Any] = {"eps": config.norm_eps, "eps_place": config.norm_place}
         # Without a block before its predictors the ARM reads the maps themselves, each of a scale
         # of its own: section 3.1 sets VGG's first two to 10 and 8.
         scales = (None, None, None) if deep else (10.0, 8.0, None if vgg else 8.0)
         norms = [
-            nn.Identity() if scale is None else L2Norm(channels, scale, **place)
+            nn.Identity()
+            if scale is None
+            else L2Norm(channels, scale, config.norm_eps, config.norm_place)
             for channels, scale in zip(backbone.channels, scales, strict=True)
         ]
         last = backbone.channels[-1]
@@ -112,7 +131,8 @@ class RefineDet(SingleShot):
             else plain_layer(last, ExtraLayer(256, 512))
         )
         sources = [*backbone.channels, 512]
-        ratios = given(config.ratios, [(2.0,)] * 4, "ratios")
+        table: Ratios = [(2.0,)] * 4  # section 3.1
+        ratios = option_or_table(config.ratios, table, "ratios")
         tcb = config.tcb == "deconvolution"
         transfer = TransferConnection(sources, norm=not vgg) if tcb else None
         seen = sources if transfer is None else transfer.channels
@@ -131,10 +151,10 @@ class RefineDet(SingleShot):
             ratios=ratios,
             sizes=(list(SIZES), [None] * 4),
             steps=_steps,
+            log_epsilon=config.log_epsilon,
         )
         self.arm = DenseHead(sources, _boxes(ratios, config), 2, Predictor)
         self.transfer, self.before_arm, self.before_odm = transfer, before_arm, before_odm
-        self.coder = replace(self.coder, log_epsilon=config.log_epsilon)
 
     def forward(
         self,
@@ -165,7 +185,7 @@ class RefineDet(SingleShot):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Equation 1: both steps' confidence and localisation, each by its own positives."""
         raw, targets, config = self(batch.images), batch.targets, self.config
-        found = refinement_loss(
+        losses = refinement_loss(
             raw["arm_logits"],
             raw["arm_deltas"],
             raw["logits"],
@@ -173,7 +193,7 @@ class RefineDet(SingleShot):
             raw["anchors"],
             targets.boxes,
             targets.labels,
-            self.learned(targets),
+            self.trained_on(targets),
             self.matches,
             self.coder,
             two_step=config.two_step,
@@ -186,10 +206,10 @@ class RefineDet(SingleShot):
         )
         weight = config.loc_weight
         return {
-            "arm_classification": found.arm.classes,
-            "arm_localisation": weight * found.arm.box,
-            "classification": found.odm.classes,
-            "localisation": weight * found.odm.box,
+            "arm_classification": losses.arm.classes,
+            "arm_localisation": weight * losses.arm.box,
+            "classification": losses.odm.classes,
+            "localisation": weight * losses.odm.box,
         }
 
     def candidates(self, raw: Raw, score: float | None) -> Candidates:
@@ -201,17 +221,17 @@ class RefineDet(SingleShot):
             raw = {**raw, "logits": logits}
         return super().candidates(raw, score)
 
-    def decode(self, raw: Raw, chosen: Candidates) -> Tensor:
+    def decode(self, raw: Raw, candidates: Candidates) -> Tensor:
         """Anchors moved by the first step, then by the second."""
         if self.config.two_step:
-            deltas = raw["arm_deltas"][chosen.image, chosen.row].float()
-            start = self.coder.decode(deltas, raw["anchors"][chosen.row])
+            deltas = raw["arm_deltas"][candidates.image, candidates.row].float()
+            start = self.coder.decode(deltas, raw["anchors"][candidates.row])
         else:
-            start = raw["anchors"][chosen.row]
-        return self.coder.decode(raw["deltas"][chosen.image, chosen.row].float(), start)
+            start = raw["anchors"][candidates.row]
+        return self.coder.decode(raw["deltas"][candidates.image, candidates.row].float(), start)
 
 
-def _boxes(ratios: Sequence[tuple[float, ...]], config: RefineDetConfig) -> list[int]:
+def _boxes(ratios: Ratios, config: Config) -> list[int]:
     """Anchors in a cell of each map: one square and two for each ratio."""
     upper = config.max_sizes or (None,) * len(ratios)
     return [n + (m is not None) for n, m in zip(per_cell(ratios, 1), upper, strict=True)]
@@ -228,30 +248,13 @@ def _modules(channels: Sequence[int], eps: float, deep: bool) -> EachMap:
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="RefineDet",
-        title="Single-Shot Refinement Neural Network for Object Detection",
-        arxiv="1711.06897",
-        year=2017,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> RefineDet:
-    return RefineDet(classes, RefineDetConfig.of(**{**defaults, **options}))
-
-
 _README = "README of the authors' repository"
 _PAPER = "the paper, table 1"
 _GPU = "Titan X, batch 1"
 _COCO = "COCO test-dev"
 
 
-@_register(
+@METHOD.model(
     "VGG-16",
     "320",
     Published(_COCO, "AP", 29.4, 38.7, _GPU, "the paper, table 2"),
@@ -261,10 +264,10 @@ _COCO = "COCO test-dev"
 )
 def refinedet320_vgg16(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 320x320 on VGG-16: four maps, 6375 anchors."""
-    return _build(classes, {"size": 320}, options)
+    return RefineDet(classes, Config.of(options, size=320))
 
 
-@_register(
+@METHOD.model(
     "VGG-16",
     "512",
     Published(_COCO, "AP", 33.0, 22.3, _GPU, "the paper, table 2"),
@@ -274,10 +277,10 @@ def refinedet320_vgg16(classes: Sequence[str], **options: Any) -> RefineDet:
 )
 def refinedet512_vgg16(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 512x512 on VGG-16: four maps, 16320 anchors."""
-    return _build(classes, {"size": 512}, options)
+    return RefineDet(classes, Config.of(options, size=512))
 
 
-@_register(
+@METHOD.model(
     "ResNet-101",
     "320",
     Published(_COCO, "AP", 32.0, source=_README),
@@ -285,10 +288,10 @@ def refinedet512_vgg16(classes: Sequence[str], **options: Any) -> RefineDet:
 )
 def refinedet320_r101(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 320x320 on ResNet-101, with a residual block before each pair of predictors."""
-    return _build(classes, {"size": 320, "backbone": "resnet101"}, options)
+    return RefineDet(classes, Config.of(options, size=320, backbone="resnet101"))
 
 
-@_register(
+@METHOD.model(
     "ResNet-101",
     "512",
     Published(_COCO, "AP", 36.4, source=_README),
@@ -296,4 +299,4 @@ def refinedet320_r101(classes: Sequence[str], **options: Any) -> RefineDet:
 )
 def refinedet512_r101(classes: Sequence[str], **options: Any) -> RefineDet:
     """RefineDet at 512x512 on ResNet-101."""
-    return _build(classes, {"size": 512, "backbone": "resnet101"}, options)
+    return RefineDet(classes, Config.of(options, size=512, backbone="resnet101"))

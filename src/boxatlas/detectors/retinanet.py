@@ -12,93 +12,119 @@ Shape letters: B images, A anchors, K classes (one sigmoid each, no background),
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from boxatlas.backbones.choice import pyramid_backbone, pyramid_preprocess, side_limits
-from boxatlas.boxes.anchors import AnchorRule
+from boxatlas.backbones.choice import (
+    BackboneChoices,
+    TrunkChoices,
+    pyramid_backbone,
+    pyramid_preprocess,
+)
+from boxatlas.boxes.anchors import AnchorChoices, cell_anchors, image_strides, pyramid_anchors
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
-from boxatlas.boxes.matching import Matches, ignore_inside, match_thresholds
-from boxatlas.boxes.nms import Candidates, batched_nms, best_sigmoid_above
-from boxatlas.losses.focal import focal_loss, focal_star_loss
+from boxatlas.boxes.matching import MatchChoices, Matches, ignore_inside, match_thresholds
+from boxatlas.boxes.nms import Candidates, SuppressionChoices, batched_nms, best_sigmoid_above
+from boxatlas.losses.focal import NormaliseChoices, focal_loss, focal_star_loss, image_weights
 from boxatlas.losses.regression import giou_loss, smooth_l1
-from boxatlas.necks.fpn import FPN
-from boxatlas.options import AtLeastOne, convention, switch
+from boxatlas.necks.fpn import FPN, CoarseLevelChoices
+from boxatlas.options import AtLeastOne, Count, Fraction, NotNegative, Positive, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
-from boxatlas.parts.dense import DenseConfig, DenseDetector, Grid, flat
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.default_boxes import option_or_table
+from boxatlas.parts.dense import DenseChoices, DenseDetector, Grid, Head, flat
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame, Targets
 
-Positives = tuple[Tensor, Tensor, Tensor]
+METHOD = Method(
+    "RetinaNet", "Focal Loss for Dense Object Detection", "1708.02002", 2017, "one-stage"
+)
+Positives = tuple[Tensor, Tensor, Tensor]  # image, anchor, class of each
+BETA = 0.11  # where smooth L1 turns linear, as in Detectron
+GROUPS = 32  # of a group norm
 
 
-class RetinaNetConfig(DenseConfig):
-    """Every choice of RetinaNet."""
+class Config(
+    BackboneChoices,
+    TrunkChoices,
+    SuppressionChoices,
+    DenseChoices,
+    AnchorChoices,
+    MatchChoices,
+    CoarseLevelChoices,
+    NormaliseChoices,
+):
+    """The ideas of table 1 and appendix A; widths and sizes beside them."""
 
-    size: tuple[int, int] = convention(
-        (800, 1333), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
-    )
-    train_sizes: tuple[AtLeastOne, ...] = convention(
-        (), "shorter sides that training changes among"
-    )
-    backbone: str = convention("resnet50", 'resnet50, resnet101, ... or "timm/NAME"')
-    pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
+    gone: ClassVar[Mapping[str, Any]] = {"box_beta": BETA}
 
-    # The paper's own ablations.
-    cls_loss: Literal["focal", "ce", "focal_star", "ohem", "ohem_1_3"] = switch(
-        "focal", "table 1 (a, d) and appendix A; ce is gamma 0"
+    cls_loss: Literal["focal", "ce", "focal_star", "ohem", "ohem_1_3"] = idea(
+        "focal", "table 1 (a, d) and appendix A: the loss of the classes; ce is gamma 0"
     )
-    alpha: float | None = switch(0.25, "table 1 (a, b): weight of objects; none: no weights")
-    gamma: float = switch(2.0, "table 1 (b), equation 5: focusing", ge=0)
-    star_beta: float = switch(1.0, "appendix A, table 3: beta of focal_star")
-    ohem_batch: int = switch(128, "table 1 (d): anchors of an image that learn", ge=1)
-    ohem_nms: float = switch(0.5, "table 1 (d): suppression among them, by their loss", ge=0)
-    prior_pi: float | None = switch(
-        0.01, "section 3.3: the first probability of an object; none: 0.5, which diverges"
+    alpha: Fraction | None = idea(
+        0.25, "table 1 (a, b): weight of objects; null: objects and background weigh alike"
     )
-    anchor_scales: tuple[float, ...] = switch(
-        (1.0, 2 ** (1 / 3), 2 ** (2 / 3)), "table 1 (c): sizes of a level, in octaves"
+    gamma: NotNegative = idea(2.0, "table 1 (b), equation 5: focusing")
+    star_beta: Annotated[float, Field(ge=-10, le=10)] = idea(
+        1.0, "appendix A, table 3: beta of focal_star, a shift of its logits"
     )
-    anchor_ratios: tuple[float, ...] = switch((0.5, 1.0, 2.0), "table 1 (c): heights over widths")
+    ohem_batch: AtLeastOne = idea(128, "table 1 (d): anchors of an image that OHEM trains on")
+    ohem_nms: Fraction = idea(
+        0.5, "table 1 (d): OHEM's suppression among the anchors of largest loss"
+    )
+    prior_pi: Annotated[float, Field(gt=0, lt=1)] | None = idea(
+        0.01, "section 3.3: the first probability of an object; null: 0.5, which diverges"
+    )
+    anchor_scales = idea(
+        (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
+        "table 1 (c): sizes of a level's anchors, as factors of 4 strides",
+    )
+    anchor_ratios = idea((0.5, 1.0, 2.0), "table 1 (c): heights over widths of the anchors")
+    match_iou = setting(0.5, "section 4: from this overlap on an anchor answers for an object")
 
-    # How programs differ.
-    p6_from: Literal["c5", "p5"] = convention("c5", "what P6 is computed from")
-    relu_before_p7: bool = convention(True, "P7 from relu(P6)")
-    norm: Literal["frozen", "batch"] = convention("frozen", "the ResNet's batch norms")
-    norm_eps: float = convention(1e-5, "their epsilon")
-    stride_in_1x1: bool = convention(False, "the original ResNet's place of the stride")
-    fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
-    width: int = convention(256, "channels of the pyramid and the subnets", ge=1)
-    head_convs: int = convention(4, "3x3 convolutions of a subnet", ge=0)
-    head_norm: Literal["none", "group"] = convention("none", "norms in the subnets")
-    anchor_sizes: tuple[tuple[float, ...], ...] | None = convention(
-        None, "of each level, in pixels; none: 4 strides times the scales"
+    width: AtLeastOne = setting(256, "channels of the pyramid and the subnets")
+    head_convs: Count = setting(4, "3x3 convolutions of a subnet before its output")
+    head_norm: Literal["none", "group"] = setting("none", "norms in the subnets")
+    anchor_sizes: tuple[tuple[Positive, ...], ...] | None = setting(
+        None, "pixels, the anchors' sizes of each level; null: 4 strides times the scales"
     )
-    anchor_rounded: bool = convention(False, "corners rounded to whole pixels")
-    anchor_stride: Literal["fixed", "image // grid"] = convention("fixed", "stride of the anchors")
-    anchor_order: Literal["ratio,size", "size,ratio"] = convention("size,ratio", "in a cell")
-    match_iou: float = convention(0.5, "from here on an anchor answers for an object", ge=0)
-    background_iou: float = convention(0.4, "below it is background; between, ignored", ge=0)
-    low_quality: Literal["off", "argmax"] = convention(
+    background_iou: Fraction = setting(
+        0.4, "section 4: below this overlap an anchor is background; up to match_iou, ignored"
+    )
+    low_quality: Literal["off", "argmax"] = setting(
         "off", "argmax: the anchors nearest to an object are its own, whatever the overlap"
     )
-    box_loss: Literal["smooth_l1", "l1", "giou"] = convention("smooth_l1", "of the boxes")
-    box_beta: float = convention(0.11, "where smooth L1 turns linear", ge=0)
-    normalise: Literal["image", "batch"] = convention(
-        "image", "sums are divided by the positives of an image, then averaged; or of the batch"
-    )
-    score: float = convention(0.05, "a class must score more than this", ge=0, le=1)
-    nms_iou: float = convention(0.5, "of two boxes of a class that overlap more, one stays", ge=0)
-    candidates: int | None = convention(None, "boxes of a class that enter suppression", ge=1)
-    level_candidates: int = convention(1000, "best of a level that are decoded", ge=1)
-    max_detections: int = convention(100, "boxes that stay, per image", ge=1)
-    clip_before_nms: bool = convention(True, "boxes are cut to the input before suppression")
+    box_loss: Literal["smooth_l1", "l1", "giou"] = setting("smooth_l1", "the loss of the boxes")
+    level_candidates: AtLeastOne = setting(1000, "section 4: best of a level that are decoded")
 
-    _one_number = field_validator("size", mode="before")(side_limits)
+    candidates = None
+    clip_before_nms = True
+    anchor_order = "size,ratio"
+
+    @model_validator(mode="after")
+    def _fit(self) -> Config:
+        if self.cls_loss == "focal_star" and self.gamma == 0:
+            raise ValueError("cls_loss focal_star needs a gamma above 0")
+        if self.head_norm == "group" and self.width % GROUPS:
+            raise ValueError(f"head_norm group needs a width that is a multiple of {GROUPS}")
+        if self.anchor_sizes is not None and len({len(row) for row in self.anchor_sizes}) != 1:
+            raise ValueError("anchor_sizes must hold equally many sizes for each level")
+        return self
+
+    def idle(self) -> dict[str, str]:
+        why = {}
+        if self.cls_loss not in ("focal", "focal_star"):
+            why["gamma"] = f"cls_loss {self.cls_loss} does not focus"
+        if self.cls_loss != "focal_star":
+            why["star_beta"] = "only cls_loss focal_star has a beta"
+        if self.cls_loss not in ("ohem", "ohem_1_3"):
+            why |= dict.fromkeys(("ohem_batch", "ohem_nms"), "only cls_loss ohem mines")
+        if self.anchor_sizes is not None:
+            why["anchor_scales"] = "the option anchor_sizes gives the sizes"
+        return why
 
 
 class Subnet(nn.Module):
@@ -110,7 +136,7 @@ class Subnet(nn.Module):
 
         def layer() -> nn.Sequential:
             conv = nn.Conv2d(width, width, 3, padding=1, bias=not group)
-            return nn.Sequential(conv, *([nn.GroupNorm(32, width)] if group else []), nn.ReLU())
+            return nn.Sequential(conv, *([nn.GroupNorm(GROUPS, width)] if group else []), nn.ReLU())
 
         self.convs = nn.Sequential(*(layer() for _ in range(convs)))
         self.out = nn.Conv2d(width, out, 3, padding=1)
@@ -126,36 +152,37 @@ class Subnet(nn.Module):
         return self.out(self.convs(x))
 
 
-class RetinaHead(nn.Module):
+class RetinaHead(Head):
     """The class subnet and the box subnet (section 4, figure 3).
 
     maps [B, width, h, w] -> logits [B, A, K] and deltas [B, A, 4]: level, row, column, anchor.
     """
 
-    def __init__(self, config: RetinaNetConfig, per_cell: int, classes: int) -> None:
+    def __init__(self, config: Config, per_cell: int, classes: int) -> None:
         super().__init__()
         self.per_cell, self.classes = per_cell, classes
         pi = config.prior_pi
         bias = 0.0 if pi is None else -math.log((1 - pi) / pi)
-        made = (config.width, config.head_convs)
-        self.cls = Subnet(*made, per_cell * classes, config.head_norm, bias)
-        self.box = Subnet(*made, per_cell * 4, config.head_norm)
+        shape = (config.width, config.head_convs)
+        self.cls = Subnet(*shape, per_cell * classes, config.head_norm, bias)
+        self.box = Subnet(*shape, per_cell * 4, config.head_norm)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         logits = torch.cat([flat(self.cls(x), self.classes) for x in maps], 1)
         return logits, torch.cat([flat(self.box(x), 4) for x in maps], 1)
 
-    def class_rows(self) -> dict[str, ClassRows]:
+    def class_rows(self, prefix: str = "head.") -> dict[str, ClassRows]:
+        """The last convolution of the class subnet."""
         rows = ClassRows(self.per_cell, 0)
-        return {f"head.cls.out.{leaf}": rows for leaf in ("weight", "bias")}
+        return {f"{prefix}cls.out.{leaf}": rows for leaf in ("weight", "bias")}
 
 
 class RetinaNet(DenseDetector):
     """C3, C4, C5 -> P3..P7 -> nine anchors a position, a sigmoid for each class."""
 
-    config: RetinaNetConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: RetinaNetConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         backbone = pyramid_backbone(
             config.backbone,
             (3, 4, 5),
@@ -171,18 +198,21 @@ class RetinaNet(DenseDetector):
             extra=config.p6_from,
             relu_before_p7=config.relu_before_p7,
         )
-        rule = anchor_rule(config, backbone.strides)
+        strides = [*backbone.strides, 2 * backbone.strides[-1], 4 * backbone.strides[-1]]
+        octaves = [tuple(4 * step * scale for scale in config.anchor_scales) for step in strides]
+        sizes = option_or_table(config.anchor_sizes, octaves, "anchor_sizes")
+        per_cell = len(sizes[0]) * len(config.anchor_ratios)
         super().__init__(
             classes,
             pyramid_preprocess(config.backbone, config.size),
             config,
             backbone=backbone,
             neck=neck,
-            head=RetinaHead(config, rule.per_cell, len(classes)),
+            head=RetinaHead(config, per_cell, len(classes)),
             coder=DeltaCoder(clamp=CLAMP),
             background=False,
         )
-        self.rule = rule
+        self.anchor_sizes, self.strides, self.per_cell = sizes, strides, per_cell
 
     def training_sizes(self) -> list[tuple[int, int]]:
         """Sizes of the input that training changes among (section 5.3, scale jitter); none: one."""
@@ -190,7 +220,18 @@ class RetinaNet(DenseDetector):
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
         """Section 4, anchors: about 100,000 for 600 pixels."""
-        return self.rule.make(grids, image)
+        config = self.config
+        cells = [
+            cell_anchors(
+                sizes,
+                config.anchor_ratios,
+                rounded=config.anchor_rounded,
+                order=config.anchor_order,
+            )
+            for sizes in self.anchor_sizes
+        ]
+        fixed = config.anchor_stride == "fixed"
+        return pyramid_anchors(cells, grids, self.strides if fixed else image_strides(grids, image))
 
     def forward(
         self,
@@ -201,7 +242,7 @@ class RetinaNet(DenseDetector):
         """logits [B, A, K], deltas [B, A, 4], anchors [A, 4], levels [5]: anchors of each level."""
         maps = self.features(images)
         logits, deltas = self.head(maps)
-        counts = [m.shape[-2] * m.shape[-1] * self.rule.per_cell for m in maps]
+        counts = [m.shape[-2] * m.shape[-1] * self.per_cell for m in maps]
         levels = torch.tensor(counts, device=images.device)
         anchors = self.anchors(maps, images)
         return {"logits": logits, "deltas": deltas, "anchors": anchors, "levels": levels}
@@ -209,10 +250,10 @@ class RetinaNet(DenseDetector):
     def matches(self, anchors: Tensor, targets: Targets) -> Matches:
         """Section 4, assignment: an object from IoU 0.5, background below 0.4, ignored between.
 
-        Objects that are to be ignored (difficult, crowd) are learned neither as objects nor as
-        background.
+        An anchor on an object that is to be ignored (difficult, crowd) is trained neither as an
+        object nor as background.
         """
-        found = match_thresholds(
+        matches = match_thresholds(
             anchors,
             targets.boxes,
             targets.valid & ~targets.ignore,
@@ -220,18 +261,14 @@ class RetinaNet(DenseDetector):
             self.config.background_iou,
             low_quality=self.config.low_quality,
         )
-        return ignore_inside(found, anchors, targets.boxes, targets.ignore)
+        return ignore_inside(matches, anchors, targets.boxes, targets.ignore)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Focal loss over all anchors and smooth L1 of the positives, each over the positives."""
         raw, targets = self(batch.images), batch.targets
         matches = self.matches(raw["anchors"], targets)
         image, anchor, owner = matches.pairs()
-        count = matches.positive.sum(1)
-        if self.config.normalise == "image":
-            weight = 1 / count.clamp(min=1).float() / len(count)
-        else:
-            weight = (1 / count.sum().clamp(min=1).float()).expand(len(count))
+        weight = image_weights(matches.positive.sum(1), self.config.normalise)
         positives = (image, anchor, targets.labels[image, owner])
         box = self.box_losses(raw, image, anchor, targets.boxes[image, owner])
         return {
@@ -257,9 +294,9 @@ class RetinaNet(DenseDetector):
             )
         gamma = config.gamma if config.cls_loss == "focal" else 0.0
         if config.cls_loss.startswith("ohem"):
-            learns = self.hardest(raw, matches, positives)
-            ignored = ~learns
-            weight = 1 / learns.sum(1).clamp(min=1).to(weight) / len(weight)
+            hardest = self.hardest(raw, matches, positives)
+            ignored = ~hardest
+            weight = 1 / hardest.sum(1).clamp(min=1).to(weight) / len(weight)
         return focal_loss(
             logits, positives, alpha=config.alpha, gamma=gamma, weight=weight, ignore=ignored
         )
@@ -303,12 +340,12 @@ class RetinaNet(DenseDetector):
         deltas = raw["deltas"][image, anchor].to(anchors.dtype)  # not in half precision
         if self.config.box_loss == "giou":
             return giou_loss(self.coder.decode(deltas, anchors), wanted, "none")
-        beta = self.config.box_beta if self.config.box_loss == "smooth_l1" else 0.0
+        beta = BETA if self.config.box_loss == "smooth_l1" else 0.0
         return smooth_l1(deltas, self.coder.encode(wanted, anchors), beta, "none").sum(-1)
 
     def candidates(self, raw: Raw, score: float | None) -> Candidates:
         """Section 4, inference: of what passes the threshold the 1,000 best of each level."""
-        threshold = self.limits.score if score is None else score
+        threshold = self.config.score if score is None else score
         return best_sigmoid_above(
             raw["logits"].float(),
             threshold,
@@ -324,36 +361,7 @@ def _highest(values: Tensor, allowed: Tensor, count: int | Tensor) -> Tensor:
     return allowed & (order.argsort(dim=1) < count)
 
 
-def anchor_rule(config: RetinaNetConfig, strides: Sequence[int]) -> AnchorRule:
-    """Anchors of 32 to 512 pixels on P3 to P7, at three sizes an octave and three ratios."""
-    steps = [*strides, 2 * strides[-1], 4 * strides[-1]]
-    sizes = config.anchor_sizes or tuple(
-        tuple(4 * step * scale for scale in config.anchor_scales) for step in steps
-    )
-    return AnchorRule(
-        sizes,
-        config.anchor_ratios,
-        tuple(steps),
-        rounded=config.anchor_rounded,
-        stride=config.anchor_stride,
-        order=config.anchor_order,
-    )
-
-
 # -- the models -----------------------------------------------------------------------------------
-
-
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="RetinaNet",
-        title="Focal Loss for Dense Object Detection",
-        arxiv="1708.02002",
-        year=2017,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
 
 
 def _table_1e(rows: dict[int, tuple[float, int]]) -> list[Published]:
@@ -366,11 +374,7 @@ def _table_1e(rows: dict[int, tuple[float, int]]) -> list[Published]:
     ]
 
 
-def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> RetinaNet:
-    return RetinaNet(classes, RetinaNetConfig.of(**{**defaults, **options}))
-
-
-@_register(
+@METHOD.model(
     "ResNet-50",
     "shorter side 400 to 800",
     *_table_1e(
@@ -379,10 +383,10 @@ def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, 
 )
 def retinanet_r50_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-50; size=400, 500, 600, 700 or 800 as published."""
-    return _build(classes, {}, options)
+    return RetinaNet(classes, Config.of(options))
 
 
-@_register(
+@METHOD.model(
     "ResNet-101",
     "shorter side 400 to 800",
     *_table_1e(
@@ -398,22 +402,22 @@ def retinanet_r50_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
 )
 def retinanet_r101_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-101; size=400, 500, 600, 700 or 800 as published."""
-    return _build(classes, {"backbone": "resnet101"}, options)
+    return RetinaNet(classes, Config.of(options, backbone="resnet101"))
 
 
-@_register(
+@METHOD.model(
     "ResNet-50", "shorter side 800", Published("COCO val2017", "AP", 41.5, source="torchvision")
 )
 def retinanet_r50_fpn_v2(classes: Sequence[str], **options: Any) -> RetinaNet:
     """Group norm in the subnets and the GIoU loss, as in ATSS (1912.02424)."""
-    own = {"norm": "batch", "head_norm": "group", "box_loss": "giou"}
-    return _build(classes, own, options)
+    config = Config.of(options, norm="batch", head_norm="group", box_loss="giou")
+    return RetinaNet(classes, config)
 
 
-@_register("EfficientNet-Lite0", "shorter side 320")
+@METHOD.model("EfficientNet-Lite0", "shorter side 320")
 def retinanet320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) -> RetinaNet:
     """A light RetinaNet of 96 channels for small machines; anchors from 16 pixels on."""
-    own = {
+    own: dict[str, Any] = {
         "backbone": "timm/tf_efficientnet_lite0",
         "size": 320,
         "width": 96,
@@ -423,4 +427,4 @@ def retinanet320_efficientnet_lite0_fpn(classes: Sequence[str], **options: Any) 
             tuple(2 * s * 2 ** (k / 3) for k in range(3)) for s in (8, 16, 32, 64, 128)
         ),
     }
-    return _build(classes, own, options)
+    return RetinaNet(classes, Config.of(options, **own))

@@ -15,57 +15,98 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.mobilenet_v1 import MobileNetV1
-from boxatlas.backbones.vgg import VGG16
-from boxatlas.necks.blocks import ConvNorm, xavier
+from boxatlas.backbones.vgg import VGG16, VGGChoices
+from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.nms import SuppressionChoices
+from boxatlas.images import InputChoices
+from boxatlas.necks.blocks import ConvNorm, UpsamplingChoices, enlarge, xavier
 from boxatlas.necks.extra_maps import ExtraLayer, plan
 from boxatlas.necks.receptive_field import (
+    Branch,
     ReceptiveField,
+    ReceptiveFieldChoices,
     rfb,
     rfb_light,
     rfb_narrow,
+    rfb_rates,
     rfb_s,
     rfb_s_wide,
 )
-from boxatlas.ops.norm import L2Norm
-from boxatlas.options import convention, switch
+from boxatlas.ops.norm import L2Norm, L2NormChoices
+from boxatlas.options import idea
 from boxatlas.parts.default_boxes import (
-    SingleShot,
-    SingleShotConfig,
-    backbone_of,
+    DefaultBoxChoices,
+    FirstMapChoices,
+    Sizes,
+    TableChoices,
+    first_map_idle,
     per_cell,
     percents,
     ssd_ratios,
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.parts.dense import DenseHead, Predictor, grids_of
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
+from boxatlas.parts.single_shot import (
+    Backbone,
+    MultiboxChoices,
+    SingleShot,
+    VarianceChoices,
+    backbone_of,
+)
+from boxatlas.registry import Method, Published
 
+METHOD = Method(
+    "RFBNet",
+    "Receptive Field Block Net for Accurate and Fast Object Detection",
+    "1711.07767",
+    2017,
+    "one-stage",
+)
 NARROWEST = 256  # a block's output is as wide as its input, but no narrower than the paper's
+LIGHT = "mobilenet_v1"  # the backbone of the version with maps from stride 16
 
 
-class RFBNetConfig(SingleShotConfig):
-    """Every choice of RFBNet."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DenseChoices,
+    DefaultBoxChoices,
+    TableChoices,
+    FirstMapChoices,
+    MatchChoices,
+    MultiboxChoices,
+    VarianceChoices,
+    VGGChoices,
+    L2NormChoices,
+    ReceptiveFieldChoices,
+    UpsamplingChoices,
+):
+    """RFBNet's ideas; backbone: vgg16, mobilenet_v1 or "timm/NAME"."""
 
-    backbone: str = convention("vgg16", 'vgg16, mobilenet_v1 or "timm/NAME"')
+    rfb: bool = idea(True, "table 3: receptive field blocks; off: plain convolutions")
+    rfb_s: bool = idea(True, "table 3: RFB-s on the finest map; off: SSD's L2 norm")
+    dilated: bool = idea(True, "table 3: the blocks' last convolutions are dilated")
+    version: Literal["standard", "e"] = idea("standard", "section 4.2: RFB Net512-E")
+    boxes_on_first_map = idea(6, "table 3: default boxes in a cell of the first map")
 
-    # The paper's own ablations.
-    rfb: bool = switch(True, "table 3: receptive field blocks; off: plain convolutions")
-    rfb_s: bool = switch(True, "table 3: RFB-s on the finest map; off: SSD's L2 norm")
-    dilated: bool = switch(True, "table 3: the blocks' last convolutions are dilated")
-    boxes_on_first_map: Literal[4, 6] = switch(6, "table 3: boxes in a cell of the first map")
-    version: Literal["standard", "e"] = switch("standard", "section 4.2: RFB Net512-E")
+    backbone = "vgg16"
+    score = 0.01  # SSD, section 3.7, as are the next two
+    nms_iou = 0.45
+    max_detections = 200
 
-    # How programs differ.
-    rates: Literal["paper", "released"] = convention("paper", "1, 3, 5; or the code's 2, 3, 5")
-    residual_scale: float = convention(1.0, "of a block before its shortcut is added")
-    align_corners: bool = convention(True, "of the E version's up-sampling")
-    norm_eps: float = convention(1e-10, "of the L2 norm")
-    ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")
+    def idle(self) -> dict[str, str]:
+        why = first_map_idle(self.ratios)
+        if self.backbone == LIGHT and min(self.shape) <= 32:
+            why["rfb"] = "the one block comes after the last map, which has a cell already"
+        if not self.rfb_s and (not self.rfb or "rfb" in why):
+            why["dilated"] = "without rfb and rfb_s there is no block"
+        return why
 
 
 class ReceptiveFieldNeck(nn.Module):
@@ -90,14 +131,14 @@ class ReceptiveFieldNeck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         fine = maps[0] if self.join is None else self.join(maps)
-        made = [self.first(fine)]
-        made += [block(x) for block, x in zip(self.blocks, maps[1:], strict=True)]
-        x = made[-1]
+        read = [self.first(fine)]
+        read += [block(x) for block, x in zip(self.blocks, maps[1:], strict=True)]
+        x = read[-1]
         for layer, shown in zip(self.extras, self._shown, strict=True):
             x = layer(x)
             if shown:
-                made.append(x)
-        return made
+                read.append(x)
+        return read
 
 
 class JoinUp(nn.Module):
@@ -110,32 +151,30 @@ class JoinUp(nn.Module):
         self.coarse = ConvNorm(coarse, fine // 2, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        up = F.interpolate(
-            self.coarse(maps[1]),
-            size=maps[0].shape[-2:],
-            mode="bilinear",
-            align_corners=self.align_corners,
-        )
+        up = enlarge(self.coarse(maps[1]), maps[0].shape[-2:], self.align_corners)
         return torch.cat([self.fine(maps[0]), up], 1)
 
 
 class RFBNet(SingleShot):
     """Backbone -> receptive field blocks on its maps and between the coarser -> predictors."""
 
-    config: RFBNetConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: RFBNetConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         backbone, preprocess = backbone_of(
             config,
+            config.shape,
             (8, 16, 32),
             mobilenet_v1=MobileNetV1,
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
         )
         neck, channels = _neck(config, backbone)
-        ratios = ssd_ratios(config, len(channels), config.boxes_on_first_map)
-        light = config.backbone == "mobilenet_v1"
+        ratios = ssd_ratios(config.ratios, len(channels), config.boxes_on_first_map)
         head = DenseHead(
-            channels, per_cell(ratios), len(classes) + 1, _predict_1x1 if light else Predictor
+            channels,
+            per_cell(ratios),
+            len(classes) + 1,
+            _predict_1x1 if config.backbone == LIGHT else Predictor,
         )
         super().__init__(
             classes,
@@ -145,20 +184,25 @@ class RFBNet(SingleShot):
             neck=neck,
             head=head,
             ratios=ratios,
-            sizes=percents([15, 30, 45, 60, 75, 90, 105], min(config.shape))
-            if light and len(channels) == 6
-            else ssd_sizes(config, len(channels)),
+            sizes=default_sizes(config, len(channels)),
             steps=ssd_steps,
         )
+
+
+def default_sizes(config: Config, levels: int) -> Sizes:
+    """SSD's, but for the six maps from stride 16: 15 % to 105 % of the input."""
+    if config.backbone == LIGHT and levels == 6:
+        return percents([15, 30, 45, 60, 75, 90, 105], min(config.shape))
+    return ssd_sizes(config.boxes, config.shape, levels)
 
 
 def _predict_1x1(channels: int, out: int) -> nn.Module:
     return xavier(nn.Conv2d(channels, out, 1))
 
 
-def _neck(config: RFBNetConfig, backbone: Any) -> tuple[ReceptiveFieldNeck, list[int]]:
+def _neck(config: Config, backbone: Backbone) -> tuple[ReceptiveFieldNeck, list[int]]:
     """(the neck, the channels of its maps)."""
-    light = config.backbone == "mobilenet_v1"
+    light = config.backbone == LIGHT
     fine, *further = backbone.channels
     widths = [max(c, NARROWEST) for c in backbone.channels]
     join = None
@@ -169,7 +213,11 @@ def _neck(config: RFBNetConfig, backbone: Any) -> tuple[ReceptiveFieldNeck, list
         first: nn.Module = _block(config, fine, widths[0], kind(fine))
     else:
         widths[0] = fine
-        first = L2Norm(fine, 20.0, config.norm_eps) if config.backbone == "vgg16" else nn.Identity()
+        first = (
+            L2Norm(fine, 20.0, config.norm_eps, config.norm_place)
+            if config.backbone == "vgg16"
+            else nn.Identity()
+        )
     if light or not config.rfb:
         blocks: list[nn.Module] = [nn.Identity() for _ in further]
         widths[1:] = further
@@ -201,27 +249,24 @@ def _light_plan(grid: tuple[int, int]) -> list[ExtraLayer]:
     return [ExtraLayer(s, w) for s, w in zip(squeezed, widths, strict=True)][: len(sides) - 1]
 
 
-def _field(config: RFBNetConfig, channels: int, width: int, stride: int = 1) -> nn.Module:
+def _field(config: Config, channels: int, width: int, stride: int = 1) -> nn.Module:
     """RFB as the version and the published rates have it."""
-    if config.backbone == "mobilenet_v1":
+    if config.backbone == LIGHT:
         return _block(config, channels, width, rfb_light(channels), stride)
-    released = config.rates == "released"
     narrow = channels == NARROWEST and stride == 2  # only 512 has such blocks
     if config.version == "e":
         branches = rfb_narrow(channels) if narrow else rfb(channels, (1, 3, 5, 7), wide=True)
-    elif released:
-        branches = rfb(channels, (1, 2, 3) if narrow else (2, 3, 5))
     else:
-        branches = rfb(channels, (1, 3, 5))
+        branches = rfb(channels, rfb_rates(config.rates, narrow))
     return _block(config, channels, width, branches, stride)
 
 
 def _block(
-    config: RFBNetConfig, channels: int, width: int, branches: list, stride: int = 1
+    config: Config, channels: int, width: int, branches: list[Branch], stride: int = 1
 ) -> ReceptiveField:
     if not config.dilated:
         branches = [(layers, 1) for layers, _ in branches]
-    light = config.backbone == "mobilenet_v1"
+    light = config.backbone == LIGHT
     return ReceptiveField(
         channels,
         width,
@@ -236,60 +281,45 @@ def _block(
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(size: str, *published: Published, backbone: str = "VGG-16") -> Any:
-    return register_model(
-        method="RFBNet",
-        title="Receptive Field Block Net for Accurate and Fast Object Detection",
-        arxiv="1711.07767",
-        year=2017,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> RFBNet:
-    return RFBNet(classes, RFBNetConfig.of(**{**defaults, **options}))
-
-
 _README = "README of the authors' repository"
 _GPU = "Titan X (Maxwell)"
 
 
-@_register(
+@METHOD.model(
+    "VGG-16",
     "300",
     Published("COCO test-dev", "AP", 30.3, 66.6, _GPU, "the paper, table 4"),
     Published("VOC07 test (07+12)", "mAP@0.5", 80.7, 83, _GPU, _README),
 )
 def rfbnet300_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     """RFB Net at 300x300: six maps, 11620 default boxes."""
-    return _build(classes, {"size": 300}, options)
+    return RFBNet(classes, Config.of(options, size=300))
 
 
-@_register("300")
+@METHOD.model("VGG-16", "300")
 def rfbnet300e_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     """The E version at 300x300, which the authors' code builds but no table reports."""
-    return _build(classes, {"size": 300, "version": "e"}, options)
+    return RFBNet(classes, Config.of(options, size=300, version="e"))
 
 
-@_register(
+@METHOD.model(
+    "VGG-16",
     "512",
     Published("COCO test-dev", "AP", 33.8, 33.3, _GPU, _README),
     Published("VOC07 test (07+12)", "mAP@0.5", 82.2, 38, _GPU, _README),
 )
 def rfbnet512_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     """RFB Net at 512x512: seven maps, 32756 default boxes."""
-    return _build(classes, {"size": 512}, options)
+    return RFBNet(classes, Config.of(options, size=512))
 
 
-@_register("512", Published("COCO test-dev", "AP", 34.4, 30.3, _GPU, _README))
+@METHOD.model("VGG-16", "512", Published("COCO test-dev", "AP", 34.4, 30.3, _GPU, _README))
 def rfbnet512e_vgg16(classes: Sequence[str], **options: Any) -> RFBNet:
     """RFB Net512-E: fc7 joined to conv4_3, 7x7 branches."""
-    return _build(classes, {"size": 512, "version": "e"}, options)
+    return RFBNet(classes, Config.of(options, size=512, version="e"))
 
 
-@_register("300", Published("COCO minival", "AP", 20.7, source=_README), backbone="MobileNet")
+@METHOD.model("MobileNet", "300", Published("COCO minival", "AP", 20.7, source=_README))
 def rfbnet300_mobilenet(classes: Sequence[str], **options: Any) -> RFBNet:
     """RFB Net on MobileNet: maps from stride 16, depthwise dilated convolutions, 1x1 predictors."""
-    return _build(classes, {"size": 300, "backbone": "mobilenet_v1", "boxes": "coco"}, options)
+    return RFBNet(classes, Config.of(options, size=300, backbone="mobilenet_v1", boxes="coco"))

@@ -11,70 +11,106 @@ Shape letters: B images, A default boxes, K classes, M objects.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from boxatlas.backbones.vgg import VGG16
+import torch
+
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.mobilenet_v3 import MobileNetV3Large
+from boxatlas.backbones.vgg import VGG16, UnitTrunkChoices, VGGChoices
+from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
+from boxatlas.images import InputChoices, Preprocess
 from boxatlas.necks.extra_maps import ExtraMaps, plan
-from boxatlas.ops.norm import L2Norm
-from boxatlas.options import convention, switch
+from boxatlas.ops.norm import L2Norm, L2NormChoices
+from boxatlas.options import idea, setting
 from boxatlas.parts.default_boxes import (
-    NormPlace,
-    SingleShot,
-    SingleShotConfig,
-    Tables,
-    backbone_of,
+    DefaultBoxChoices,
+    FirstMapChoices,
+    Ratios,
+    Sizes,
+    TableChoices,
     even_steps,
-    given,
+    option_or_table,
     per_cell,
     percents,
     ssd_ratios,
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.parts.dense import DenseHead, LitePredictor, Predictor, grids_of
-from boxatlas.registry import Published, register_model
+from boxatlas.parts.dense import DenseChoices, DenseHead, LitePredictor, Predictor, grids_of
+from boxatlas.parts.single_shot import (
+    Backbone,
+    MultiboxChoices,
+    SingleShot,
+    VarianceChoices,
+    backbone_of,
+)
+from boxatlas.registry import Method, Published
+
+METHOD = Method("SSD", "SSD: Single Shot MultiBox Detector", "1512.02325", 2015, "one-stage")
 
 
-class SSDConfig(SingleShotConfig):
-    """Every choice of SSD. Sizes and steps are pixels of the input."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DenseChoices,
+    DefaultBoxChoices,
+    TableChoices,
+    FirstMapChoices,
+    MatchChoices,
+    MultiboxChoices,
+    VarianceChoices,
+    VGGChoices,
+    UnitTrunkChoices,
+    L2NormChoices,
+):
+    """SSD's ideas, and SSDlite's; backbone: vgg16, mobilenet_v3_large or "timm/NAME"."""
 
-    backbone: str = convention("vgg16", 'vgg16, mobilenet_v3_large or "timm/NAME"')
-    lite: bool = convention(False, "depthwise-separable extra layers and predictors (SSDlite)")
-    stride8: bool = convention(True, "the first map has stride 8, not 16 (for small objects)")
-    reduced_tail: bool = convention(True, "MobileNetV3 with half as many last channels")
+    atrous: bool = idea(True, "table 2: fc6 dilated, pool5 of stride 1; off: full fc6, fc7")
+    ratio_2: bool = idea(True, "table 2: default boxes of 2:1 and 1:2")
+    ratio_3: bool = idea(True, "table 2: default boxes of 3:1 and 1:3")
+    l2norm: bool = idea(True, "section 3.1: conv4_3 is scaled to a trained norm, 20 at first")
 
-    # The paper's own ablations.
-    atrous: bool = switch(True, "table 2: fc6 dilated, pool5 of stride 1; off: full fc6, fc7")
-    ratio_2: bool = switch(True, "table 2: default boxes of 2:1 and 1:2")
-    ratio_3: bool = switch(True, "table 2: default boxes of 3:1 and 1:3")
-    boxes_on_first_map: Literal[4, 6] = switch(4, "section 3.1: boxes in a cell of the first map")
-    l2norm: bool = switch(True, "section 3.1: conv4_3 is scaled to a learned norm, 20 at first")
+    lite: bool = setting(False, "depthwise-separable extra layers and predictors (SSDlite)")
+    stride8: bool = setting(True, "the first map has stride 8, not 16 (for small objects)")
+    reduced_tail: bool = setting(True, "MobileNetV3 has half as many channels in its last layers")
 
-    # How programs differ.
-    boxes: Literal["voc", "coco", "lite"] = convention("voc", "which published table of sizes")  # pyright: ignore[reportIncompatibleVariableOverride]
-    ceil_pools: tuple[int, ...] = convention((1, 2, 3, 4), "VGG's pools that round up")
-    norm_eps: float = convention(1e-10, "of the L2 norm")
-    norm_place: NormPlace = convention("inside_root", "where that epsilon goes")
-    unit_trunk: bool = convention(False, "conv4_3 at unit length also goes on to conv5_1")
+    backbone = "vgg16"
+    score = 0.01  # section 3.7, as are the next two
+    nms_iou = 0.45
+    max_detections = 200
+
+    def idle(self) -> dict[str, str]:
+        why: dict[str, str] = {}
+        if self.backbone != "vgg16":
+            why |= dict.fromkeys(("atrous", "l2norm"), "only the backbone vgg16 has fc6, conv4_3")
+        elif not self.stride8:
+            why["l2norm"] = "without stride8 no predictor reads conv4_3"
+        with torch.device("meta"):  # the maps are counted, nothing is computed
+            backbone = ssd_backbone(self.model_copy(update={"pretrained": False}))[0]
+            levels = len(ssd_neck(self, backbone).channels)
+        rows = default_ratios(self, levels)
+        for name, other, reason in (
+            ("ratio_2", not self.ratio_2, "no map has these ratios"),
+            ("ratio_3", not self.ratio_3, "no map has these ratios"),
+            ("boxes_on_first_map", 10 - self.boxes_on_first_map, "the ratios are given or are off"),
+        ):
+            if default_ratios(self.model_copy(update={name: other}), levels) == rows:
+                why[name] = reason
+        return why
 
 
 class SSD(SingleShot):
     """Backbone -> two or three maps -> extra, coarser maps -> a predictor on each."""
 
-    config: SSDConfig
+    config: Config
 
-    def __init__(self, classes: Sequence[str], config: SSDConfig) -> None:
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
         backbone, preprocess = ssd_backbone(config)
-        neck = ExtraMaps(
-            backbone.channels,
-            plan(grids_of(backbone, config.shape)[-1], config.lite),
-            lite=config.lite,
-            # Only VGG, which has no batch norm, gives its finest map another scale than the rest.
-            norm=L2Norm(512, scale=20.0, eps=config.norm_eps, eps_place=config.norm_place)
-            if config.l2norm and config.backbone == "vgg16" and config.stride8
-            else None,
-        )
+        neck = ssd_neck(config, backbone)
         levels = len(neck.channels)
         ratios = default_ratios(config, levels)
         head = DenseHead(
@@ -96,28 +132,8 @@ class SSD(SingleShot):
         )
 
 
-# -- the tables of section 3 ----------------------------------------------------------------------
-
-
-def default_sizes(config: SSDConfig, levels: int) -> Tables:
-    """(min sizes, max sizes) of each map in pixels; "lite": 20 % to 95 %, then 100 %."""
-    if config.boxes != "lite":
-        return ssd_sizes(config, levels)
-    lows = [20 + 75 * i / max(1, levels - 1) for i in range(levels)]
-    return percents([*lows, 100.0], min(config.shape))
-
-
-def default_ratios(config: SSDConfig, levels: int) -> list[tuple[float, ...]]:
-    """The aspect ratios of each map; SSDlite has both on every map but perhaps the first."""
-    rows = ssd_ratios(config, levels, config.boxes_on_first_map)
-    if config.boxes == "lite":
-        rows = given(config.ratios, [rows[0], *[(2.0, 3.0)] * (levels - 1)], "ratios")
-    kept = {2.0: config.ratio_2, 3.0: config.ratio_3}
-    return [tuple(r for r in row if kept.get(r, True)) for row in rows]
-
-
-def ssd_backbone(config: SSDConfig) -> Any:
-    """(the backbone at the strides SSD reads, its preprocess)."""
+def ssd_backbone(config: Config) -> tuple[Backbone, Preprocess]:
+    """The backbone at the strides that SSD reads, and what it expects of an image."""
 
     def vgg16() -> VGG16:
         maps = ["conv4_3", "fc7"] if config.atrous else ["conv4_3", "conv5_3", "fc7"]
@@ -128,43 +144,56 @@ def ssd_backbone(config: SSDConfig) -> Any:
             unit_conv4_3=config.unit_trunk,
         )
 
-    def mobilenet_v3_large() -> Any:
-        from boxatlas.backbones.mobilenet_v3 import MobileNetV3Large
-
+    def mobilenet_v3_large() -> MobileNetV3Large:
         if config.stride8:
             raise InputError("this backbone starts at stride 16", field="stride8", value=True)
         return MobileNetV3Large(reduced_tail=config.reduced_tail)
 
     strides = (8, 16, 32) if config.stride8 else (16, 32)
-    return backbone_of(config, strides, vgg16=vgg16, mobilenet_v3_large=mobilenet_v3_large)
+    return backbone_of(
+        config, config.shape, strides, vgg16=vgg16, mobilenet_v3_large=mobilenet_v3_large
+    )
+
+
+def ssd_neck(config: Config, backbone: Backbone) -> ExtraMaps:
+    """The extra layers of figure 2, and the norm of section 3.1."""
+    # Only VGG, which has no batch norm, gives its finest map another scale than the rest.
+    normed = config.l2norm and config.backbone == "vgg16" and config.stride8
+    return ExtraMaps(
+        backbone.channels,
+        plan(grids_of(backbone, config.shape)[-1], config.lite),
+        lite=config.lite,
+        norm=L2Norm(512, 20.0, config.norm_eps, config.norm_place) if normed else None,
+    )
+
+
+# -- the tables of section 3 ----------------------------------------------------------------------
+
+
+def default_sizes(config: Config, levels: int) -> Sizes:
+    """(min sizes, max sizes) of each map in pixels; "lite": 20 % to 95 %, then 100 %."""
+    if config.boxes != "lite":
+        return ssd_sizes(config.boxes, config.shape, levels)
+    lows = [20 + 75 * i / max(1, levels - 1) for i in range(levels)]
+    return percents([*lows, 100.0], min(config.shape))
+
+
+def default_ratios(config: Config, levels: int) -> Ratios:
+    """The aspect ratios of each map; SSDlite has both on every map but perhaps the first."""
+    rows = ssd_ratios(config.ratios, levels, config.boxes_on_first_map)
+    if config.boxes == "lite":
+        lite: Ratios = [rows[0], *[(2.0, 3.0)] * (levels - 1)]
+        rows = option_or_table(config.ratios, lite, "ratios")
+    kept = {2.0: config.ratio_2, 3.0: config.ratio_3}
+    return [tuple(r for r in row if kept.get(r, True)) for row in rows]
 
 
 # -- the models -----------------------------------------------------------------------------------
 
-_TITLE = "SSD: Single Shot MultiBox Detector"
-
-
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="SSD",
-        title=_TITLE,
-        arxiv="1512.02325",
-        year=2015,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-def _build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> SSD:
-    return SSD(classes, SSDConfig.of(**{**defaults, **options}))
-
-
 _README = "README of the authors' repository"
 
 
-@_register(
+@METHOD.model(
     "VGG-16",
     "300",
     Published("VOC07 test (07+12)", "mAP@0.5", 77.2, 46, "Titan X, batch 1", _README),
@@ -172,10 +201,10 @@ _README = "README of the authors' repository"
 )
 def ssd300_vgg16(classes: Sequence[str], **options: Any) -> SSD:
     """SSD at 300x300: six maps, 8732 default boxes."""
-    return _build(classes, {"size": 300}, options)
+    return SSD(classes, Config.of(options, size=300))
 
 
-@_register(
+@METHOD.model(
     "VGG-16",
     "512",
     Published("VOC07 test (07+12)", "mAP@0.5", 79.8, 19, "Titan X, batch 1", _README),
@@ -183,7 +212,7 @@ def ssd300_vgg16(classes: Sequence[str], **options: Any) -> SSD:
 )
 def ssd512_vgg16(classes: Sequence[str], **options: Any) -> SSD:
     """SSD at 512x512: seven maps, 24564 default boxes."""
-    return _build(classes, {"size": 512}, options)
+    return SSD(classes, Config.of(options, size=512))
 
 
 _LITE: dict[str, Any] = {
@@ -194,25 +223,26 @@ _LITE: dict[str, Any] = {
     "candidates": 300,
     "max_detections": 300,
 }
+_LITE_BOXES: dict[str, Any] = {"boxes": "lite", "boxes_on_first_map": 6}
 
 
-@_register(
+@METHOD.model(
     "MobileNetV3-Large",
     "320",
     Published("COCO val2017", "AP", 21.3, source="torchvision"),
 )
 def ssdlite320_mobilenet_v3_large(classes: Sequence[str], **options: Any) -> SSD:
     """SSDlite at 320x320: six maps from stride 16, 3234 default boxes."""
-    own = {"backbone": "mobilenet_v3_large", "stride8": False, "boxes": "lite"}
-    return _build(classes, {**_LITE, **own, "boxes_on_first_map": 6}, options)
+    own = {**_LITE, **_LITE_BOXES, "backbone": "mobilenet_v3_large", "stride8": False}
+    return SSD(classes, Config.of(options, **own))
 
 
-@_register("EfficientNet-Lite0", "320")
+@METHOD.model("EfficientNet-Lite0", "320")
 def ssdlite320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> SSD:
     """The light default: SSDlite at 320x320 with a map of stride 8 for small objects.
 
     `stride8=False` gives the six maps from stride 16 of SSDlite's own table.
     """
-    plain = options.get("stride8") is False
-    own = {"boxes": "lite", "boxes_on_first_map": 6} if plain else {"boxes": "coco"}
-    return _build(classes, {**_LITE, "backbone": "timm/tf_efficientnet_lite0", **own}, options)
+    boxes = _LITE_BOXES if options.get("stride8") is False else {"boxes": "coco"}
+    own = {**_LITE, **boxes, "backbone": "timm/tf_efficientnet_lite0"}
+    return SSD(classes, Config.of(options, **own))

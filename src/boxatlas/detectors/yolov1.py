@@ -12,98 +12,127 @@ Shape letters: B images, S cells of the grid, N boxes of a cell, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.darknet import SLOPE, Conv, Darknet, initialise
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.darknet import (
+    SLOPE,
+    Conv,
+    Darknet,
+    DarknetNormChoices,
+    initialise,
+    norm_layer,
+)
 from boxatlas.boxes.formats import cxcywh_to_xyxy
-from boxatlas.boxes.nms import Found, above, class_nms
+from boxatlas.boxes.nms import Candidates, SuppressionChoices, above
 from boxatlas.errors import InputError
-from boxatlas.losses.yolo import Cells, grid_loss
+from boxatlas.images import InputChoices
+from boxatlas.losses.yolo import Cells, SquareScales, grid_loss
 from boxatlas.ops.local import LocallyConnected
-from boxatlas.options import convention, switch
+from boxatlas.options import AtLeastOne, Fraction, idea, setting
 from boxatlas.parts.base import Raw
 from boxatlas.parts.yolo import (
-    YoloConfig,
-    YoloDetector,
-    backbone_of,
+    YOLOChoices,
+    YOLODetector,
     check_size,
-    just_above,
+    layer_width,
     mean_losses,
-    preprocess_of,
-    truth_of,
+    objects_of,
+    yolo_backbone,
+    yolo_preprocess,
 )
-from boxatlas.registry import Published, register_model
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
 
-_SMALLEST = 0.005  # of the image: objects with a smaller side are not learned
+METHOD = Method(
+    "YOLO",
+    "You Only Look Once: Unified, Real-Time Object Detection",
+    "1506.02640",
+    2015,
+    "one-stage",
+)
+_SMALLEST = 0.005  # of the image: objects with a smaller side are not trained
 
 
-class YOLOv1Config(YoloConfig):
-    """Every choice of YOLO."""
+class Config(
+    BackboneChoices, InputChoices, SuppressionChoices, DarknetNormChoices, YOLOChoices, SquareScales
+):
+    """YOLO's ideas, and how the paper's network and the released one differ."""
 
-    size: int | tuple[int, int] = convention(448, "input, a square")
-    backbone: str = convention("extraction", 'extraction, yolov1_tiny, ... or "timm/NAME"')
-    variant: Literal["paper", "released"] = convention(
-        "paper", "released: sets the four options after it as yolov1.weights has them"
+    batch_norm: bool | None = idea(
+        None, "YOLOv2's table 2: batch norm in every convolution; none: as the variant"
     )
-    boxes_per_cell: int | None = convention(None, "2; released: 3", ge=1)
-    head: Literal["fc", "local", "direct"] | None = convention(
-        None, "fc: 4096 wide; released: local, 256 filters a cell; direct: neither (tiny)"
+    confidence_target: Literal["iou", "one"] = idea(
+        "iou", "section 2: confidence is the IoU; or 1 where there is an object"
     )
-    batch_norm: bool | None = switch(None, "YOLOv2's table 2: off in the paper; released: on")
-    input_range: Literal["-1..1", "0..1"] | None = convention(None, "-1..1; released: 0..1")
-    hidden: int = convention(4096, "of the first fully connected layer", ge=1)
-    dropout: float = convention(0.5, "section 2.2: after the first fully connected layer", ge=0)
-    score: float = convention(0.001, "a detection must score more than this", ge=0)
-    nms_iou: float = switch(0.5, "section 2.3: adds 2 to 3 mAP; 1: off", ge=0)
-    confidence_target: Literal["iou", "one"] = switch("iou", "section 2: confidence is the IoU")
-    coord_scale: float = switch(5.0, "section 2.2: lambda coord", ge=0)
-    noobject_scale: float = switch(0.5, "section 2.2: lambda noobj", ge=0)
-    square_root: bool = switch(True, "section 2.2: square roots of width and height")
-    responsible: Literal["iou_then_rmse", "iou_only"] = convention(
-        "iou_then_rmse", "the responsible box where none overlaps"
+    square_root: bool = idea(True, "section 2.2: square roots of width and height are predicted")
+    nms_iou = idea(0.5, "section 2.3: suppression above this IoU adds 2 to 3 mAP; 1: off")
+    coord_scale = idea(5.0, "section 2.2: lambda coord, the weight of the losses of boxes")
+    noobject_scale = idea(0.5, "section 2.2: lambda noobj, the weight of confidence elsewhere")
+
+    size = setting(448, "input in pixels: a square whose side is a multiple of 64")
+    backbone = setting("extraction", 'extraction, yolov1_tiny, ... or "timm/NAME"')
+    variant: Literal["paper", "released"] = setting(
+        "paper", "whose network gives batch_norm, boxes_per_cell, head and input_range their values"
     )
+    boxes_per_cell: AtLeastOne | None = setting(
+        None, "boxes of a cell; none: 2, or 3 in the released network"
+    )
+    head: Literal["fc", "local", "direct"] | None = setting(
+        None,
+        "layers before the last: fc (paper), local (released: 256 filters a cell) or none (direct)",
+    )
+    input_range: Literal["-1..1", "0..1"] | None = setting(
+        None, "values of a pixel in a Darknet network; none: -1..1, or 0..1 as released"
+    )
+    hidden: AtLeastOne = setting(4096, "outputs of the first fully connected layer")
+    dropout: Fraction = setting(0.5, "section 2.2: dropout before the last layer")
+    score = 0.001
+    max_detections = 1000
+
+    gone: ClassVar[Mapping[str, Any]] = {"responsible": "iou_then_rmse"}
 
     @property
     def boxes(self) -> int:
+        """Boxes of a cell."""
         return self.boxes_per_cell or (3 if self.variant == "released" else 2)
 
     @property
     def top(self) -> str:
+        """The layers before the last, as `head` calls them."""
         return self.head or ("local" if self.variant == "released" else "fc")
 
     @property
     def normed(self) -> bool:
+        """Whether convolutions have batch norms."""
         return self.variant == "released" if self.batch_norm is None else self.batch_norm
 
     @property
     def centred(self) -> bool:
+        """Whether a Darknet network's inputs lie in -1..1."""
         return (self.input_range or ("0..1" if self.variant == "released" else "-1..1")) != "0..1"
 
 
-class YOLOv1(YoloDetector):
+class YOLOv1(YOLODetector):
     """Backbone -> convolutions -> fully connected layers -> all numbers of all cells."""
 
-    config: YOLOv1Config  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def __init__(self, classes: Sequence[str], config: YOLOv1Config) -> None:
-        norm = config.norm() if config.normed else None
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
+        norm = norm_layer(config.norm_eps, config.norm_place) if config.normed else None
         tiny = config.backbone == "yolov1_tiny"
-        stride = 64 if tiny else 32
-        check_size(config, 64)
+        check_size(config.shape, 64)
         if config.shape[0] != config.shape[1]:
             raise InputError("must be a square", field="size", value=config.size)
-        backbone, normal = backbone_of(config, (stride,), norm)
+        backbone, normalised = yolo_backbone(config, (64 if tiny else 32,), norm)
         if isinstance(backbone, Darknet) and config.centred:
-            normal = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-        super().__init__(classes, preprocess_of(config, normal), config)
+            normalised = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
         self.backbone = backbone
         self.side = config.shape[0] // 64
-        last = config.wide(256 if tiny else 1024)
+        last = layer_width(256 if tiny else 1024, config.width)
         channels = backbone.channels[0]
         if tiny:
             self.convs = nn.Sequential(Conv(channels, last, 3, norm=norm))
@@ -123,7 +152,7 @@ class YOLOv1(YoloDetector):
         first: list[nn.Module] = []
         features = channels * cells
         if config.top == "local":
-            filters = config.wide(256)
+            filters = layer_width(256, config.width)
             local = LocallyConnected(channels, filters, 3, (self.side, self.side))
             first = [local, nn.LeakyReLU(SLOPE), nn.Flatten(), nn.Dropout(config.dropout)]
             features = filters * cells
@@ -170,72 +199,56 @@ class YOLOv1(YoloDetector):
         return place, confidence, scores.flatten(1, 2)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Equation 3. Of the objects of one cell a random one is learned."""
-        truth = truth_of(batch, _SMALLEST)
+        """Equation 3. Of the objects of one cell a random one is trained."""
+        objects = objects_of(batch, _SMALLEST)
         priority = None
         if generator is not None:
             priority = torch.rand(
-                truth.labels.shape, generator=generator, device=generator.device
+                objects.labels.shape, generator=generator, device=generator.device
             ).to(batch.images.device)
         config = self.config
         losses = grid_loss(
             self(batch.images)["raw"],
-            Cells.of(truth, self.side, priority),
+            Cells.of(objects, self.side, priority),
             config.boxes,
             coord_scale=config.coord_scale,
             noobject_scale=config.noobject_scale,
             square_root=config.square_root,
             confidence_target=config.confidence_target,
-            responsible=config.responsible,
         )
         return mean_losses(losses, len(batch))
 
-    def stay(
-        self, raw: Raw, score: float | None = None, max_detections: int | None = None
-    ) -> list[Found]:
-        """Score = confidence * class, then NMS within each class (section 2.3); input pixels."""
-        config = self.config
+    def candidates(self, raw: Raw, score: float) -> tuple[Candidates, Tensor]:
+        """Confidence times class (section 2.3) at `score` or above."""
         boxes, _, scores = self.decode(raw)
-        least = just_above(config.score) if score is None else score
-        chosen = above(scores, least, or_equal=True)
-        height, width = config.shape
-        place = cxcywh_to_xyxy(boxes[chosen.image, chosen.row])
-        place = place * place.new_tensor([width, height, width, height])
-        limit = config.max_detections if max_detections is None else max_detections
-        return class_nms(chosen, place, len(boxes), config.nms_iou, total=limit)
+        candidates = above(scores, score, or_equal=True)
+        height, width = self.config.shape
+        place = cxcywh_to_xyxy(boxes[candidates.image, candidates.row])
+        return candidates, place * place.new_tensor([width, height, width, height])
 
 
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, *published: Published) -> Any:
-    return register_model(
-        method="YOLO",
-        title="You Only Look Once: Unified, Real-Time Object Detection",
-        arxiv="1506.02640",
-        year=2015,
-        family="one-stage",
-        backbone=backbone,
-        size="448",
-        published=published,
-    )
-
-
-@_register(
+@METHOD.model(
     "24 convolutions",
+    "448",
     Published("VOC07 test (07+12)", "mAP@0.5", 63.4, 45, "Titan X", "table 1"),
     Published("VOC12 test", "mAP@0.5", 57.9, source="table 3"),
 )
 def yolov1(classes: Sequence[str], **options: Any) -> YOLOv1:
     """YOLO at 448x448: 7x7 cells, two boxes and one object a cell."""
-    return YOLOv1(classes, YOLOv1Config.of(**options))
+    return YOLOv1(classes, Config.of(options))
 
 
-@_register(
+@METHOD.model(
     "8 convolutions",
+    "448",
     Published("VOC07 test (07+12)", "mAP@0.5", 52.7, 155, "Titan X", "table 1 (9 convolutions)"),
 )
 def yolov1_tiny(classes: Sequence[str], **options: Any) -> YOLOv1:
     """Fast YOLO as released: 8 convolutions with batch norm, one fully connected layer."""
-    own = {"backbone": "yolov1_tiny", "head": "direct", "batch_norm": True, "input_range": "0..1"}
-    return YOLOv1(classes, YOLOv1Config.of(**{**own, **options}))
+    config = Config.of(
+        options, backbone="yolov1_tiny", head="direct", batch_norm=True, input_range="0..1"
+    )
+    return YOLOv1(classes, config)

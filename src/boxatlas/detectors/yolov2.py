@@ -6,7 +6,7 @@ from five priors, clusters of the training boxes' shapes: where in the cell the 
 sigmoid), how much larger the box is than the prior (an exponential), objectness and, for each
 prior, classes. A passthrough brings the 26 x 26 map in. Training changes the size every 10 batches.
 
-Table 2 of the paper is a row of switches here; without `anchor_boxes` it is YOLO again.
+Table 2 of the paper is a row of ideas here; without `anchor_boxes` it is YOLO again.
 Shape letters: B images, A priors of a cell, K classes, H x W cells.
 """
 
@@ -18,28 +18,43 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.darknet import Conv
-from boxatlas.boxes.yolo import PriorCoder
-from boxatlas.detectors.yolov1 import YOLOv1, YOLOv1Config
-from boxatlas.losses.yolo import region_loss
-from boxatlas.ops.reorg import Order, Reorg
-from boxatlas.options import convention, switch
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.darknet import Conv, DarknetNormChoices, Norm, norm_layer
+from boxatlas.backbones.timm_features import PREFIX
+from boxatlas.boxes.nms import SuppressionChoices
+from boxatlas.boxes.yolo import Anchors, Objects, PriorChoices, PriorCoder
+from boxatlas.detectors.yolov1 import Config as YOLOv1Config
+from boxatlas.detectors.yolov1 import YOLOv1
+from boxatlas.losses.yolo import (
+    EARLY_PULL,
+    ClassLoss,
+    Losses,
+    ObjectnessChoices,
+    RegionChoices,
+    SquareScales,
+    region_loss,
+    softmax_classes,
+)
+from boxatlas.ops.reorg import Reorg, ReorgChoices
+from boxatlas.options import AtLeastOne, Count, Options, idea, setting
 from boxatlas.parts.base import ClassRows, Detector, Raw
 from boxatlas.parts.yolo import (
     Map,
-    PriorConfig,
+    MultiScaleChoices,
     PriorDetector,
-    backbone_of,
+    YOLOChoices,
     check_size,
-    head,
+    layer_width,
     mean_losses,
-    preprocess_of,
-    truth_of,
+    objects_of,
+    prior_head,
+    yolo_backbone,
+    yolo_preprocess,
 )
-from boxatlas.registry import Published, register_model
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
 
-Anchors = tuple[tuple[float, float], ...]
+METHOD = Method("YOLOv2", "YOLO9000: Better, Faster, Stronger", "1612.08242", 2016, "one-stage")
 
 # Priors as (width, height) in cells of 32 pixels, by release and data.
 PRIORS: dict[tuple[str, str], Anchors] = {
@@ -58,97 +73,143 @@ HAND_PICKED: Anchors = tuple(
     for side in (128, 256, 512)
     for ratio in (0.5, 1.0, 2.0)
 )
-_EARLY = 0.01  # weight of the pull towards the priors in the first images
 
 
-class YOLOv2Config(PriorConfig):
-    """Every choice of YOLOv2; the first ten are table 2's rows, each on as in its last column."""
+class YOLOv2Choices(Options):
+    """What YOLOv2's network and its successor's are made by; the ideas are rows of table 2."""
 
-    batch_norm: bool = switch(True, "table 2: off: biases, as in YOLO")
-    hires_classifier: bool = switch(True, "table 2: backbone fine-tuned at 448 before detection")
-    anchor_boxes: bool = switch(
-        True, "table 2, with 'convolutional': off: YOLO's own head and loss"
+    batch_norm: bool = idea(True, "table 2: off: convolutions have biases, as in YOLO")
+    hires_classifier: bool = idea(
+        True, "table 2: ImageNet weights fine-tuned at 448; off: those of 224"
     )
-    new_network: bool = switch(True, "table 2: Darknet-19; off: YOLO's Extraction")
-    dimension_priors: bool = switch(True, "table 2: clusters; off: nine boxes picked by hand")
-    location_prediction: bool = switch(True, "table 2: sigmoids in the cell; off: as in RPN")
-    passthrough: bool = switch(True, "table 2: the finer map joined to the last")
-    multi_scale: bool = switch(True, "table 2: inputs of 320 to 608, changed every 10 steps")
-    hires_detector: bool = switch(True, "table 2's last row: detection at 544; off: at 416")
-    objectness_target: Literal["iou", "one"] = switch("iou", "section 2: as in YOLO the IoU")
+    anchor_boxes: bool = idea(
+        True, "table 2, with 'convolutional': off: YOLO's own fully connected layers and loss"
+    )
+    new_network: bool = idea(True, "table 2: the backbone is Darknet-19; off: YOLO's Extraction")
+    dimension_priors: bool = idea(
+        True, "table 2: priors are clusters of boxes; off: nine picked by hand"
+    )
+    location_prediction: bool = idea(
+        True, "table 2: a centre is a sigmoid within its cell; off: an offset, as in an RPN"
+    )
+    passthrough: bool = idea(True, "table 2: the map of stride 16 is joined to the last")
+    hires_detector: bool = idea(True, "table 2's last row: detection at 544; off: at 416")
 
-    size: int | tuple[int, int] | None = convention(None, "input; None: by hires_detector")  # pyright: ignore[reportIncompatibleVariableOverride]
-    backbone: str = convention("auto", 'by new_network; a Darknet network or "timm/NAME"')
-    anchors: Anchors | Literal["data"] | None = convention(
-        None, "(width, height) in cells; None: as published; data: clusters, found in training"
+    # Not `InputChoices`: a size may be left to `hires_detector`.
+    size: AtLeastOne | tuple[AtLeastOne, AtLeastOne] | None = setting(
+        None, "input in pixels: a side, or (height, width), of multiples of 32; none: 544 or 416"
     )
-    anchor_set: Literal["auto", "voc", "coco"] = convention("auto", "auto: coco for 80 classes")
-    release: Literal["paper", "later"] = convention(
-        "paper", "later: a 1x1x64 before the passthrough, other priors (the public weights)"
+    anchor_set: Literal["auto", "voc", "coco"] = setting(
+        "auto", "data whose published clusters are the priors; auto: coco for 80 classes, else voc"
     )
-    tower: int = convention(2, "3x3x1024 convolutions before the passthrough joins", ge=0)
-    joined: int = convention(1024, "channels of the 3x3 convolution after it; 0: there is none")
-    reorg_order: Order = convention("darknet", "how the passthrough takes a map apart")
-    small_boxes: bool = convention(False, "box losses weighed by 2 - width * height (since 2017)")
-    prior_loss_images: int = convention(12800, "images in which boxes are pulled to priors", ge=0)
-    ignore_iou: float = convention(0.6, "boxes that overlap more learn no objectness", ge=0)
-    match: Literal["prior", "prediction"] = convention("prior", "what an object's shape is put to")
-    object_scale: float = convention(5.0, "of objectness where an object is", ge=0)
-    noobject_scale: float = convention(1.0, "of objectness elsewhere", ge=0)
-    class_scale: float = convention(1.0, "of the classes", ge=0)
-    coord_scale: float = convention(1.0, "of the boxes", ge=0)
+    release: Literal["paper", "later"] = setting(
+        "paper", "later: a 1x1 convolution before the passthrough and the public weights' priors"
+    )
+    tower: Count = setting(2, "3x3 convolutions of 1024 channels before the passthrough joins")
+    joined: Count = setting(
+        1024, "channels of the 3x3 convolution after the passthrough; 0: there is none"
+    )
 
     @property
     def shape(self) -> tuple[int, int]:
-        own = 544 if self.hires_detector else 416
-        size = own if self.size is None else self.size
+        """Height and width of the input."""
+        size = (544 if self.hires_detector else 416) if self.size is None else self.size
         return (size, size) if isinstance(size, int) else size
 
-    def priors(self, classes: int) -> Anchors:
-        """Explicit, hand-picked, or the published clusters."""
-        if isinstance(self.anchors, tuple):
-            return self.anchors
-        if not self.dimension_priors:
-            return HAND_PICKED
-        data = self.anchor_set
-        if data == "auto":
-            data = "coco" if classes == 80 else "voc"
-        return PRIORS[self.release, data]
 
-    def resolved(self) -> YOLOv2Config:
-        """With the backbone that `new_network` means."""
-        if self.backbone != "auto":
-            return self
-        return self.model_copy(
-            update={"backbone": "darknet19" if self.new_network else "extraction"}
-        )
+class Config(
+    BackboneChoices,
+    SuppressionChoices,
+    DarknetNormChoices,
+    YOLOChoices,
+    MultiScaleChoices,
+    PriorChoices,
+    SquareScales,
+    ObjectnessChoices,
+    RegionChoices,
+    ReorgChoices,
+    YOLOv2Choices,
+):
+    """Every choice of YOLOv2."""
+
+    backbone = setting("auto", 'auto: by new_network; a Darknet network or "timm/NAME"')
+    anchors = setting(
+        None, "(width, height) of each prior in cells; none: as published; data: clusters"
+    )
+    multi_scale = idea(True, "table 2: training changes inputs among 320 to 608 every 10 steps")
+    objectness_target = idea("iou", "section 2: as in YOLO the IoU, or 1")
+    score = 0.005
+    nms_iou = 0.45
+    max_detections = 1000
+
+    def idle(self) -> dict[str, str]:
+        return idle_rows(self)
+
+
+def idle_rows(config: Any) -> dict[str, str]:
+    """Rows of table 2 that do nothing in the detector of a config, and why."""
+    rows: dict[str, str] = {}
+    backbone = named_backbone(config.backbone, config.new_network)
+    if backbone != named_backbone("auto", config.new_network):
+        rows["new_network"] = f"the option backbone says {backbone}"
+    if backbone != "darknet19":  # whether it starts from weights at all, training may yet say
+        rows["hires_classifier"] = "only Darknet-19 has ImageNet weights of two sizes"
+    if isinstance(config.anchors, tuple):
+        rows["dimension_priors"] = "the option anchors gives the priors"
+    if config.size is not None:
+        rows["hires_detector"] = "the option size gives the input"
+    squeezed = config.passthrough and config.release == "later"
+    if backbone.startswith(PREFIX) and not (config.tower or config.joined or squeezed):
+        rows["batch_norm"] = "there is no convolution between the backbone and the last layer"
+    return rows
+
+
+def named_backbone(backbone: str, new_network: bool) -> str:
+    """The backbone that "auto" means, or the one that is named."""
+    return ("darknet19" if new_network else "extraction") if backbone == "auto" else backbone
+
+
+def priors_of(config: Any, classes: int) -> Anchors:
+    """(width, height) in cells: as given, picked by hand, or the published clusters."""
+    if isinstance(config.anchors, tuple):
+        return config.anchors
+    if not config.dimension_priors:
+        return HAND_PICKED
+    data = config.anchor_set
+    if data == "auto":
+        data = "coco" if classes == 80 else "voc"
+    return PRIORS[config.release, data]
 
 
 class YOLOv2(PriorDetector):
-    """Backbone -> two convolutions, joined by the passthrough -> one map of numbers."""
+    """Backbone -> two convolutions, joined by the passthrough -> one map of numbers.
 
-    config: YOLOv2Config  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: of YOLOv2's groups, and others where a method extends it.
+    """
+
     priors: Tensor
     anchor_unit = 32
 
-    def __init__(self, classes: Sequence[str], config: YOLOv2Config) -> None:
-        config = config.resolved()
-        check_size(config, 32)
-        norm = config.norm() if config.batch_norm else None
+    def __init__(self, classes: Sequence[str], config: Any) -> None:
+        name = named_backbone(config.backbone, config.new_network)
+        config = config.model_copy(update={"backbone": name})
+        check_size(config.shape, 32)
+        norm = norm_layer(config.norm_eps, config.norm_place) if config.batch_norm else None
         strides = (16, 32) if config.passthrough else (32,)
-        weights = "darknet19_224" if not config.hires_classifier else None
-        backbone, normal = backbone_of(
-            config, strides, norm, weights if config.backbone == "darknet19" else None
+        early = name == "darknet19" and not config.hires_classifier
+        backbone, normalised = yolo_backbone(
+            config, strides, norm, "darknet19_224" if early else None
         )
-        super().__init__(classes, preprocess_of(config, normal), config)
+        super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
         self.backbone = backbone
         self.coder = PriorCoder("cell" if config.location_prediction else "prior")
-        priors = config.priors(len(classes))
-        self.register_buffer("priors", torch.tensor(priors), persistent=False)
-        self._build(len(priors), norm)
+        self.shapes = priors_of(config, len(classes))
+        self.register_buffer("priors", torch.tensor(self.shapes), persistent=False)
+        self._layers(norm)
 
-    def _build(self, priors: int, norm: Any) -> None:
-        config, width = self.config, self.config.wide(1024)
+    def _layers(self, norm: Norm | None) -> None:
+        """What follows the backbone: tower, squeeze, reorg, join, head."""
+        config, width = self.config, layer_width(1024, self.config.width)
         channels = self.backbone.channels[-1]
         convs: list[nn.Module] = []
         for _ in range(config.tower):
@@ -160,14 +221,15 @@ class YOLOv2(PriorDetector):
         if config.passthrough:
             fine = self.backbone.channels[0]
             if config.release == "later":
-                self.squeeze = Conv(fine, config.wide(64), 1, norm=norm)
-                fine = config.wide(64)
+                squeezed = layer_width(64, config.width)
+                self.squeeze = Conv(fine, squeezed, 1, norm=norm)
+                fine = squeezed
             channels += 4 * fine
         self.join = None
         if config.joined:
-            self.join = Conv(channels, config.wide(config.joined), 3, norm=norm)
+            self.join = Conv(channels, layer_width(config.joined, config.width), 3, norm=norm)
             channels = self.join.width
-        self.head = head(channels, priors * (5 + self.num_classes))
+        self.head = prior_head(channels, len(self.shapes) * (5 + self.num_classes))
 
     def forward(
         self,
@@ -200,68 +262,63 @@ class YOLOv2(PriorDetector):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Boxes and objectness by squares, classes by a softmax, over the whole map."""
-        (one,) = self.maps(self(batch.images))
-        found = self.coder.activate(one.numbers.float(), 2)
-        losses = region_loss(
-            found, truth_of(batch), one.priors, self.coder, **self.loss_options(len(batch))
-        )
+        (layer,) = self.maps(self(batch.images))
+        numbers = self.coder.activate(layer.numbers.float(), 2)
+        losses = self.region_losses(numbers, objects_of(batch), len(batch), softmax_classes)
         return mean_losses(losses, len(batch))
 
-    def loss_options(self, images: int) -> dict[str, Any]:
-        """The scales and rules of the region loss, at this point of training."""
+    def region_losses(
+        self, numbers: Tensor, objects: Objects, images: int, class_loss: ClassLoss
+    ) -> Losses:
+        """`region_loss` of activated numbers [B, A, 5 + K, H, W] in a step on so many images."""
         config = self.config
         early = int(self.images_seen) + images < config.prior_loss_images
-        return {
-            "object_scale": config.object_scale,
-            "noobject_scale": config.noobject_scale,
-            "class_scale": config.class_scale,
-            "coord_scale": config.coord_scale,
-            "ignore_iou": config.ignore_iou,
-            "objectness_target": config.objectness_target,
-            "small_boxes": config.small_boxes,
-            "match": config.match,
-            "early": _EARLY if early else 0.0,
-        }
+        return region_loss(
+            numbers,
+            objects,
+            self.priors,
+            self.coder,
+            class_loss=class_loss,
+            object_scale=config.object_scale,
+            noobject_scale=config.noobject_scale,
+            class_scale=config.class_scale,
+            coord_scale=config.coord_scale,
+            ignore_iou=config.ignore_iou,
+            objectness_target=config.objectness_target,
+            small_boxes=config.small_boxes,
+            match=config.match,
+            early=EARLY_PULL if early else 0.0,
+        )
 
     def class_rows(self) -> dict[str, ClassRows]:
         rows = ClassRows(len(self.priors), 5)
         return {"head.weight": rows, "head.bias": rows}
 
 
-def build(classes: Sequence[str], defaults: dict[str, Any], options: dict[str, Any]) -> Detector:
-    """The model of these options: above table 2's row "anchor boxes" it is YOLO, with the rows."""
-    config = YOLOv2Config.of(**{**defaults, **options})
+def build(classes: Sequence[str], options: dict[str, Any], **own: Any) -> Detector:
+    """YOLOv2, or above table 2's row "anchor boxes" YOLO with the rows it has already.
+
+    own: the model's own values; a user's `options` win.
+    """
+    config = Config.of(options, **own)
     if config.anchor_boxes:
         return YOLOv2(classes, config)
-    given = {"hidden": config.wide(4096), **defaults, **options}
-    if "size" in defaults and "size" not in options:
-        given["size"] = -(-defaults["size"] // 64) * 64  # YOLO's own layers halve the map again
-    shared = {name: value for name, value in given.items() if name in YOLOv1Config.model_fields}
-    rows = {
-        "backbone": config.resolved().backbone,
+    if "size" in own:
+        own["size"] = -(-own["size"] // 64) * 64  # YOLO's own layers halve the map again
+    values = {"hidden": layer_width(4096, config.width), **own, **Config.current(options)}
+    values |= {
+        "backbone": named_backbone(config.backbone, config.new_network),
         "batch_norm": config.batch_norm,
         "dropout": 0.0 if config.batch_norm else 0.5,
     }
-    return YOLOv1(classes, YOLOv1Config.of(**{**shared, **rows}))
+    shared = {name: value for name, value in values.items() if name in YOLOv1Config.model_fields}
+    return YOLOv1(classes, YOLOv1Config.of(shared))
 
 
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="YOLOv2",
-        title="YOLO9000: Better, Faster, Stronger",
-        arxiv="1612.08242",
-        year=2016,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-@_register(
+@METHOD.model(
     "Darknet-19",
     "544",
     Published("VOC07 test (07+12), 416", "mAP@0.5", 76.8, 67, "Titan X", "table 3"),
@@ -270,29 +327,30 @@ def _register(backbone: str, size: str, *published: Published) -> Any:
 )
 def yolov2(classes: Sequence[str], **options: Any) -> Detector:
     """YOLOv2 at 544x544 (any multiple of 32 by `size`): five priors a cell, passthrough."""
-    return build(classes, {}, options)
+    return build(classes, options)
 
 
-@_register(
+@METHOD.model(
     "8 convolutions",
     "416",
     Published("VOC07 test (07+12)", "mAP@0.5", 57.1, source="authors' site"),
 )
 def yolov2_tiny(classes: Sequence[str], **options: Any) -> Detector:
     """Tiny YOLOv2: eight 3x3 convolutions, no passthrough."""
-    own: dict[str, Any] = {
-        "backbone": "darknet_tiny",
-        "passthrough": False,
-        "tower": 0,
-        "size": 416,
-    }
-    if len(classes) == 80:
-        own |= {"joined": 512, "release": "later"}
-    return build(classes, own, options)
+    own: dict[str, Any] = {"joined": 512, "release": "later"} if len(classes) == 80 else {}
+    return build(
+        classes, options, backbone="darknet_tiny", passthrough=False, tower=0, size=416, **own
+    )
 
 
-@_register("EfficientNet-Lite0", "320")
+@METHOD.model("EfficientNet-Lite0", "320")
 def yolov2_efficientnet_lite0(classes: Sequence[str], **options: Any) -> Detector:
     """A light YOLOv2 at 320x320: a small backbone, a quarter of the detector's channels."""
-    own = {"backbone": "timm/tf_efficientnet_lite0", "width": 0.25, "size": 320}
-    return build(classes, {**own, "multi_scale": False}, options)
+    return build(
+        classes,
+        options,
+        backbone="timm/tf_efficientnet_lite0",
+        width=0.25,
+        size=320,
+        multi_scale=False,
+    )

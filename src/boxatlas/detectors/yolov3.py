@@ -3,7 +3,7 @@
 YOLOv2 loses small objects on its one coarse map, and its softmax gives a box one class only. Here
 are three maps (strides 32, 16, 8) of three priors each, every part of a prediction logistic. Each
 map has a tower of convolutions; the tower's middle is up-sampled and joined to the next finer map
-of Darknet-53. An object is learned at one place: in the cell of its centre, by the prior of all
+of Darknet-53. An object is trained at one place: in the cell of its centre, by the prior of all
 nine whose shape is nearest; other boxes that overlap it well are neither right nor wrong.
 Shape letters: B images, A priors of a cell, K classes, H x W cells of a map.
 """
@@ -17,25 +17,32 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.darknet import Conv, Norm, Pool
-from boxatlas.boxes.yolo import Location, PriorCoder
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.darknet import Conv, DarknetNormChoices, Norm, Pool, norm_layer
+from boxatlas.boxes.nms import SuppressionChoices
+from boxatlas.boxes.yolo import Location, PriorChoices, PriorCoder
 from boxatlas.errors import InputError
-from boxatlas.losses.yolo import BoxLoss, logistic_loss
-from boxatlas.options import convention, switch
+from boxatlas.images import InputChoices
+from boxatlas.losses.yolo import BoxLoss, ObjectnessChoices, logistic_loss
+from boxatlas.options import Count, Fraction, NotNegative, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
 from boxatlas.parts.yolo import (
     Map,
-    PriorConfig,
+    MultiScaleChoices,
     PriorDetector,
-    backbone_of,
+    YOLOChoices,
     check_size,
-    head,
+    layer_width,
     mean_losses,
-    preprocess_of,
-    truth_of,
+    objects_of,
+    prior_head,
+    yolo_backbone,
+    yolo_preprocess,
 )
-from boxatlas.registry import Published, register_model
+from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
+
+METHOD = Method("YOLOv3", "YOLOv3: An Incremental Improvement", "1804.02767", 2018, "one-stage")
 
 # (width, height) in pixels of the input, small to large; they do not change with its size.
 ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198),
@@ -43,40 +50,68 @@ ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90
 TINY_ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 
 
-class YOLOv3Config(PriorConfig):
-    """Every choice of YOLOv3."""
+class Config(
+    BackboneChoices,
+    InputChoices,
+    SuppressionChoices,
+    DarknetNormChoices,
+    YOLOChoices,
+    MultiScaleChoices,
+    PriorChoices,
+    ObjectnessChoices,
+):
+    """YOLOv3's ideas and the forms of its network."""
 
-    ignore_rule: Literal["iou", "none"] = switch("iou", "section 2.1: none: nothing is spared")
-    anchor_match: Literal["best_of_all", "best_of_map"] = switch(
+    ignore_rule: Literal["iou", "none"] = idea(
+        "iou", "section 2.1: boxes that overlap an object well are spared; none: no box is"
+    )
+    ignore_iou = idea(0.5, "section 2.1: boxes that overlap an object by more than this are spared")
+    anchor_match: Literal["best_of_all", "best_of_map"] = idea(
         "best_of_all", "section 2.1: one prior for each object; best_of_map: one on every map"
     )
-    box_loss: BoxLoss = switch("paper", "section 2.1; squared or an IoU loss instead")
-    objectness_target: Literal["one", "iou"] = switch("one", "section 2.1; section 5: not the IoU")
-    class_loss: Literal["logistic", "softmax"] = switch("logistic", "section 2.2")
-    multi_scale: bool = switch(True, "section 2.5: inputs of 320 to 608, changed every 10 steps")
-    location: Location = switch("cell", 'section 4, tried without success: "linear", "prior"')
-    focal: float = switch(0.0, "section 4, tried without success: gamma of a focal loss", ge=0)
-    truth_iou: float = switch(1.0, "section 4, tried without success: 0.7 with ignore_iou=0.3")
-    ignore_iou: float = switch(0.5, "section 2.1: boxes that overlap more are spared")
+    box_loss: BoxLoss = idea("paper", "section 2.1: the loss of a box; squared or an IoU loss")
+    objectness_target = idea("one", "section 2.1: objectness of an object's box; not the IoU")
+    class_loss: Literal["logistic", "softmax"] = idea(
+        "logistic", "section 2.2: classes are independent; or one softmax"
+    )
+    multi_scale = idea(True, "section 2.5: training changes inputs among 320 to 608 every 10 steps")
+    location: Location = idea(
+        "cell", "section 4, tried without success: centres are linear, or offsets from the prior"
+    )
+    focal: NotNegative = idea(
+        0.0, "section 4, tried without success: gamma of a focal loss of objectness"
+    )
+    truth_iou: Fraction = idea(
+        1.0,
+        "section 4, tried without success: boxes over this IoU are trained as the object's; "
+        "0.7, with ignore_iou 0.3",
+    )
 
-    size: int | tuple[int, int] = convention(416, "input, a multiple of 32; published: 320 to 608")
-    backbone: str = convention("darknet53", 'a Darknet network or "timm/NAME"')
-    resize: Literal["stretch", "letterbox"] = convention("letterbox", "how an image is fitted")
-    form: Literal["full", "spp", "tiny"] = convention(
-        "full", "the towers: with pools, or two short"
+    size = setting(416, "input in pixels: a side, or (height, width), of multiples of 32")
+    backbone = setting("darknet53", 'a Darknet network or "timm/NAME"')
+    resize = "letterbox"
+    form: Literal["full", "spp", "tiny"] = setting(
+        "full", "layers before each map's output; spp: with pools; tiny: two short maps"
     )
-    anchors: tuple[tuple[float, float], ...] | Literal["data"] | None = convention(
-        None, "(width, height) in pixels; None: as published; data: clusters, found in training"
+    anchors = setting(
+        None, "(width, height) of each prior in pixels; none: as published; data: clusters"
     )
-    objectness_prior: float = convention(
-        0.5,
-        "the chance of an object that each box begins with; 0.5 is a bias of 0, as in Darknet",
-        gt=0,
-        lt=1,
+    masks: tuple[tuple[Count, ...], ...] | None = setting(
+        None, "anchors of each map, coarse to fine; none: the largest on the coarsest"
     )
-    masks: tuple[tuple[int, ...], ...] | None = convention(
-        None, "which anchors each map has, coarse to fine; None: the largest to the coarsest"
+    objectness_prior: float = setting(
+        0.5, "chance of an object that each box begins with; 0.5 is a bias of 0", gt=0, lt=1
     )
+    score = 0.005
+    nms_iou = 0.45
+    max_detections = 1000
+
+    def idle(self) -> dict[str, str]:
+        if self.ignore_rule == "none":
+            return {"ignore_iou": "ignore_rule is none: no box is spared"}
+        if self.ignore_iou == 1:
+            return {"ignore_rule": "no box overlaps an object by more than ignore_iou, 1"}
+        return {}
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -84,27 +119,26 @@ class YOLOv3Config(PriorConfig):
         return (32, 16) if self.form == "tiny" else (32, 16, 8)
 
     def shapes(self) -> tuple[tuple[float, float], ...]:
+        """(width, height) of every anchor in pixels: as given, or the published."""
         if isinstance(self.anchors, tuple):
             return self.anchors
         return TINY_ANCHORS if self.form == "tiny" else ANCHORS
 
     def mask(self) -> list[list[int]]:
-        """Anchors of each map, coarse to fine."""
+        """Anchors of each map, coarse to fine. Raises InputError where a map has none."""
         count, maps = len(self.shapes()), len(self.strides)
         if self.masks is None:
             each = count // maps
-            made = [list(range(count - (i + 1) * each, count - i * each)) for i in range(maps)]
+            masks = [list(range(count - (i + 1) * each, count - i * each)) for i in range(maps)]
         else:
-            made = [list(mask) for mask in self.masks]
-        if len(made) != maps or not all(
-            mask and 0 <= min(mask) <= max(mask) < count for mask in made
-        ):
+            masks = [list(mask) for mask in self.masks]
+        if len(masks) != maps or not all(mask and max(mask) < count for mask in masks):
             raise InputError(
                 f"{maps} maps need some of the {count} anchors each",
                 field="masks",
                 value=self.masks,
             )
-        return made
+        return masks
 
 
 class SpatialPyramid(nn.Module):
@@ -144,46 +178,53 @@ def full_tower(channels: int, width: int, norm: Norm, pools: bool = False) -> To
 class YOLOv3(PriorDetector):
     """Backbone -> a tower for each map, coarse to fine, each fed by the one before -> numbers."""
 
-    config: YOLOv3Config  # pyright: ignore[reportIncompatibleVariableOverride]
     anchors: Tensor
 
-    def __init__(self, classes: Sequence[str], config: YOLOv3Config) -> None:
-        check_size(config, 32)
-        norm = config.norm()
-        backbone, normal = backbone_of(config, config.strides[::-1], norm)
-        super().__init__(classes, preprocess_of(config, normal), config)
+    def __init__(self, classes: Sequence[str], config: Config) -> None:
+        check_size(config.shape, 32)
+        norm = norm_layer(config.norm_eps, config.norm_place)
+        backbone, normalised = yolo_backbone(config, config.strides[::-1], norm)
+        super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
         self.backbone = backbone
         self.coder = PriorCoder(config.location)
         self.mask = config.mask()
         self.register_buffer("anchors", torch.tensor(config.shapes()).float(), persistent=False)
-        tiny = config.form == "tiny"
-        prior = math.log(config.objectness_prior / (1 - config.objectness_prior))
         self.towers, self.laterals, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        extra = 0
+        joined = 0  # channels that come from the coarser map
         for i, channels in enumerate(backbone.channels[::-1]):
-            width = config.wide(512 >> i)
-            if tiny:
-                tower = self._tiny_tower(i, channels + extra, norm)
-            else:
-                tower = full_tower(channels + extra, width, norm, i == 0 and config.form == "spp")
+            tower = self._tower(i, channels + joined, norm)
             self.towers.append(tower)
-            last = head(tower.last.width, len(self.mask[i]) * (5 + self.num_classes))
-            assert last.bias is not None
-            nn.init.constant_(last.bias[4 :: 5 + self.num_classes], prior)
-            self.heads.append(last)
+            self.heads.append(self._head(tower.last.width, len(self.mask[i])))
             if i + 1 < len(config.strides):
-                inner = config.wide(256) if tiny else width
-                extra = config.wide(128) if tiny else config.wide(256 >> i)
+                inner, joined = self._lateral_widths(i)
                 self.laterals.append(
-                    nn.Sequential(Conv(inner, extra, 1, norm=norm), nn.Upsample(scale_factor=2))
+                    nn.Sequential(Conv(inner, joined, 1, norm=norm), nn.Upsample(scale_factor=2))
                 )
 
-    def _tiny_tower(self, i: int, channels: int, norm: Norm) -> Tower:
-        wide = self.config.wide
+    def _tower(self, i: int, channels: int, norm: Norm) -> Tower:
+        """The layers before the output of map i (0 = the coarsest), whose input has `channels`."""
+        config = self.config
+        if config.form != "tiny":
+            width = layer_width(512 >> i, config.width)
+            return full_tower(channels, width, norm, i == 0 and config.form == "spp")
+        narrow, wide = layer_width(256, config.width), layer_width(512, config.width)
         if i:
-            return Tower([], Conv(channels, wide(256), 3, norm=norm))
-        body = [Conv(channels, wide(256), 1, norm=norm)]
-        return Tower(body, Conv(wide(256), wide(512), 3, norm=norm))
+            return Tower([], Conv(channels, narrow, 3, norm=norm))
+        return Tower([Conv(channels, narrow, 1, norm=norm)], Conv(narrow, wide, 3, norm=norm))
+
+    def _lateral_widths(self, i: int) -> tuple[int, int]:
+        """Channels of the middle of map i's tower, and of what goes on to the next finer map."""
+        if self.config.form == "tiny":
+            return layer_width(256, self.config.width), layer_width(128, self.config.width)
+        return layer_width(512 >> i, self.config.width), layer_width(256 >> i, self.config.width)
+
+    def _head(self, channels: int, priors: int) -> nn.Conv2d:
+        """The last layer of a map, objectness at `objectness_prior`."""
+        chance = self.config.objectness_prior
+        layer = prior_head(channels, priors * (5 + self.num_classes))
+        assert layer.bias is not None
+        nn.init.constant_(layer.bias[4 :: 5 + self.num_classes], math.log(chance / (1 - chance)))
+        return layer
 
     def forward(
         self,
@@ -193,25 +234,25 @@ class YOLOv3(PriorDetector):
     ) -> Raw:
         """raw0, raw1, raw2 (coarse to fine), each [B, A * (5 + K), H, W]: for each prior x, y, w,
         h, objectness, classes."""
-        found: Raw = {}
+        raw: Raw = {}
         middle = None
         for i, x in enumerate(reversed(self.backbone(images))):
             if middle is not None:
                 x = torch.cat([self.laterals[i - 1](middle), x], 1)
             middle, top = self.towers[i](x)
-            found[f"raw{i}"] = self.heads[i](top)
-        return found
+            raw[f"raw{i}"] = self.heads[i](top)
+        return raw
 
     @property
     def anchor_count(self) -> int:
         return len(self.anchors)
 
     def maps(self, raw: Raw) -> list[Map]:
-        made = []
+        maps = []
         for i, stride in enumerate(self.config.strides):
             numbers = raw[f"raw{i}"].unflatten(1, (len(self.mask[i]), 5 + self.num_classes))
-            made.append(Map(numbers, self.anchors[self.mask[i]] / stride, stride))
-        return made
+            maps.append(Map(numbers, self.anchors[self.mask[i]] / stride, stride))
+        return maps
 
     def class_scores(self, logits: Tensor) -> Tensor:
         """Each class's own probability."""
@@ -219,15 +260,15 @@ class YOLOv3(PriorDetector):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Section 2.1 and 2.2, each map by itself, summed."""
-        truth, config = truth_of(batch), self.config
+        objects, config = objects_of(batch), self.config
         total: dict[str, Tensor] = {}
-        for one, mask in zip(self.maps(self(batch.images)), self.mask, strict=True):
+        for layer, mask in zip(self.maps(self(batch.images)), self.mask, strict=True):
             losses = logistic_loss(
-                one.numbers.float(),
-                truth,
+                layer.numbers.float(),
+                objects,
                 self.anchors,
                 mask,
-                one.input,
+                layer.input,
                 self.coder,
                 ignore_iou=config.ignore_iou if config.ignore_rule == "iou" else 1.0,
                 truth_iou=config.truth_iou,
@@ -251,20 +292,7 @@ class YOLOv3(PriorDetector):
 # -- the models -----------------------------------------------------------------------------------
 
 
-def _register(backbone: str, size: str, *published: Published) -> Any:
-    return register_model(
-        method="YOLOv3",
-        title="YOLOv3: An Incremental Improvement",
-        arxiv="1804.02767",
-        year=2018,
-        family="one-stage",
-        backbone=backbone,
-        size=size,
-        published=published,
-    )
-
-
-@_register(
+@METHOD.model(
     "Darknet-53",
     "416",
     Published("COCO test-dev, 608", "AP", 33.0, 19.8, "Titan X", "table 3; FPS as surveys have it"),
@@ -273,39 +301,39 @@ def _register(backbone: str, size: str, *published: Published) -> Any:
 )
 def yolov3(classes: Sequence[str], **options: Any) -> YOLOv3:
     """YOLOv3 at 416x416 (320, 608 or any multiple of 32 by `size`): three maps, nine priors."""
-    return YOLOv3(classes, YOLOv3Config.of(**options))
+    return YOLOv3(classes, Config.of(options))
 
 
-@_register(
+@METHOD.model(
     "Darknet-53", "416", Published("COCO test-dev, 608", "AP@0.5", 60.6, source="authors' site")
 )
 def yolov3_spp(classes: Sequence[str], **options: Any) -> YOLOv3:
     """YOLOv3 with spatial pyramid pooling before the coarsest map."""
-    return YOLOv3(classes, YOLOv3Config.of(**{"form": "spp", **options}))
+    return YOLOv3(classes, Config.of(options, form="spp"))
 
 
-@_register(
+@METHOD.model(
     "7 convolutions",
     "416",
     Published("COCO test-dev", "AP@0.5", 33.1, source="authors' site"),
 )
 def yolov3_tiny(classes: Sequence[str], **options: Any) -> YOLOv3:
     """Tiny YOLOv3: two maps, six priors."""
-    own = {"backbone": "darknet_tiny", "form": "tiny"}
-    return YOLOv3(classes, YOLOv3Config.of(**{**own, **options}))
+    return YOLOv3(classes, Config.of(options, backbone="darknet_tiny", form="tiny"))
 
 
-@_register("EfficientNet-Lite0", "320")
+@METHOD.model("EfficientNet-Lite0", "320")
 def yolov3_efficientnet_lite0(classes: Sequence[str], **options: Any) -> YOLOv3:
     """A light YOLOv3 at 320x320: a small backbone, a quarter of the detector's channels.
 
     Its objectness begins at 0.01, so that a short training is not spent on unlearning the empty.
     """
-    own = {
-        "backbone": "timm/tf_efficientnet_lite0",
-        "width": 0.25,
-        "size": 320,
-        "multi_scale": False,
-        "objectness_prior": 0.01,
-    }
-    return YOLOv3(classes, YOLOv3Config.of(**{**own, **options}))
+    config = Config.of(
+        options,
+        backbone="timm/tf_efficientnet_lite0",
+        width=0.25,
+        size=320,
+        multi_scale=False,
+        objectness_prior=0.01,
+    )
+    return YOLOv3(classes, config)

@@ -151,9 +151,9 @@ def _timed(
     begun = time.perf_counter()
     proposals: Tensor | None = None
     if detector.takes_proposals:
-        from boxatlas.parts.region.search import searched
+        from boxatlas.parts.region.search import selective_search_proposals
 
-        proposals = searched(
+        proposals = selective_search_proposals(
             images,
             frames,
             detector.preprocess,

@@ -1,6 +1,7 @@
 """The focal loss with its gradient written out, in one pass over the logits.
 
-Public: focal_loss, focal_star_loss. Lin et al. 2017, equation 5, appendices A and B.
+Public: focal_loss, focal_star_loss, NormaliseChoices, image_weights. Lin et al. 2017, equation 5,
+appendices A and B.
 Shape letters: B images, A anchors, K classes, P positive (anchor, class) pairs.
 """
 
@@ -14,6 +15,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from boxatlas.boxes.formats import budget
+from boxatlas.options import Options, habit
+
+Normalise = Literal["image", "batch"]
+
+
+class NormaliseChoices(Options):
+    """What the programs divide a sum over all anchors by."""
+
+    normalise: Normalise = habit(
+        "image",
+        "the losses are divided by the positives of an image and averaged, or by the batch's",
+    )
+
+
+def image_weights(positives: Tensor, normalise: Normalise) -> Tensor:
+    """[B] float: the factor of each image's sums, from its number of positives [B]."""
+    if normalise == "image":
+        return 1 / positives.clamp(min=1).float() / len(positives)
+    return (1 / positives.sum().clamp(min=1).float()).expand(len(positives))
 
 
 def focal_loss(

@@ -1,4 +1,4 @@
-"""SSD's loss: matched anchors learn box and class, the hardest background anchors learn background.
+"""SSD's loss: matched anchors are trained on box and class, the hardest others on background.
 
 Public: multibox_loss, MultiboxLoss, hard_negatives. Liu et al. 2016, section 2.2, equations 1-3.
 Shape letters: B images, A anchors, C columns (background first), M objects, P positives.
@@ -80,11 +80,13 @@ def multibox_loss(
         possible = possible & candidates
     image, anchor = positive.nonzero(as_tuple=True)
     target = matches.index[image, anchor]
-    own = anchors[anchor] if anchors.dim() == 2 else anchors[image, anchor]
-    box_targets = coder.encode(boxes[image, target], own)
+    matched = anchors[anchor] if anchors.dim() == 2 else anchors[image, anchor]
+    box_targets = coder.encode(boxes[image, target], matched)
 
-    loses = None if dropped is None or ranking == "background" else matches.labels(labels + 1, 0, 0)
-    score = _surprise(logits, loses)
+    labelled = (
+        None if dropped is None or ranking == "background" else matches.labels(labels + 1, 0, 0)
+    )
+    score = _surprise(logits, labelled)
     negative = hard_negatives(score, possible, (positive.sum(dim=1) * ratio).long())
     rows = (positive | negative).nonzero(as_tuple=True)
     if dropped is None:

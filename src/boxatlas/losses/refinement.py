@@ -1,6 +1,7 @@
 """RefineDet's loss: SSD's twice, for refining the anchors and for detecting from the refined ones.
 
-Public: refinement_loss, RefinementLoss. Zhang et al. 2017, section 3.2 and equation 1.
+Public: refinement_loss, RefinementLoss, RefinementChoices. Zhang et al. 2017, section 3.2 and
+equation 1.
 Shape letters: B images, A anchors, C columns (background first), M objects.
 """
 
@@ -16,8 +17,20 @@ from torch import Tensor
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import Matches
 from boxatlas.losses.multibox import MultiboxLoss, multibox_loss
+from boxatlas.options import NotNegative, Options, habit
 
 Match = Callable[[Tensor, Tensor, Tensor], Matches]
+
+
+class RefinementChoices(Options):
+    """How one port's training differs from RefineDet's."""
+
+    filter_positives: bool = habit(
+        False, "the negative filter takes positives too, which then are mined as hard examples"
+    )
+    log_epsilon: NotNegative = habit(
+        0.0, "added inside the logarithm of the box code's width and height targets"
+    )
 
 
 @dataclass
@@ -53,17 +66,18 @@ def refinement_loss(
 ) -> RefinementLoss:
     """arm_logits [B, A, 2], arm_deltas [B, A, 4]; logits [B, A, C], deltas [B, A, 4].
 
-    The first step learns object or not, and boxes from the anchors [A, 4]. The second matches the
-    objects `boxes` [B, M, 4] with the refined anchors (`two_step`), without a gradient through
-    them, and takes no negatives where p(object) < `least`: those are easy. Positives stay, whatever
-    that is, unless `filter_positives`: then one at `least` or below is no positive, but a candidate
-    for mining under its class label. ratio, ranking, neg_overlap: of the mining, as in SSD.
+    The first step is trained on object or not, and on boxes from the anchors [A, 4]. The second
+    matches the objects `boxes` [B, M, 4] with the refined anchors (`two_step`), without a gradient
+    through them, and takes no negatives where p(object) < `least`: those are easy. Positives stay,
+    however sure the first step is, unless `filter_positives`: then one at `least` or below is no
+    positive, but a candidate for mining under its class label. ratio, ranking, neg_overlap: of the
+    mining, as in SSD.
     """
-    found = match(anchors, boxes, valid)
+    first = match(anchors, boxes, valid)
     arm = multibox_loss(
         arm_logits,
         arm_deltas,
-        found,
+        first,
         anchors,
         boxes,
         torch.zeros_like(labels),
@@ -74,11 +88,11 @@ def refinement_loss(
     )
     objectness = arm_logits.detach().softmax(dim=-1)[..., 1]
     refined = coder.decode(arm_deltas.detach(), anchors) if two_step else anchors
-    again = match(refined, boxes, valid) if two_step else found
+    second = match(refined, boxes, valid) if two_step else first
     odm = multibox_loss(
         logits,
         deltas,
-        again,
+        second,
         refined,
         boxes,
         labels,
@@ -89,4 +103,4 @@ def refinement_loss(
         candidates=objectness >= least if filter_negatives else None,
         dropped=objectness <= least if filter_positives else None,
     )
-    return RefinementLoss(arm, odm, found, again, objectness)
+    return RefinementLoss(arm, odm, first, second, objectness)

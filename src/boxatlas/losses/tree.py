@@ -24,21 +24,21 @@ _FLOOR = 0.3  # "we assume that the predicted box overlaps ... by at least .3 IO
 def path_loss(logits: Tensor, row: Tensor, label: Tensor, tree: WordTree) -> Tensor:
     """Softmax cross-entropies along the paths of labels, summed: logits [P, N], row, label [T].
 
-    Row row[t] of the logits has label[t]: each group on the way from it to the root learns its
-    member on that way; other groups, and those below the label, learn nothing. Of two labels of a
-    row that meet in a group, the later counts.
+    Row row[t] of the logits has label[t]: each group on the way from it to the root is trained to
+    its member on that way; other groups, and those below the label, are not trained. Of two labels
+    of a row that meet in a group, the later counts.
     """
-    own = tree.on(logits.device)
-    path = own.paths[label]  # [T, D]
+    index = tree.on(logits.device)
+    path = index.paths[label]  # [T, D]
     order, step = (path >= 0).nonzero(as_tuple=True)
     node = path[order, step]
-    group = own.group_of[node]
-    key, inverse = (row[order] * len(own.sizes) + group).unique(return_inverse=True)
+    group = index.group_of[node]
+    key, inverse = (row[order] * len(index.sizes) + group).unique(return_inverse=True)
     last = torch.full_like(key, -1).scatter_reduce(0, inverse, order, "amax")
     keep = order == last[inverse]
     at, node, group = row[order][keep], node[keep], group[keep]
-    members = logits[at[:, None], own.members[group]]
-    members = members.masked_fill(~own.real[group], -torch.inf)
+    members = logits[at[:, None], index.members[group]]
+    members = members.masked_fill(~index.real[group], -torch.inf)
     return (members.logsumexp(1) - logits[at, node]).sum()
 
 
@@ -54,11 +54,11 @@ def tree_classes(tree: WordTree) -> ClassLoss:
 @torch.no_grad()
 def path_log_probability(logits: Tensor, label: Tensor, tree: WordTree) -> Tensor:
     """log of the absolute probability of label [B] at every place of logits [B, A, N, H, W]."""
-    own = tree.on(logits.device)
-    path = own.paths[label]  # [B, D]
+    index = tree.on(logits.device)
+    path = index.paths[label]  # [B, D]
     on = path >= 0
-    group = own.group_of[path.clamp(min=0)]
-    columns, real = own.members[group], own.real[group]  # [B, D, S]
+    group = index.group_of[path.clamp(min=0)]
+    columns, real = index.members[group], index.real[group]  # [B, D, S]
     images, priors, _, rows, width = logits.shape
     flat = columns.flatten(1)[:, None, :, None, None]
     members = logits.gather(2, flat.expand(-1, priors, -1, rows, width))
@@ -70,24 +70,23 @@ def path_log_probability(logits: Tensor, label: Tensor, tree: WordTree) -> Tenso
     return steps.sum(2)
 
 
-def pick(found: Tensor, label: Tensor, tree: WordTree, rule: ImagePick) -> Tensor:
+def pick(numbers: Tensor, label: Tensor, tree: WordTree, rule: ImagePick) -> Tensor:
     """[B]: the place (prior, row, column, flat) that answers for an image's label."""
-    found = found.detach()
+    numbers = numbers.detach()
     # Every member of every group on the path is looked at in every place: a few images at once.
-    wide = found[0, :, 0].numel() * tree.on(found.device).paths.shape[1] * max(tree.sizes)
+    wide = numbers[0, :, 0].numel() * tree.on(numbers.device).paths.shape[1] * max(tree.sizes)
     places = []
-    for some, own in zip(
-        found.split(max(1, _BUDGET // wide)), label.split(max(1, _BUDGET // wide)), strict=True
-    ):
-        score = path_log_probability(some[:, :, 5:], own, tree)
+    together = max(1, _BUDGET // wide)
+    for some, labels in zip(numbers.split(together), label.split(together), strict=True):
+        score = path_log_probability(some[:, :, 5:], labels, tree)
         if rule == "objectness_times_class":
-            score = score + some[:, :, 4].clamp(min=torch.finfo(found.dtype).tiny).log()
+            score = score + some[:, :, 4].clamp(min=torch.finfo(numbers.dtype).tiny).log()
         places.append(score.flatten(1).argmax(1))
     return torch.cat(places)
 
 
 def image_loss(
-    found: Tensor,
+    numbers: Tensor,
     label: Tensor,
     tree: WordTree,
     *,
@@ -98,28 +97,29 @@ def image_loss(
     noobject_scale: float = 1.0,
     class_scale: float = 1.0,
 ) -> Losses:
-    """Images of a known class without a box: found [B, A, 5 + N, H, W] activated, label [B].
+    """Images of a known class without a box: numbers [B, A, 5 + N, H, W] activated, label [B].
 
-    One place learns the label's path: the one that is surest of it, weighed by its objectness
-    (`rule`). Its objectness is raised to 0.3 where it is lower (the IoU that is assumed), or left
-    ("zero"); with suppress_others every other place learns objectness 0 ("none": that one too).
+    One place is trained to the label's path: the one that is surest of it, weighed by its
+    objectness (`rule`). Its objectness is raised to 0.3 where it is lower (the IoU that is
+    assumed), or left ("zero"); with suppress_others every other place is trained to objectness 0
+    ("none": that one too).
     """
-    images, _, _, rows, width = found.shape
+    images, _, _, rows, width = numbers.shape
     with torch.no_grad():
-        place = pick(found, label, tree, rule)
-    image = torch.arange(images, device=found.device)
+        place = pick(numbers, label, tree, rule)
+    image = torch.arange(images, device=numbers.device)
     column, rest = place % width, place // width
     at = (image, rest // rows, rest % rows, column)
-    own = found.permute(0, 1, 3, 4, 2)[at]
-    current = found[:, :, 4]
+    predicted = numbers.permute(0, 1, 3, 4, 2)[at]
+    current = numbers[:, :, 4]
     wanted = torch.zeros_like(current)
     weight = torch.full_like(current, noobject_scale if suppress_others else 0.0)
     if objectness == "push_to_0.3":
         wanted[at] = _FLOOR
-        weight[at] = object_scale * (own[:, 4].detach() < _FLOOR).to(weight.dtype)
+        weight[at] = object_scale * (predicted[:, 4].detach() < _FLOOR).to(weight.dtype)
     elif objectness == "zero":
         weight[at] = 0.0
     return {
         "objectness": (0.5 * weight * (current - wanted).square()).sum(),
-        "classes": class_scale * path_loss(own[:, 5:], image, label, tree),
+        "classes": class_scale * path_loss(predicted[:, 5:], image, label, tree),
     }

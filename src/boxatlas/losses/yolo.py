@@ -1,6 +1,7 @@
 """The losses of YOLO, YOLOv2 and YOLOv3 as their authors' program computes them.
 
-Public: grid_loss (YOLO), region_loss (YOLOv2), logistic_loss (YOLOv3); Cells, Places, assign.
+Public: grid_loss (YOLO), region_loss (YOLOv2), logistic_loss (YOLOv3), the choices that they read;
+Cells, Places, assign.
 All are sums over the batch, of half squared errors or cross-entropies, so that their gradient is
 what Darknet's layers pass back ("delta", with the other sign); a detector divides by the images.
 Shape letters: B images, M objects, S cells, A priors (or boxes) of a cell, K classes, H x W cells,
@@ -19,10 +20,47 @@ from torch import Tensor
 
 from boxatlas.boxes.formats import cxcywh_to_xyxy, iou
 from boxatlas.boxes.matching import match_thresholds
-from boxatlas.boxes.yolo import PriorCoder, Truth, cell_of, shape_iou
+from boxatlas.boxes.yolo import Objects, PriorCoder, cell_of, shape_iou
+from boxatlas.options import Count, Fraction, NotNegative, Options, habit, idea, setting
 
 Losses = dict[str, Tensor]
 BoxLoss = Literal["paper", "squared", "iou", "giou", "diou", "ciou"]
+EARLY_PULL = 0.01  # of `region_loss`: the weight of `early` in the first images
+
+
+class SquareScales(Options):
+    """Weights of the two losses that outnumber the others, in `grid_loss` and `region_loss`."""
+
+    coord_scale: NotNegative = setting(1.0, "weight of the losses of boxes")
+    noobject_scale: NotNegative = setting(1.0, "weight of objectness where there is no object")
+
+
+class ObjectnessChoices(Options):
+    """What objectness is trained to, in `region_loss` and `logistic_loss`."""
+
+    objectness_target: Literal["iou", "one"] = idea(
+        "iou", "objectness of an object's box: its IoU with the object, or 1"
+    )
+    ignore_iou: Fraction = setting(
+        0.6, "a box that overlaps an object by more than this is not trained to objectness 0"
+    )
+
+
+class RegionChoices(Options):
+    """What `region_loss` alone reads."""
+
+    object_scale: NotNegative = setting(5.0, "weight of objectness where an object is")
+    class_scale: NotNegative = setting(1.0, "weight of the losses of classes")
+    small_boxes: bool = habit(
+        False, "losses of boxes are weighed by 2 - width * height, as released since 2017"
+    )
+    match: Literal["prior", "prediction"] = habit(
+        "prior", "an object takes the prior, or the predicted box, whose shape is most like its own"
+    )
+    prior_loss_images: Count = habit(
+        12800, "images from the start of training in which all boxes are pulled to their priors"
+    )
+
 
 # -- YOLO: one object a cell ----------------------------------------------------------------------
 
@@ -39,27 +77,27 @@ class Cells:
     boxes: Tensor
 
     @classmethod
-    def of(cls, truth: Truth, side: int, priority: Tensor | None = None) -> Cells:
+    def of(cls, objects: Objects, side: int, priority: Tensor | None = None) -> Cells:
         """One object a cell: that of the highest priority [B, M], or the first in the list."""
-        images, most = truth.labels.shape
-        device = truth.labels.device
+        images, most = objects.labels.shape
+        device = objects.labels.device
         object_ = torch.zeros(images, side * side, dtype=torch.bool, device=device)
         label = torch.zeros(images, side * side, dtype=torch.int64, device=device)
-        boxes = truth.boxes.new_zeros(images, side * side, 4)
+        boxes = objects.boxes.new_zeros(images, side * side, 4)
         if most == 0:
             return cls(object_, label, boxes)
-        row, column = cell_of(truth.boxes, (side, side))
+        row, column = cell_of(objects.boxes, (side, side))
         cell = row * side + column
         if priority is None:
             priority = -torch.arange(most, device=device).expand(images, most).float()
-        priority = priority.masked_fill(~truth.valid, -torch.inf)
+        priority = priority.masked_fill(~objects.valid, -torch.inf)
         best = priority.new_full((images, side * side), -torch.inf)
         best = best.scatter_reduce(1, cell, priority, "amax")
-        wins = truth.valid & (priority == best.gather(1, cell))
+        wins = objects.valid & (priority == best.gather(1, cell))
         image, item = wins.nonzero(as_tuple=True)
         at = cell[image, item]
-        object_[image, at], label[image, at] = True, truth.labels[image, item]
-        box = truth.boxes[image, item]
+        object_[image, at], label[image, at] = True, objects.labels[image, item]
+        box = objects.boxes[image, item]
         inside = box[:, :2] * side - torch.stack([column, row], -1)[image, item]
         boxes[image, at] = torch.cat([inside, box[:, 2:]], 1)
         return cls(object_, label, boxes)
@@ -76,7 +114,6 @@ def grid_loss(
     class_scale: float = 1.0,
     square_root: bool = True,
     confidence_target: Literal["iou", "one"] = "iou",
-    responsible: Literal["iou_then_rmse", "iou_only"] = "iou_then_rmse",
 ) -> Losses:
     """YOLO's sum of squares (arXiv 1506.02640, section 2.2), halved as in Darknet.
 
@@ -94,8 +131,8 @@ def grid_loss(
 
     image, cell = cells.object.nonzero(as_tuple=True)
     target = cells.boxes[image, cell]
-    own = numbers[image, cell]  # [P, boxes, 4]
-    overlap, best = _responsible(own.detach(), target, side, square_root, responsible)
+    predicted = numbers[image, cell]  # [P, boxes, 4]
+    overlap, best = _responsible(predicted.detach(), target, side, square_root)
     rows = torch.arange(len(image), device=output.device)
     wanted = overlap[rows, best] if confidence_target == "iou" else torch.ones_like(target[:, 0])
     goal, weight = torch.zeros_like(confidence), torch.full_like(confidence, noobject_scale)
@@ -104,25 +141,22 @@ def grid_loss(
     place = torch.cat([target[:, :2], size], 1)
     one_hot = F.one_hot(cells.label[image, cell], classes).to(output.dtype)
     return {
-        "boxes": coord_scale * _half_squares(own[rows, best], place),
+        "boxes": coord_scale * _half_squares(predicted[rows, best], place),
         "confidence": (0.5 * weight * (confidence - goal).square()).sum(),
         "classes": class_scale * _half_squares(probability[image, cell], one_hot),
     }
 
 
 def _responsible(
-    own: Tensor, target: Tensor, side: int, square_root: bool, rule: str
+    predicted: Tensor, target: Tensor, side: int, square_root: bool
 ) -> tuple[Tensor, Tensor]:
     """(IoU [P, boxes], the responsible box [P]) of predictions [P, boxes, 4] in their cells."""
-    size = own[..., 2:].square() if square_root else own[..., 2:]
-    found = torch.cat([own[..., :2] / side, size], -1)
+    size = predicted[..., 2:].square() if square_root else predicted[..., 2:]
+    boxes = torch.cat([predicted[..., :2] / side, size], -1)
     goal = torch.cat([target[:, :2] / side, target[:, 2:]], -1)[:, None]
-    overlap = iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(goal))
-    best = overlap.argmax(1)
-    if rule == "iou_then_rmse":
-        nearest = (found - goal).square().sum(-1).argmin(1)
-        best = torch.where(overlap.amax(1) > 0, best, nearest)
-    return overlap, best
+    overlap = iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))
+    nearest = (boxes - goal).square().sum(-1).argmin(1)
+    return overlap, torch.where(overlap.amax(1) > 0, overlap.argmax(1), nearest)
 
 
 def _half_squares(a: Tensor, b: Tensor) -> Tensor:
@@ -136,7 +170,7 @@ def _half_squares(a: Tensor, b: Tensor) -> Tensor:
 class Places:
     """Places that answer for an object, sorted; each for the last object that chose it.
 
-    image, prior, row, column [P]: where; truth [P]: which of its image's objects. choice [T] and
+    image, prior, row, column [P]: where; item [P]: which of its image's objects. choice [T] and
     label [T]: the place (0..P-1) and class of every object, in list order: several may share one.
     """
 
@@ -144,7 +178,7 @@ class Places:
     prior: Tensor
     row: Tensor
     column: Tensor
-    truth: Tensor
+    item: Tensor
     choice: Tensor
     label: Tensor
 
@@ -157,30 +191,30 @@ class Places:
         return torch.stack([self.column, self.row], -1)
 
 
-def assign(truth: Truth, prior: Tensor, shape: tuple[int, int, int, int]) -> Places:
+def assign(objects: Objects, prior: Tensor, shape: tuple[int, int, int, int]) -> Places:
     """prior [B, M]: the prior of its own cell that each object chose, -1 = none of this map.
 
     shape: B, A, H, W of the map.
     """
     _, priors, rows, columns = shape
-    image, item = (truth.valid & (prior >= 0)).nonzero(as_tuple=True)
-    row, column = cell_of(truth.boxes[image, item], (rows, columns))
+    image, item = (objects.valid & (prior >= 0)).nonzero(as_tuple=True)
+    row, column = cell_of(objects.boxes[image, item], (rows, columns))
     key = ((image * priors + prior[image, item]) * rows + row) * columns + column
     unique, choice = key.unique(return_inverse=True)
     last = torch.full_like(unique, -1).scatter_reduce(0, choice, item, "amax")
     column, rest = unique % columns, unique // columns
     row, rest = rest % rows, rest // rows
     return Places(
-        rest // priors, rest % priors, row, column, last, choice, truth.labels[image, item]
+        rest // priors, rest % priors, row, column, last, choice, objects.labels[image, item]
     )
 
 
-def _best_overlap(boxes: Tensor, truth: Truth, floor: float) -> tuple[Tensor, Tensor]:
+def _best_overlap(boxes: Tensor, objects: Objects, floor: float) -> tuple[Tensor, Tensor]:
     """(IoU [B, N], object [B, N], right where the IoU exceeds `floor`, else -1) of boxes."""
     boxes = cxcywh_to_xyxy(boxes).flatten(1, -2)
-    goals = cxcywh_to_xyxy(truth.boxes)
-    found = match_thresholds(boxes, goals, truth.valid, floor, floor)
-    return found.iou, torch.where(found.iou > floor, found.index, -1)
+    goals = cxcywh_to_xyxy(objects.boxes)
+    best = match_thresholds(boxes, goals, objects.valid, floor, floor)
+    return best.iou, torch.where(best.iou > floor, best.index, -1)
 
 
 # -- YOLOv2: priors, objectness by squares, classes by a softmax ----------------------------------
@@ -194,8 +228,8 @@ def softmax_classes(logits: Tensor, places: Places, labels: Tensor) -> Tensor:
 
 
 def region_loss(
-    found: Tensor,
-    truth: Truth,
+    numbers: Tensor,
+    objects: Objects,
     priors: Tensor,
     coder: PriorCoder,
     *,
@@ -210,47 +244,47 @@ def region_loss(
     early: float = 0.0,
     match: Literal["prior", "prediction"] = "prior",
 ) -> Losses:
-    """YOLOv2's region layer. found [B, A, 5 + K, H, W]: activated numbers, see PriorCoder.
+    """YOLOv2's region layer. numbers [B, A, 5 + K, H, W]: activated numbers, see PriorCoder.
 
-    priors [A, 2] in cells. Every prediction learns objectness 0 unless it overlaps an object by
-    more than ignore_iou; an object's own cell and best prior learn its box, its class and, as
-    objectness, the IoU (or 1). early: the pull of all boxes towards their priors, 0.01 in the first
-    12,800 images. small_boxes: weigh a box by 2 - width * height.
+    priors [A, 2] in cells. Every prediction is trained to objectness 0 unless it overlaps an object
+    by more than ignore_iou; the one at an object's own cell and best prior to its box, its class
+    and, as objectness, the IoU (or 1). early: weight of the pull of all other boxes towards their
+    priors. small_boxes: weigh a box by 2 - width * height.
     """
-    images, count, _, rows, columns = found.shape
-    grid, priors = (rows, columns), priors.to(found)
+    images, count, _, rows, columns = numbers.shape
+    grid, priors = (rows, columns), priors.to(numbers)
     with torch.no_grad():
-        boxes = coder.decode_map(found, priors)
-        overlap = _best_overlap(boxes, truth, ignore_iou)[0].view(images, count, rows, columns)
+        boxes = coder.decode_map(numbers, priors)
+        overlap = _best_overlap(boxes, objects, ignore_iou)[0].view(images, count, rows, columns)
         if match == "prior":
-            shape = truth.boxes[..., 2:] * found.new_tensor([columns, rows])
+            shape = objects.boxes[..., 2:] * numbers.new_tensor([columns, rows])
             choice = shape_iou(shape[:, :, None], priors).argmax(-1)
         else:
-            row, column = cell_of(truth.boxes, grid)
-            image = torch.arange(images, device=found.device)[:, None]
+            row, column = cell_of(objects.boxes, grid)
+            image = torch.arange(images, device=numbers.device)[:, None]
             sizes = boxes[image, :, row, column, 2:]
-            choice = shape_iou(truth.boxes[:, :, None, 2:], sizes).argmax(-1)
-        places = assign(truth, choice, (images, count, rows, columns))
-        goal = truth.boxes[places.image, places.truth]
+            choice = shape_iou(objects.boxes[:, :, None, 2:], sizes).argmax(-1)
+        places = assign(objects, choice, (images, count, rows, columns))
+        goal = objects.boxes[places.image, places.item]
         target = coder.encode(goal, places.cell, priors[places.prior], grid)
         exact = iou(cxcywh_to_xyxy(boxes[places.at]), cxcywh_to_xyxy(goal))
 
-    own = found.permute(0, 1, 3, 4, 2)[places.at]  # [P, 5 + K]
+    predicted = numbers.permute(0, 1, 3, 4, 2)[places.at]  # [P, 5 + K]
     wanted, weight = torch.zeros_like(overlap), noobject_scale * (overlap <= ignore_iou)
     wanted[places.at] = exact if objectness_target == "iou" else torch.ones_like(exact)
     weight[places.at] = object_scale
     scale = coord_scale * (2 - goal[:, 2:].prod(-1) if small_boxes else torch.ones_like(exact))
     losses = {
-        "boxes": (0.5 * scale[:, None] * (own[:, :4] - target).square()).sum(),
-        "objectness": (0.5 * weight * (found[:, :, 4] - wanted).square()).sum(),
+        "boxes": (0.5 * scale[:, None] * (predicted[:, :4] - target).square()).sum(),
+        "objectness": (0.5 * weight * (numbers[:, :, 4] - wanted).square()).sum(),
         "classes": class_scale
-        * class_loss(own[:, 5:], places, truth.labels[places.image, places.truth]),
+        * class_loss(predicted[:, 5:], places, objects.labels[places.image, places.item]),
     }
     if early:
-        middle = found.new_tensor([0.0 if coder.location == "prior" else 0.5] * 2 + [0.0, 0.0])
+        middle = numbers.new_tensor([0.0 if coder.location == "prior" else 0.5] * 2 + [0.0, 0.0])
         free = torch.ones_like(overlap)
         free[places.at] = 0.0
-        pull = (found[:, :, :4] - middle[:, None, None]).square().sum(2)
+        pull = (numbers[:, :, :4] - middle[:, None, None]).square().sum(2)
         losses["boxes"] = losses["boxes"] + (0.5 * early * free * pull).sum()
     return losses
 
@@ -260,7 +294,7 @@ def region_loss(
 
 def logistic_loss(
     raw: Tensor,
-    truth: Truth,
+    objects: Objects,
     anchors: Tensor,
     mask: list[int],
     size: tuple[int, int],
@@ -277,9 +311,9 @@ def logistic_loss(
     """YOLOv3's loss of one map (arXiv 1804.02767, section 2). raw [B, A, 5 + K, H, W].
 
     anchors [all, 2] in pixels of an input of `size` (height, width); mask: which are this map's.
-    An object is learned where its best anchor (of all maps, or of each map) is. Objectness is 0
-    elsewhere, but nothing where the predicted box overlaps an object by more than ignore_iou (None
-    are spared at 1) and 1 where by more than truth_iou. focal: gamma of a focal objectness.
+    An object is trained where its best anchor (of all maps, or of each map) is. Objectness is
+    trained to 0 elsewhere, but not at all where the predicted box overlaps an object by more than
+    ignore_iou, and to 1 where by more than truth_iou. focal: gamma of a focal objectness.
     """
     images, count, _, rows, columns = raw.shape
     grid, limits = (rows, columns), raw.new_tensor([size[1], size[0]])
@@ -288,17 +322,17 @@ def logistic_loss(
     with torch.no_grad():
         boxes = coder.decode_map(coder.activate(raw[:, :, :5], 2), priors)
         floor = min(ignore_iou, truth_iou)
-        overlap, nearest = _best_overlap(boxes, truth, floor)
+        overlap, nearest = _best_overlap(boxes, objects, floor)
         overlap = overlap.view(images, count, rows, columns)
-        choice = _choice(truth, anchors / limits, mask, anchor_match)
-        places = assign(truth, choice, (images, count, rows, columns))
+        choice = _choice(objects, anchors / limits, mask, anchor_match)
+        places = assign(objects, choice, (images, count, rows, columns))
         if truth_iou < 1:
             extra = (overlap > truth_iou).nonzero(as_tuple=True)
             index = nearest.view(overlap.shape)[extra]
-            places = _joined(places, extra, index, truth, overlap.shape)
-        goal = truth.boxes[places.image, places.truth]
+            places = _joined(places, extra, index, objects, overlap.shape)
+        goal = objects.boxes[places.image, places.item]
 
-    own = raw.permute(0, 1, 3, 4, 2)[places.at]  # [P, 5 + K]
+    predicted = raw.permute(0, 1, 3, 4, 2)[places.at]  # [P, 5 + K]
     wanted, weight = torch.zeros_like(overlap), (overlap <= ignore_iou).to(raw.dtype)
     wanted[places.at], weight[places.at] = 1.0, 1.0
     if objectness_target == "iou":
@@ -307,24 +341,24 @@ def logistic_loss(
     if focal:
         surprise = surprise * (raw[:, :, 4].sigmoid() - wanted).abs() ** focal
     return {
-        "boxes": _box_loss(own[:, :4], goal, places, priors, grid, coder, box_loss),
+        "boxes": _box_loss(predicted[:, :4], goal, places, priors, grid, coder, box_loss),
         "objectness": surprise.sum(),
-        "classes": _class_loss(own[:, 5:], places, truth, class_loss),
+        "classes": _class_loss(predicted[:, 5:], places, objects, class_loss),
     }
 
 
-def _choice(truth: Truth, anchors: Tensor, mask: list[int], rule: str) -> Tensor:
+def _choice(objects: Objects, anchors: Tensor, mask: list[int], rule: str) -> Tensor:
     """[B, M]: which of this map's anchors an object takes, -1 = none. All as fractions."""
     if rule == "best_of_map":
-        return shape_iou(truth.boxes[:, :, None, 2:], anchors[mask]).argmax(-1)
-    best = shape_iou(truth.boxes[:, :, None, 2:], anchors).argmax(-1)
+        return shape_iou(objects.boxes[:, :, None, 2:], anchors[mask]).argmax(-1)
+    best = shape_iou(objects.boxes[:, :, None, 2:], anchors).argmax(-1)
     place = torch.full((len(anchors),), -1, device=best.device)
     place[mask] = torch.arange(len(mask), device=best.device)
     return place[best]
 
 
 def _joined(
-    places: Places, extra: tuple[Tensor, ...], index: Tensor, truth: Truth, shape: torch.Size
+    places: Places, extra: tuple[Tensor, ...], index: Tensor, objects: Objects, shape: torch.Size
 ) -> Places:
     """Places and predictions that overlap an object enough; an object's own place goes first."""
     _, count, rows, columns = shape
@@ -336,16 +370,16 @@ def _joined(
     unique, inverse = torch.cat([second, first]).unique(return_inverse=True)
     chosen = torch.empty_like(unique)
     chosen[inverse[: len(second)]] = index
-    chosen[inverse[len(second) :]] = places.truth
+    chosen[inverse[len(second) :]] = places.item
     choice = torch.cat([inverse[: len(second)], inverse[len(second) :][places.choice]])
-    label = torch.cat([truth.labels[extra[0], index], places.label])
+    label = torch.cat([objects.labels[extra[0], index], places.label])
     column, rest = unique % columns, unique // columns
     row, rest = rest % rows, rest // rows
     return Places(rest // count, rest % count, row, column, chosen, choice, label)
 
 
 def _box_loss(
-    own: Tensor,
+    predicted: Tensor,
     goal: Tensor,
     places: Places,
     priors: Tensor,
@@ -353,23 +387,23 @@ def _box_loss(
     coder: PriorCoder,
     rule: BoxLoss,
 ) -> Tensor:
-    """own [P, 4] raw against goal [P, 4], weighed by 2 - width * height."""
+    """predicted [P, 4] raw against goal [P, 4], weighed by 2 - width * height."""
     prior, scale = priors[places.prior], 2 - goal[:, 2:].prod(-1)
     if rule in ("paper", "squared"):
         target = coder.encode(goal, places.cell, prior, grid)
-        sizes = 0.5 * (own[:, 2:] - target[:, 2:]).square().sum(1)
+        sizes = 0.5 * (predicted[:, 2:] - target[:, 2:]).square().sum(1)
         if coder.location == "cell" and rule == "paper":
             # The gradient the paper states, target - prediction, is that of a cross-entropy.
             centres = F.binary_cross_entropy_with_logits(
-                own[:, :2], target[:, :2], reduction="none"
+                predicted[:, :2], target[:, :2], reduction="none"
             ).sum(1)
         else:
-            xy = own[:, :2].sigmoid() if coder.location == "cell" else own[:, :2]
+            xy = predicted[:, :2].sigmoid() if coder.location == "cell" else predicted[:, :2]
             centres = 0.5 * (xy - target[:, :2]).square().sum(1)
         return (scale * (centres + sizes)).sum()
-    xy = own[:, :2].sigmoid() if coder.location == "cell" else own[:, :2]
-    found = coder.decode(torch.cat([xy, own[:, 2:]], 1), places.cell, prior, grid)
-    return (scale * _iou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(goal), rule)).sum()
+    xy = predicted[:, :2].sigmoid() if coder.location == "cell" else predicted[:, :2]
+    boxes = coder.decode(torch.cat([xy, predicted[:, 2:]], 1), places.cell, prior, grid)
+    return (scale * _iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal), rule)).sum()
 
 
 def _iou_loss(a: Tensor, b: Tensor, rule: str) -> Tensor:
@@ -385,10 +419,10 @@ def _iou_loss(a: Tensor, b: Tensor, rule: str) -> Tensor:
     return rules[rule](a, b)
 
 
-def _class_loss(logits: Tensor, places: Places, truth: Truth, rule: str) -> Tensor:
+def _class_loss(logits: Tensor, places: Places, objects: Objects, rule: str) -> Tensor:
     """Several objects of one place give it several labels, but a softmax only the last."""
     if rule == "softmax":
-        labels = truth.labels[places.image, places.truth]
+        labels = objects.labels[places.image, places.item]
         return F.cross_entropy(logits, labels, reduction="sum")
     wanted = torch.zeros_like(logits)
     wanted[places.choice, places.label] = 1.0

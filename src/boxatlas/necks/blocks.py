@@ -1,6 +1,7 @@
 """Convolution blocks that several necks are made of.
 
-Public: BatchNorm, ConvNorm, ConvRelu, xavier. Shape letters: B images; maps are [B, C, H, W].
+Public: BatchNorm, ConvNorm, ConvRelu, xavier, enlarge, UpsamplingChoices. Shape letters: B images;
+maps are [B, C, H, W].
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from boxatlas.options import Options, habit
 
 Size = int | tuple[int, int]
 C = TypeVar("C", nn.Conv2d, nn.ConvTranspose2d)
@@ -93,3 +97,15 @@ def xavier(conv: C) -> C:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+class UpsamplingChoices(Options):
+    """How the programs enlarge a map."""
+
+    align_corners: bool = habit(True, "bilinear enlarging of a map puts corners on corners")
+
+
+def enlarge(x: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
+    """A map [B, C, h, w] enlarged bilinearly to `size` (H, W)."""
+    whole = (int(size[0]), int(size[1]))
+    return F.interpolate(x, size=whole, mode="bilinear", align_corners=align_corners)

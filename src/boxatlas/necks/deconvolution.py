@@ -51,10 +51,10 @@ class ExtraBlocks(nn.Module):
             side = (side - kernel) // stride + 1
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        made = list(maps)
+        maps = list(maps)
         for block in self.extras:
-            made.append(block(made[-1]))
-        return made
+            maps.append(block(maps[-1]))
+        return maps
 
 
 class Deconvolution(nn.Module):
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         self.channels = [width] * (len(channels) - 1) + [channels[-1]]
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        made = [maps[-1]]
+        decoded = [maps[-1]]
         for step, x in zip(reversed(self.steps), reversed(maps[:-1]), strict=True):
-            made.append(step(x, made[-1]))
-        return made[::-1]
+            decoded.append(step(x, decoded[-1]))
+        return decoded[::-1]

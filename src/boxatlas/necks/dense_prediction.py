@@ -1,4 +1,4 @@
-"""DSOD's prediction maps: each learns half of its channels and takes the other half from before.
+"""DSOD's prediction maps: each computes half of its channels anew and reuses the map before.
 
 Shen et al. 2017, arXiv 1708.01241, section 3.2 (principle 4) and figure 1.
 Shape letters: B images; maps are [B, C, H, W], fine to coarse.
@@ -7,19 +7,44 @@ Shape letters: B images; maps are [B, C, H, W], fine to coarse.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.backbones.dsod import NormReluConv
+from boxatlas.necks.blocks import BatchNorm, xavier
 from boxatlas.necks.residual import EachMap
+from boxatlas.options import Options, habit
 
 HALF = 256  # channels of each half of Second and Third; all coarser maps have half of that
 
 
+class DensePredictionChoices(Options):
+    """How the programs differ in DSOD's prediction maps and predictors."""
+
+    l2norm_maps: Literal["all", "first"] = habit("all", "prediction maps that have the L2 norm")
+    last_map: Literal[1, 2] = habit(2, "cells along the coarsest map's side")
+    head_norm: bool = habit(True, "predictors have a batch norm and no bias")
+    learned_first: bool = habit(
+        False, "of a map's halves the one computed anew comes before the one reused"
+    )
+    blocks_first: bool = habit(
+        True, "in the second map the dense blocks' half comes before that of the first map"
+    )
+
+
+class NormPredictor(nn.Sequential):
+    """DSOD's predictor: 3x3 convolution without bias, batch norm."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        conv = xavier(nn.Conv2d(channels, out, 3, padding=1, bias=False))
+        super().__init__(conv, BatchNorm(out, eps=1e-3))
+
+
 class HalfStep(nn.Module):
-    """A map -> the next of about half its size, `half` channels learned and `half` reused.
+    """A map -> the next of about half its size, `half` channels computed anew and `half` reused.
 
     learned: 1x1, 3x3 of stride 2. reused: 2x2 max pool, 1x1. exact: 3x3 without padding and a pool
     that rounds down (3 cells become 1). plain: 1x1, 3x3 to all the channels, as SSD does.
@@ -82,20 +107,20 @@ class DensePrediction(nn.Module):
             pooled = F.max_pool2d(first, 2, 2, ceil_mode=True)
             skip = self.skip(pooled)
             x = torch.cat([x, skip] if self.blocks_first else [skip, x], 1)
-        made = [first, x]
+        dense = [first, x]
         for step in self.steps:
-            made.append(step(made[-1]))
-        return self.norms(made)
+            dense.append(step(dense[-1]))
+        return self.norms(dense)
 
 
 def steps(grid: tuple[int, int], last_map: int) -> list[tuple[int, bool]]:
     """(channels of a half, exact) of each step after Second, whose grid is given."""
-    side, made = min(grid), []
+    side, rows = min(grid), []
     while side > last_map:
         exact = side == 3 and last_map == 1
-        made.append((HALF if not made else HALF // 2, exact))
+        rows.append((HALF if not rows else HALF // 2, exact))
         side = 1 if exact else (side + 1) // 2
-    return made
+    return rows
 
 
 def map_channels(channels: Sequence[int], grid: tuple[int, int], last_map: int) -> list[int]:

@@ -69,10 +69,10 @@ class ExtraMaps(nn.Module):
         super().__init__()
         self.norm = norm
         self.channels = [*channels, *(layer.width for layer in layers)]
-        made = lite_layer if lite else plain_layer
+        layer_of = lite_layer if lite else plain_layer
         sources = [channels[-1], *(layer.width for layer in layers)]
         self.extras = nn.ModuleList(
-            made(source, layer) for source, layer in zip(sources[:-1], layers, strict=True)
+            layer_of(source, layer) for source, layer in zip(sources[:-1], layers, strict=True)
         )
         for module in self.extras.modules():
             if isinstance(module, nn.Conv2d):
@@ -84,12 +84,12 @@ class ExtraMaps(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        made = list(maps)
+        maps = list(maps)
         for layer in self.extras:
-            made.append(layer(made[-1]))
+            maps.append(layer(maps[-1]))
         if self.norm is not None:
-            made[0] = self.norm(made[0])
-        return made
+            maps[0] = self.norm(maps[0])
+        return maps
 
 
 def plain_layer(channels: int, layer: ExtraLayer) -> nn.Sequential:

@@ -11,7 +11,16 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxatlas.options import Options, habit
+
 Extra = Literal["none", "maxpool", "conv", "c5", "p5"]
+
+
+class CoarseLevelChoices(Options):
+    """How RetinaNet's programs make the levels above P5."""
+
+    p6_from: Literal["c5", "p5"] = habit("c5", "the map that P6 is computed from")
+    relu_before_p7: bool = habit(True, "P7 is computed from relu(P6), not from P6 itself")
 
 
 class FPN(nn.Module):

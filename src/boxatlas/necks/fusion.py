@@ -12,10 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.necks.blocks import ConvRelu
+from boxatlas.necks.blocks import ConvRelu, enlarge
 from boxatlas.necks.extra_maps import ExtraLayer
+from boxatlas.options import Options, habit
 
 Generator = Literal["direct", "simple", "bottleneck"]
+
+
+class FusionChoices(Options):
+    """How the programs differ in the fusion of maps."""
+
+    fuse_norm_affine: bool = habit(False, "the fused map's batch norm scales and shifts")
+    reduce_all: bool = habit(
+        False, "a 1x1 convolution also on a map that has the fused width, 256, already"
+    )
+    extra_padding: Literal[0, 1] = habit(1, "padding of conv6_2, which comes after VGG-16's fc7")
+
+
+def layers_after_fc7(extra_padding: int) -> list[ExtraLayer]:
+    """conv6_1, conv6_2, conv7_1, conv7_2: VGG-16 continued to a map of half fc7's size."""
+    return [ExtraLayer(256, 512, 3, 1, extra_padding), ExtraLayer(128, 256)]
 
 
 class FeatureFusion(nn.Module):
@@ -58,9 +74,7 @@ class FeatureFusion(nn.Module):
         if x.shape[-2] > size[0]:
             pooled = F.max_pool2d(x, 2, 2, ceil_mode=True)
             return pooled if pooled.shape[-2:] == size else F.adaptive_max_pool2d(x, size)
-        return F.interpolate(
-            x, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=self.align_corners
-        )
+        return enlarge(x, size, self.align_corners)
 
 
 class FeaturePyramid(nn.Module):
@@ -93,8 +107,8 @@ class FeaturePyramid(nn.Module):
             channels = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        made = [x] if self.direct else []
+        pyramid = [x] if self.direct else []
         for layer in self.layers:
             x = layer(x)
-            made.append(x)
-        return made
+            pyramid.append(x)
+        return pyramid

@@ -15,8 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.necks.blocks import BatchNorm, ConvNorm, xavier
+from boxatlas.options import AtLeastOne, Options, habit, setting
 
 Form = Literal["paper", "released"]
+
+
+class MLFPNChoices(Options):
+    """How the authors' code differs from their paper."""
+
+    form: Form = habit("paper", "the U-shapes' form: the paper's figure 4 or the authors' code")
+    shared_leach: bool = habit(
+        False, "one convolution narrows the base feature for all U-shapes (released form)"
+    )
+    shared_sfam: bool = habit(False, "one attention for all scales, not one for each")
+    sfam_ratio: AtLeastOne = setting(16, "by what factor the attention narrows its channels")
+    norm_largest: bool = habit(False, "batch norm on the finest scale")
 
 
 class BaseFusion(nn.Module):

@@ -9,11 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from boxatlas.necks.blocks import ConvNorm, Size
+from boxatlas.options import NotNegative, Options, habit
+
+Rates = Literal["paper", "released"]
+
+
+class ReceptiveFieldChoices(Options):
+    """How the authors' code differs from their paper."""
+
+    rates: Rates = habit(
+        "paper", "dilations of an RFB's branches: the paper's 1, 3, 5 or the code's 2, 3, 5"
+    )
+    residual_scale: NotNegative = habit(
+        1.0, "factor of a receptive field block before its shortcut is added"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,13 @@ def rfb(channels: int, rates: Sequence[int], *, wide: bool = False) -> list[Bran
         [Layer(1, q), Layer((1, 7), half), Layer((7, 1), 2 * q, strided=True)],
     ]
     return list(zip(rows[: 4 if wide else 3], rates, strict=True))
+
+
+def rfb_rates(rates: Rates, narrow: bool) -> tuple[int, int, int]:
+    """Dilations of the three branches; the code has its own for a narrow block that halves."""
+    if rates == "paper":
+        return (1, 3, 5)
+    return (1, 2, 3) if narrow else (2, 3, 5)
 
 
 def rfb_narrow(channels: int, rates: Sequence[int] = (1, 3, 7)) -> list[Branch]:

@@ -51,12 +51,12 @@ class TransferConnection(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        made: list[Tensor] = []
+        transferred: list[Tensor] = []
         coarser = None
         for block, x in zip(reversed(self.blocks), reversed(maps), strict=True):
             coarser = block(x, coarser)
-            made.append(coarser)
-        return made[::-1]
+            transferred.append(coarser)
+        return transferred[::-1]
 
 
 def _conv(channels: int, width: int, norm: bool) -> nn.Sequential:

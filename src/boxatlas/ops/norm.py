@@ -1,6 +1,6 @@
 """Normalisation layers of the papers.
 
-Public: L2Norm.
+Public: L2Norm, L2NormChoices.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from boxatlas.options import Options, Positive, habit
+
 EpsPlace = Literal["inside_root", "added_to_root", "norm_clamped_below", "clamp_sum_of_squares"]
+
+
+class L2NormChoices(Options):
+    """How the programs keep the L2 norm from dividing by 0."""
+
+    norm_eps: Positive = habit(1e-10, "epsilon of the L2 norm")
+    norm_place: EpsPlace = habit("inside_root", "where the L2 norm's epsilon goes")
 
 
 class L2Norm(nn.Module):

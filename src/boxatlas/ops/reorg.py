@@ -1,6 +1,6 @@
 """Reorg: a map of half the size whose cells hold four cells of the first. arXiv 1612.08242, 2.
 
-Public: reorg, Reorg. Shape letters: B images, C channels, H x W cells, s stride.
+Public: ReorgChoices, reorg, Reorg. Shape letters: B images, C channels, H x W cells, s stride.
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from boxatlas.options import Options, habit
+
 Order = Literal["darknet", "space_to_depth"]
+
+
+class ReorgChoices(Options):
+    """How a passthrough brings a finer map in."""
+
+    reorg_order: Order = habit(
+        "darknet", "order of the passthrough's channels: of the public weights, or row by row"
+    )
 
 
 def reorg(x: Tensor, stride: int = 2, order: Order = "darknet") -> Tensor:

@@ -28,7 +28,7 @@ from boxatlas.ops.colour_spaces import COLOUR_SPACES, convert
 from boxatlas.ops.felzenszwalb import Graph
 from boxatlas.ops.grouping import SIMILARITIES, Hierarchy, group
 from boxatlas.ops.regions import codes, describe
-from boxatlas.options import Options, convention, switch
+from boxatlas.options import Options, habit, idea, setting
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,28 +49,28 @@ _SETS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[float
 class SelectiveSearch(Options):
     """What selective search does; colour_spaces, similarities and k default to the mode's."""
 
-    mode: Literal["single", "fast", "quality"] = switch("fast", "table 5: 1, 8 or 80 hierarchies")
-    colour_spaces: tuple[str, ...] | None = switch(
+    mode: Literal["single", "fast", "quality"] = idea("fast", "table 5: 1, 8 or 80 hierarchies")
+    colour_spaces: tuple[str, ...] | None = idea(
         None, "table 1 and table 3: colour spaces", min_length=1
     )
-    similarities: tuple[tuple[str, ...], ...] | None = switch(
+    similarities: tuple[tuple[str, ...], ...] | None = idea(
         None, "table 3: sets of similarities", min_length=1
     )
-    k: tuple[PositiveFloat, ...] | None = switch(
+    k: tuple[PositiveFloat, ...] | None = idea(
         None, "table 3: thresholds of the first segmentation", min_length=1
     )
-    sigma: float = switch(0.8, "section 3.1: smoothing before the segmentation", ge=0)
-    min_size: int | None = convention(None, "smallest first region in pixels; k if not given", ge=1)
-    rank: Literal["random", "position", "none"] = switch(
+    sigma: float = idea(0.8, "section 3.1: smoothing before the segmentation", ge=0)
+    min_size: int | None = habit(None, "smallest first region in pixels; k if not given", ge=1)
+    rank: Literal["random", "position", "none"] = idea(
         "random",
         "section 4.3: position in the hierarchy times a random number, the position "
         "alone, or the hierarchies one after the other",
     )
-    resize_width: int | None = convention(
+    resize_width: int | None = setting(
         500, "wider images are reduced to it first, as R-CNN does; None keeps every size", ge=8
     )
-    min_box_side: float = convention(0, "narrower or lower boxes are dropped; R-CNN: 20", ge=0)
-    max_boxes: int | None = convention(None, "how many of the best ranked are kept", ge=1)
+    min_box_side: float = setting(0, "narrower or lower boxes are dropped; R-CNN: 20", ge=0)
+    max_boxes: int | None = setting(None, "how many of the best ranked are kept", ge=1)
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None = None, /, **own: Any) -> Self:

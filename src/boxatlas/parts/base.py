@@ -164,13 +164,6 @@ class Detector(nn.Module):
         """This detector for data of these classes: the same one, but for a tree of words."""
         return self
 
-    def propose_all(self, table: Any, folder: Path, track: Track) -> dict[str, Any]:
-        """Image path -> proposals [P, 4] in source pixels, for a later phase of training.
-
-        What is done is kept in `folder` and found there again.
-        """
-        raise TypeError(f"{type(self).__name__} makes no proposals")
-
     # -- what every method has ----------------------------------------------------------------
 
     @overload

@@ -1,8 +1,9 @@
 """What every one-stage detector on anchors shares: maps -> head -> logits and deltas -> boxes.
 
-SSD, DSSD, FSSD, DSOD, RFBNet, M2Det and RetinaNet differ in backbone, neck, head, anchors and loss
-and say so in their own files. Shape letters: B images, A anchors, K classes, C columns of the class
-output (K, or K + 1 with the background at column 0), N candidates over all images.
+SSD, DSSD, FSSD, DSOD, RFBNet, RefineDet, M2Det and RetinaNet differ in backbone, neck, head,
+anchors and loss and say so in their own files. Shape letters: B images, A anchors, K classes, C
+columns of the class output (K, or K + 1 with the background at column 0), N candidates over all
+images.
 """
 
 from __future__ import annotations
@@ -16,30 +17,35 @@ from torch.func import functional_call
 
 from boxatlas.boxes.anchors import AnchorCache
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.boxes.nms import Candidates, Found, class_nms
+from boxatlas.boxes.nms import Candidates, SuppressionChoices, batched_nms
 from boxatlas.images import Preprocess
 from boxatlas.necks.extra_maps import conv_norm
-from boxatlas.options import Options, convention
+from boxatlas.options import AtLeastOne, Options, habit, setting
 from boxatlas.parts.base import ClassRows, Detector, Raw, clipped
-from boxatlas.structures import Detections, Frame
+from boxatlas.structures import Detections, Frame, detections_of
 
 Grid = tuple[int, int]  # rows, columns
 MakePredictor = Callable[[int, int], nn.Module]  # (channels, outputs) -> a predictor
 
 
-class DenseConfig(Options):
-    """Which boxes become detections."""
+class DenseChoices(Options):
+    """Which of the thousands of boxes enter suppression, and how."""
 
-    score: float = convention(0.01, "a class must score more than this", ge=0, le=1)
-    nms_iou: float = convention(0.45, "of two boxes of a class that overlap more, one stays", ge=0)
-    candidates: int | None = convention(
-        400, "boxes of a class that enter suppression, per image", ge=1
+    candidates: AtLeastOne | None = setting(
+        400, "boxes of a class that enter suppression, per image; null: all"
     )
-    max_detections: int = convention(200, "boxes that stay, per image, over all classes", ge=1)
-    clip_before_nms: bool = convention(False, "boxes are cut to the input before suppression")
+    clip_before_nms: bool = habit(False, "boxes are cut to the image before suppression")
 
 
-class DenseHead(nn.Module):
+class Head(nn.Module):
+    """Maps, fine to coarse -> logits [B, A, C] and deltas [B, A, 4]."""
+
+    def class_rows(self, prefix: str = "head.") -> dict[str, ClassRows]:
+        """Parameters whose first axis holds rows per class, named from `prefix` on."""
+        raise TypeError(f"{type(self).__name__} does not define class_rows")
+
+
+class DenseHead(Head):
     """Per map one predictor of class logits and one of deltas.
 
     logits [B, A, C], deltas [B, A, 4]: maps fine to coarse, then row, column, box in the cell.
@@ -69,13 +75,22 @@ class DenseHead(nn.Module):
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
     def class_rows(self, prefix: str = "head.") -> dict[str, ClassRows]:
-        """Where the last layer of each class predictor holds its rows: after a background."""
-        rows = {}
+        """The last convolution of each class predictor and a batch norm after it.
+
+        The background's row comes before the classes'.
+        """
+        rows: dict[str, ClassRows] = {}
         for i, (layer, k) in enumerate(zip(self.cls, self.boxes, strict=True)):
-            last = [n for n, m in layer.named_modules() if isinstance(m, nn.Conv2d)][-1]
-            name = ".".join(part for part in (f"{prefix}cls.{i}", last) if part)
-            own = ClassRows(k, int(self.background))
-            rows |= {f"{name}.{leaf}": own for leaf in ("weight", "bias")}
+            modules = list(layer.named_modules())
+            last = max(j for j, (_, m) in enumerate(modules) if isinstance(m, nn.Conv2d))
+            for inner, module in modules[last:]:
+                if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                    name = ".".join(part for part in (f"{prefix}cls.{i}", inner) if part)
+                    rows |= {
+                        f"{name}.{leaf}": ClassRows(k, int(self.background))
+                        for leaf, values in module.state_dict().items()
+                        if values.ndim  # but a norm's count of batches
+                    }
         return rows
 
 
@@ -110,25 +125,28 @@ def flat(x: Tensor, columns: int) -> Tensor:
 class DenseDetector(Detector):
     """backbone -> neck -> head beside anchors that depend on the sizes of the maps alone.
 
-    A method passes its parts and defines `make_anchors` and `loss`. background: the class output
-    is a softmax whose column 0 is the background; else one sigmoid per class.
+    A method passes its parts and defines `make_anchors` and `loss`. Its config has the groups
+    `SuppressionChoices` and `DenseChoices`. background: the class output is a softmax whose column
+    0 is the background; else one sigmoid per class.
     """
+
+    config: Any  # a union of groups, for which Python has no type; each reader names its group
 
     def __init__(
         self,
         classes: Sequence[str],
         preprocess: Preprocess,
-        config: DenseConfig,
+        config: Options,
         *,
         backbone: nn.Module,
         neck: nn.Module | None,
-        head: nn.Module,
+        head: Head,
         coder: DeltaCoder,
         background: bool = True,
     ) -> None:
         super().__init__(classes, preprocess, config)
         self.backbone, self.neck, self.head = backbone, neck, head
-        self.coder, self.background, self.limits = coder, background, config
+        self.coder, self.background = coder, background
         self._anchors = AnchorCache(self.make_anchors)
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
@@ -136,7 +154,7 @@ class DenseDetector(Detector):
         raise TypeError(f"{type(self).__name__} does not define make_anchors")
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The maps that the head reads, fine to coarse."""
+        """The maps that the head reads, fine to coarse, of images [B, 3, H, W]."""
         maps = self.backbone(images)
         return maps if self.neck is None else self.neck(maps)
 
@@ -152,7 +170,7 @@ class DenseDetector(Detector):
         return {"logits": logits, "deltas": deltas, "anchors": self.anchors(maps, images)}
 
     def anchors(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
-        """The anchors of these maps, made once for each size of input and device."""
+        """The anchors [A, 4] of these maps, made once for each size of input and device."""
         return self._anchors(maps, (int(images.shape[-2]), int(images.shape[-1])))
 
     def class_scores(self, logits: Tensor) -> Tensor:
@@ -168,53 +186,55 @@ class DenseDetector(Detector):
         score: float | None = None,
         max_detections: int | None = None,
     ) -> list[Detections]:
-        """Threshold, decode what passed, the best of each class into one NMS for all images."""
-        chosen = self.candidates(raw, score)
-        boxes = self.decode(raw, chosen)
-        if self.limits.clip_before_nms:
-            boxes = clipped(boxes, frames, chosen.image)
-        total = self.limits.max_detections if max_detections is None else max_detections
-        found = self.suppress(chosen, boxes, len(frames), total)
-        return [
-            Detections(
-                frame.undo(one.boxes.cpu()),
-                one.scores.cpu(),
-                one.labels.cpu(),
-                self.classes,
-                frame.source,
-            )
-            for one, frame in zip(found, frames, strict=True)
-        ]
+        """Threshold, decode what passed, suppress within each class, the best of each image."""
+        limits: SuppressionChoices = self.config
+        dense: DenseChoices = self.config
+        candidates = self.candidates(raw, score)
+        boxes = self.decode(raw, candidates)
+        if dense.clip_before_nms:
+            boxes = clipped(boxes, frames, candidates.image)
+        most = limits.max_detections if max_detections is None else max_detections
+        rows, scores = self.suppress(candidates, boxes, most)
+        labels, image = candidates.label[rows], candidates.image[rows]
+        return detections_of(boxes[rows], scores, labels, image, frames, self.classes, most)
 
     def candidates(self, raw: Raw, score: float | None) -> Candidates:
         """What may become a detection: anchors and classes that pass the threshold."""
+        limits: SuppressionChoices = self.config
         scores = self.class_scores(raw["logits"].float())
         # The published threshold is exceeded; one that a caller gives is reached.
-        hit = scores > self.limits.score if score is None else scores >= score
-        where = hit.flatten().nonzero().squeeze(1)
+        passes = scores > limits.score if score is None else scores >= score
+        where = passes.flatten().nonzero().squeeze(1)
         anchors, classes = scores.shape[1:]
         row = where.div(classes, rounding_mode="floor")
         image = row.div(anchors, rounding_mode="floor")
         label = where - row * classes
         return Candidates(image, row - image * anchors, label, scores.flatten()[where])
 
-    def decode(self, raw: Raw, chosen: Candidates) -> Tensor:
+    def decode(self, raw: Raw, candidates: Candidates) -> Tensor:
         """The candidates' boxes [N, 4] xyxy in pixels of the input."""
-        deltas = raw["deltas"][chosen.image, chosen.row].float()
-        return self.coder.decode(deltas, raw["anchors"][chosen.row])
+        deltas = raw["deltas"][candidates.image, candidates.row].float()
+        return self.coder.decode(deltas, raw["anchors"][candidates.row])
 
-    def suppress(
-        self, chosen: Candidates, boxes: Tensor, images: int, total: int | None
-    ) -> list[Found]:
-        """Of the candidates of each image, those that stay."""
-        limits = self.limits
-        return class_nms(
-            chosen, boxes, images, limits.nms_iou, per_class=limits.candidates, total=total
+    def suppress(self, candidates: Candidates, boxes: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """Which candidates stay, best first: (rows of boxes [N, 4], their scores).
+
+        most: detections of an image; no more than that of a class need to stay.
+        """
+        limits: SuppressionChoices = self.config
+        dense: DenseChoices = self.config
+        rows = batched_nms(
+            boxes,
+            candidates.score,
+            candidates.image * self.num_classes + candidates.label,
+            limits.nms_iou,
+            group_candidates=dense.candidates,
+            limit=most,
         )
+        return rows, candidates.score[rows]
 
     def class_rows(self) -> dict[str, ClassRows]:
-        own: Any = getattr(self.head, "class_rows", dict)
-        return own()
+        return self.head.class_rows()
 
 
 def grids_of(backbone: nn.Module, image: tuple[int, int]) -> list[Grid]:

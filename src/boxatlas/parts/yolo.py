@@ -1,4 +1,4 @@
-"""What YOLO, YOLOv2, YOLO9000 and YOLOv3 share: settings, backbones, how boxes become detections.
+"""What YOLO, YOLOv2, YOLO9000 and YOLOv3 share: backbones, inputs, how boxes become detections.
 
 Shape letters: B images, A priors of a cell, K classes, H x W cells, N candidates over all images.
 """
@@ -13,113 +13,97 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.darknet import (
-    INPUTS,
-    STAGES,
-    Darknet,
-    EpsPlace,
-    Norm,
-    initialise,
-    norm_layer,
-)
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet, Norm, initialise
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.formats import cxcywh_to_xyxy
 from boxatlas.boxes.nms import Candidates, Found, class_nms
-from boxatlas.boxes.yolo import PriorCoder, Truth
+from boxatlas.boxes.yolo import Objects, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
-from boxatlas.options import Options, convention, switch
+from boxatlas.options import Count, Options, Positive, idea, setting
 from boxatlas.parts.base import Detector, Raw
-from boxatlas.structures import Batch, Detections, Frame
+from boxatlas.structures import Batch, Detections, Frame, detections_of
 
-_SMALLEST = 0.001  # of the input: objects with a smaller side are not learned, as in Darknet
-SIZES = tuple(range(320, 609, 32))  # multi-scale training: {320, 352, ..., 608}
-
-
-def wide(channels: int, width: float) -> int:
-    """A published number of channels times `width`, as a multiple of 8."""
-    return max(8, round(channels * width / 8) * 8)
+Resize = Literal["stretch", "letterbox"]
+_SMALLEST = 0.001  # of the input: objects with a smaller side are not trained
+_SIZES = tuple((side, side) for side in range(320, 609, 32))  # {320, 352, ..., 608}
 
 
-class YoloConfig(Options):
-    """What the family has in common."""
+class YOLOChoices(Options):
+    """What `yolo_preprocess` and `layer_width` read."""
 
-    size: int | tuple[int, int] = convention(416, "input (height, width), a multiple of 32")
-    backbone: str = convention("darknet19", 'a Darknet network or "timm/NAME"')
-    pretrained: bool = convention(False, "the backbone starts from ImageNet weights")
-    fold_norms: bool = convention(False, "a timm network's batch norms go into its convolutions")
-    width: float = convention(1.0, "multiple of the detector's own channels (light forms)", gt=0)
-    resize: Literal["stretch", "letterbox"] = convention("stretch", "how an image is fitted")
-    norm_eps: float = convention(1e-5, "of batch norm", ge=0)
-    norm_place: EpsPlace = convention("inside_root", "where that epsilon goes")
-    score: float = convention(0.005, "a detection must score more than this", ge=0)
-    nms_iou: float = convention(0.45, "of two boxes of a class that overlap more, one stays", ge=0)
-    max_detections: int = convention(1000, "boxes that stay, per image, over all classes", ge=1)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def norm(self) -> Norm:
-        return norm_layer(self.norm_eps, self.norm_place)
-
-    def wide(self, channels: int) -> int:
-        """A published number of channels, by the option `width`."""
-        return wide(channels, self.width)
-
-
-class PriorConfig(YoloConfig):
-    """What YOLOv2 and its successors have in common."""
-
-    multi_scale: bool = switch(True, "inputs of 320 to 608, changed every 10 steps")
-    largest_last: int = convention(
-        0, "of multi_scale: last steps at the largest size (Darknet since January 2017: 200)", ge=0
+    resize: Resize = setting("stretch", "how an image is fitted to the input")
+    width: Positive = setting(
+        1.0, "channels of the detector's own layers, as a multiple of the published"
     )
 
 
-def backbone_of(
-    config: YoloConfig, strides: Sequence[int], norm: Norm | None, weights: str | None = None
+class MultiScaleChoices(Options):
+    """Training at several sizes of input, which `PriorDetector` has."""
+
+    multi_scale: bool = idea(True, "training changes inputs among 320 to 608 every 10 steps")
+    largest_last: Count = setting(
+        0, "last steps of multi-scale training that are all at the largest size"
+    )
+
+
+def layer_width(published: int, width: float) -> int:
+    """A published number of channels times `width`, as a multiple of 8."""
+    return max(8, round(published * width / 8) * 8)
+
+
+def yolo_backbone(
+    choices: BackboneChoices, strides: Sequence[int], norm: Norm | None, weights: str | None = None
 ) -> tuple[Darknet | TimmFeatures, dict[str, Any]]:
-    """(the backbone, how its inputs are normalised). weights: the file that `pretrained` means."""
-    name = config.backbone
+    """(a Darknet network or one of timm, how its inputs are normalised).
+
+    weights: the entry of `darknet.PRETRAINED` that `pretrained` means, where not the network's own.
+    Raises InputError for an unknown name.
+    """
+    name = choices.backbone
     if name.startswith(PREFIX):
         mean, std = normalisation(name)
-        made = TimmFeatures(name, strides, pretrained=config.pretrained, fold=config.fold_norms)
-        return made, {"mean": mean, "std": std}
+        features = TimmFeatures(
+            name, strides, pretrained=choices.pretrained, fold=choices.fold_norms
+        )
+        return features, {"mean": mean, "std": std}
     if name not in STAGES:
         known = ", ".join(STAGES)
         raise InputError(
             "no such backbone", field="backbone", value=name, hint=f"{known} or timm/NAME"
         )
-    made = Darknet(name, strides, norm=norm)
-    if config.pretrained:
-        made.load_pretrained(weights)
-    return made, dict(INPUTS)
+    darknet = Darknet(name, strides, norm=norm)
+    if choices.pretrained:
+        darknet.load_pretrained(weights)
+    return darknet, dict(INPUTS)
 
 
-def preprocess_of(config: YoloConfig, normal: dict[str, Any]) -> Preprocess:
-    """Pixels in 0..1 as Darknet resizes them: bilinear with corners on corners, grey beside."""
+def yolo_preprocess(
+    shape: tuple[int, int], resize: Resize, normalised: dict[str, Any]
+) -> Preprocess:
+    """Bilinear with corners on corners, grey beside; `normalised` says the mean and std."""
     return Preprocess.of(
-        size=config.shape,
-        resize=config.resize,
+        size=shape,
+        resize=resize,
         align_corners=True,
         truncate=True,
         pad_value=(0.5, 0.5, 0.5),
-        **normal,
+        **normalised,
     )
 
 
-def check_size(config: YoloConfig, multiple: int) -> None:
-    """Raise InputError for an input that the network's strides do not divide."""
-    if any(side % multiple or side < multiple for side in config.shape):
-        raise InputError(f"must be a multiple of {multiple}", field="size", value=config.size)
+def check_size(shape: tuple[int, int], multiple: int) -> None:
+    """Raise InputError for an input (height, width) that the network's strides do not divide."""
+    if any(side % multiple for side in shape):
+        raise InputError(f"must be a multiple of {multiple}", field="size", value=shape)
 
 
-def truth_of(batch: Batch, smallest: float = _SMALLEST) -> Truth:
-    """A batch's objects as the losses take them; those to ignore (difficult) are not learned."""
+def objects_of(batch: Batch, smallest: float = _SMALLEST) -> Objects:
+    """A batch's objects as the losses take them, without those to ignore (difficult, crowd)."""
     targets = batch.targets
     height, width = batch.images.shape[-2:]
-    return Truth.of_pixels(
+    return Objects.of_pixels(
         targets.boxes, targets.labels, targets.valid & ~targets.ignore, (height, width), smallest
     )
 
@@ -127,6 +111,57 @@ def truth_of(batch: Batch, smallest: float = _SMALLEST) -> Truth:
 def mean_losses(losses: dict[str, Tensor], images: int) -> dict[str, Tensor]:
     """Sums over the batch -> what one step of the optimizer sees: divided by its images."""
     return {name: value / max(images, 1) for name, value in losses.items()}
+
+
+class YOLODetector(Detector):
+    """A detector whose boxes are chosen in input pixels: a method defines `candidates`.
+
+    Its config holds `SuppressionChoices`.
+    """
+
+    config: Any  # a union of groups, for which Python has no type
+
+    def candidates(self, raw: Raw, score: float) -> tuple[Candidates, Tensor]:
+        """Classes of boxes that score at least `score`: (what they are, boxes [N, 4] xyxy in
+        input pixels)."""
+        raise TypeError(f"{type(self).__name__} does not define candidates")
+
+    def select(
+        self, raw: Raw, score: float | None = None, max_detections: int | None = None
+    ) -> list[Found]:
+        """Each image's boxes after NMS within each class, best first, in input pixels.
+
+        The published threshold is exceeded; one that a caller gives is reached.
+        """
+        least = just_above(self.config.score) if score is None else score
+        candidates, boxes = self.candidates(raw, least)
+        limit = self.config.max_detections if max_detections is None else max_detections
+        images = len(next(iter(raw.values())))
+        return class_nms(candidates, boxes, images, self.config.nms_iou, total=limit)
+
+    @torch.no_grad()
+    def postprocess(
+        self,
+        raw: Raw,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[Detections]:
+        """`select`, in the source images."""
+        kept = self.select(raw, score, max_detections)
+        image = [
+            torch.full_like(part.labels, number, dtype=torch.int64)
+            for number, part in enumerate(kept)
+        ]
+        return detections_of(
+            torch.cat([part.boxes for part in kept]),
+            torch.cat([part.scores for part in kept]),
+            torch.cat([part.labels for part in kept]),
+            torch.cat(image),
+            frames,
+            self.classes,
+        )
 
 
 class Map(NamedTuple):
@@ -143,49 +178,18 @@ class Map(NamedTuple):
         return rows * self.stride, columns * self.stride
 
 
-class YoloDetector(Detector):
-    """A detector whose choice of boxes, `stay`, is made in input pixels."""
-
-    config: YoloConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def stay(
-        self, raw: Raw, score: float | None = None, max_detections: int | None = None
-    ) -> list[Found]:
-        """Each image's boxes, best first, in input pixels."""
-        raise TypeError(f"{type(self).__name__} does not define stay")
-
-    @torch.no_grad()
-    def postprocess(
-        self,
-        raw: Raw,
-        frames: Sequence[Frame],
-        *,
-        score: float | None = None,
-        max_detections: int | None = None,
-    ) -> list[Detections]:
-        """What stays, in the source images."""
-        found = self.stay(raw, score, max_detections)
-        return [
-            Detections(
-                frame.undo(one.boxes.cpu()),
-                one.scores.cpu(),
-                one.labels.cpu(),
-                self.classes,
-                frame.source,
-            )
-            for one, frame in zip(found, frames, strict=True)
-        ]
-
-
-class PriorDetector(YoloDetector):
+class PriorDetector(YOLODetector):
     """A detector whose maps hold, for each prior of each cell, x, y, w, h, objectness, classes.
 
     A method defines `maps`, `class_scores`, `anchor_count` (of all maps), `anchor_unit` (the input
     pixels that 1 stands for in the option `anchors`) and, where a box bears one label, `scored`.
+    Its config holds `MultiScaleChoices` too.
     """
 
-    config: PriorConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     coder: PriorCoder
+
+    def training_sizes(self) -> list[tuple[int, int]]:
+        return list(_SIZES) if self.config.multi_scale else []
 
     @property
     def largest_last(self) -> int:
@@ -208,48 +212,33 @@ class PriorDetector(YoloDetector):
         row, label = (scores >= score).nonzero(as_tuple=True)
         return row, label, scores[row, label]
 
-    def training_sizes(self) -> list[tuple[int, int]]:
-        """Input sizes for multi-scale training."""
-        return [(side, side) for side in SIZES] if self.config.multi_scale else []
+    def candidates(self, raw: Raw, score: float) -> tuple[Candidates, Tensor]:
+        """One threshold on objectness; only what passes it is decoded."""
+        by_map = [self._of_map(layer, score) for layer in self.maps(raw)]
+        parts = zip(*(candidates for candidates, _ in by_map), strict=True)
+        return Candidates(*map(torch.cat, parts)), torch.cat([boxes for _, boxes in by_map])
 
-    def stay(
-        self, raw: Raw, score: float | None = None, max_detections: int | None = None
-    ) -> list[Found]:
-        """One threshold on objectness, then only what passed is decoded, then one NMS.
-
-        Each image's boxes, best first, in input pixels. The published threshold is exceeded; one
-        that a caller gives is reached.
-        """
-        config = self.config
-        least = just_above(config.score) if score is None else score
-        found = [self.candidates(one, least) for one in self.maps(raw)]
-        boxes = torch.cat([b for b, _ in found])
-        chosen = Candidates(*(torch.cat(part) for part in zip(*(c for _, c in found), strict=True)))
-        limit = config.max_detections if max_detections is None else max_detections
-        images = len(next(iter(raw.values())))
-        return class_nms(chosen, boxes, images, config.nms_iou, total=limit)
-
-    def candidates(self, one: Map, score: float) -> tuple[Tensor, Candidates]:
-        """(boxes [N, 4] xyxy in input pixels, what they are) of one map."""
+    def _of_map(self, layer: Map, score: float) -> tuple[Candidates, Tensor]:
         logit = math.log(score / (1 - score)) if 0 < score < 1 else -math.inf if score <= 0 else 99
-        image, prior, row, column = (one.numbers[:, :, 4] >= logit - 1e-6).nonzero(as_tuple=True)
-        rows = one.numbers.permute(0, 1, 3, 4, 2)[image, prior, row, column].float()
+        sure = layer.numbers[:, :, 4] >= logit - 1e-6
+        image, prior, row, column = sure.nonzero(as_tuple=True)
+        rows = layer.numbers.permute(0, 1, 3, 4, 2)[image, prior, row, column].float()
         index, label, value = self.scored(rows[:, 5:], rows[:, 4].sigmoid(), score)
         cell = torch.stack([column, row], -1)
-        grid = (one.numbers.shape[-2], one.numbers.shape[-1])
+        grid = (layer.numbers.shape[-2], layer.numbers.shape[-1])
         numbers = self.coder.activate(rows[:, :5], 1)
-        boxes = self.coder.decode(numbers, cell, one.priors.to(rows)[prior], grid)
-        boxes = cxcywh_to_xyxy(boxes) * boxes.new_tensor([one.input[1], one.input[0]] * 2)
-        return boxes[index], Candidates(image[index], index, label, value)
+        boxes = self.coder.decode(numbers, cell, layer.priors.to(rows)[prior], grid)
+        boxes = cxcywh_to_xyxy(boxes) * boxes.new_tensor([layer.input[1], layer.input[0]] * 2)
+        return Candidates(image[index], index, label, value), boxes[index]
 
 
 def just_above(score: float) -> float:
-    """The smallest float32 that exceeds a threshold: Darknet compares by `>`."""
+    """The smallest float32 that exceeds a threshold."""
     return float(np.nextafter(np.float32(score), np.float32(np.inf)))
 
 
-def head(channels: int, outputs: int) -> nn.Conv2d:
+def prior_head(channels: int, outputs: int) -> nn.Conv2d:
     """The last layer of a map: 1x1, linear, with a bias."""
-    made = nn.Conv2d(channels, outputs, 1)
-    initialise(made)
-    return made
+    layer = nn.Conv2d(channels, outputs, 1)
+    initialise(layer)
+    return layer

@@ -1,4 +1,4 @@
-"""The state a stopped run goes on from: one safetensors file, its position as JSON in the header.
+"""The state that a stopped run resumes from: one safetensors file, the position in its header.
 
 One file, replaced in one move, so that weights, momentum and position are always of the same
 iteration. Nothing random is stored: every iteration seeds its generators from its own number.

@@ -70,7 +70,7 @@ def memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-class Table:
+class MetricsTable:
     """metrics.csv: one row a reading, columns added as they come up."""
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +105,7 @@ class Table:
             raise InputError(
                 f"could not be written: {error.strerror}",
                 file=self.path,
-                hint="go on with --resume when there is room",
+                hint="--resume when there is room",
             ) from error
 
     def _write_all(self) -> None:
@@ -132,7 +132,7 @@ class Log:
 
     def __init__(self, folder: Path, shown: bool = True) -> None:
         self.shown = shown
-        self.table = Table(folder / METRICS)
+        self.table = MetricsTable(folder / METRICS)
         self._folder, self._board, self._task = folder, None, None
         self._bar: Progress | None = None
         self._said = time.monotonic()

@@ -86,7 +86,7 @@ def run_phase(
     if len(stages) > 1:
         log.say(f"phase {index + 1} of {len(stages)}: {phase.name}")
     if phase.fit is not None:
-        stop.at_once = True  # the method keeps its own work, and goes on with it
+        stop.at_once = True  # the method keeps its own work, and resumes it
         try:
             if stop.asked:
                 raise KeyboardInterrupt
@@ -192,7 +192,7 @@ class Descent:
         self.log.end()
 
     def _group(self, batches: Iterator[Batch]) -> list[Batch]:
-        """The batches of one step; what was learned is kept where they cannot be had."""
+        """The batches of one step; the state is saved before the error of one that fails."""
         alone = self.job.world.size == 1
         self.stop.at_once = alone  # the weights stand still; several processes stop together
         patience = Patience(_PATIENCE) if alone and self.loader.workers else None
@@ -260,7 +260,7 @@ class Descent:
                 "one image is too few for the batch norm of a map of one cell",
                 field=field,
                 value=1,
-                hint="learn two or more at once, or use a larger input",
+                hint="train on two or more at once, or use a larger input",
             ) from None
 
     def _after(self, resumed: bool = False) -> None:
@@ -314,7 +314,7 @@ class Descent:
         self.meter.restart()
 
     def save(self) -> None:
-        """Write the state to go on from, and the last detector."""
+        """Write the state to resume from, and the last detector."""
         self.finite.drain()
         if self.job.world.first:
             self.position.seconds = self._seconds + time.monotonic() - self._began

@@ -36,7 +36,7 @@ def check_patterns(field: str, patterns: Iterable[str], names: Sequence[str]) ->
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """The parameters that learn, grouped by rate and decay.
+    """The parameters that are trained, grouped by rate and decay.
 
     Each group holds `params`, `names`, `weight_decay` and `scale`, the multiple of the base rate.
     """
@@ -71,7 +71,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """SGD or AdamW over the groups, in the fused form where the device has one."""
     groups = parameter_groups(model, recipe)
     if not groups:
-        raise InputError("nothing is left to learn", field="freeze", value=recipe.freeze)
+        raise InputError("no parameter is left to train", field="freeze", value=recipe.freeze)
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(

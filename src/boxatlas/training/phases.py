@@ -1,7 +1,8 @@
-"""The stages of a method's training: what learns in one, what it starts from, what it is given.
+"""The stages of a method's training: what is trained in one, and what it starts from.
 
-A method lists its phases as data (`Detector.phases`). Each phase's end is kept in the run folder,
-so that a later one may start from it or take its proposals; a killed run goes on within a phase.
+A method lists its phases as data (`Detector.phases`). The weights at each phase's end are kept in
+the run folder, so that a later one may start from them or take their proposals; a killed run
+resumes within a phase.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from boxatlas.errors import InputError, nearest
 from boxatlas.files import make_folder, write_tensors
 from boxatlas.parts.base import Detector, Phase
 from boxatlas.progress import track
+from boxatlas.proposing import stored
 from boxatlas.structures import Batch
 from boxatlas.training.distributed import World, wait
 from boxatlas.training.optim import NORMS, check_patterns, matches
@@ -28,7 +30,7 @@ from boxatlas.training.recipe import Recipe
 _START = "start"  # the weights as training began
 
 
-class Loader(Protocol):
+class EpochBatches(Protocol):
     """Batches of an epoch, the same in every run; `start` skips that many unread.
     workers: processes that read for it."""
 
@@ -39,16 +41,19 @@ class Loader(Protocol):
 
 
 class MakeLoader(Protocol):
-    """A loader of the training images; not `learning`: in order, as they are (for `fit`)."""
+    """Batches of the training images; not `training`: in order and not augmented (for `fit`).
+
+    phase_proposals: those of an earlier phase, in place of the recipe's.
+    """
 
     def __call__(
-        self, recipe: Recipe, batch_size: int, proposals: Any = None, learning: bool = True
-    ) -> Loader: ...
+        self, recipe: Recipe, batch_size: int, phase_proposals: Any = None, training: bool = True
+    ) -> EpochBatches: ...
 
 
 @dataclass
 class Job:
-    """One training, ready to run: everything that the loop is given.
+    """One training, ready to run: everything that the loop needs.
 
     table: the training images; evaluate: detector -> metrics with "mAP", or None; about: what is
     recorded in each checkpoint beside the recipe.
@@ -80,9 +85,9 @@ def check(phases: Sequence[Phase], recipe: Recipe) -> None:
 
 
 def learn_only(model: nn.Module, phase: Phase, recipe: Recipe) -> list[nn.Module]:
-    """Let exactly the phase's parameters learn; the norms that stay in eval mode are returned.
+    """Train exactly the phase's parameters; return the norms that stay in eval mode.
 
-    A norm stays as it is where `freeze_norms` names it or where none of its values learn.
+    A norm stays as it is where `freeze_norms` names it or where none of its values is trained.
     """
     names = [name for name, _ in model.named_parameters()]
     norms = {name: m for name, m in model.named_modules() if isinstance(m, NORMS)}
@@ -90,16 +95,16 @@ def learn_only(model: nn.Module, phase: Phase, recipe: Recipe) -> list[nn.Module
     check_patterns("freeze", recipe.freeze, names)
     check_patterns("freeze_norms", recipe.freeze_norms, list(norms) or names)
 
-    def learns(name: str) -> bool:
+    def trained(name: str) -> bool:
         return matches(name, phase.learn) and not matches(name, recipe.freeze)
 
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(learns(name))
+        parameter.requires_grad_(trained(name))
     kept = []
     for name, module in norms.items():
-        own = list(module.parameters(recurse=False))
-        asleep = not any(p.requires_grad for p in own) if own else not learns(name)
-        if asleep or matches(name, recipe.freeze_norms):
+        values = list(module.parameters(recurse=False))
+        frozen = not any(p.requires_grad for p in values) if values else not trained(name)
+        if frozen or matches(name, recipe.freeze_norms):
             module.requires_grad_(False)
             kept.append(module)
     return kept
@@ -120,7 +125,7 @@ class Terms(nn.Module):
 
 
 def begin(job: Job, phases: Sequence[Phase], index: int) -> None:
-    """Put into the model what a phase starts from: the first weights, or an earlier phase's end."""
+    """Load what a phase starts from: the first weights, or those at an earlier phase's end."""
     if len(phases) == 1:
         return
     first = _file(job, _START)
@@ -132,7 +137,7 @@ def begin(job: Job, phases: Sequence[Phase], index: int) -> None:
 
 
 def finish(job: Job, phases: Sequence[Phase], index: int, model: Detector) -> None:
-    """Keep the end of a phase for the later ones."""
+    """Keep the weights at the end of a phase for later ones."""
     if len(phases) > 1 and job.world.first:
         write_tensors(_file(job, phases[index].name), model.state_dict())
     wait(job.world)
@@ -141,8 +146,7 @@ def finish(job: Job, phases: Sequence[Phase], index: int, model: Detector) -> No
 def proposals(job: Job, phase: Phase) -> Any:
     """The proposals that an earlier phase's detector makes for the training images, or None.
 
-    The detector's `propose_all(table, folder, track)` returns what the loader takes; it keeps its
-    work in `folder`, and finds it there after a stop.
+    They are kept in the phase's folder, and found there again after a stop.
     """
     if phase.proposals_from is None:
         return None
@@ -151,16 +155,16 @@ def proposals(job: Job, phase: Phase) -> Any:
     folder = _folder(job, f"{phase.proposals_from}_proposals")
     made = None
     if job.world.first:  # the others find the work done
-        made = maker.propose_all(job.table, folder, track)
+        made = stored(maker, job.table.paths, folder, track)
     wait(job.world)
-    return made if job.world.first else maker.propose_all(job.table, folder, track)
+    return made if job.world.first else stored(maker, job.table.paths, folder, track)
 
 
 def fit(job: Job, phase: Phase, recipe: Recipe) -> None:
-    """A phase without gradient descent: its `fit` is given the images and a folder.
+    """A phase without gradient descent: `phase.fit(loader, folder, track)`.
 
-    `method(loader, folder, track)`: the loader's epoch 0 is every training image in order; the
-    folder holds the method's cache, found again after a stop. What is fitted is the model's state.
+    The loader's epoch 0 is every training image in order; the folder holds the method's cache,
+    which a resumed run uses. The fit changes the model's own tensors.
     """
     assert phase.fit is not None
     loader = job.loader(recipe, recipe.micro_batch or recipe.batch, proposals(job, phase), False)

@@ -1,4 +1,4 @@
-"""From a recipe to a job: which images are learned and judged, the detector, its first weights."""
+"""From a recipe to a job: the images to train and evaluate on, the detector, its first weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from boxatlas import evaluation
 from boxatlas.create import create_model
 from boxatlas.data import Table, augmentation, make_loader, read, splits
 from boxatlas.data.anchors import cluster, shapes_of
+from boxatlas.data.doctor.pictures import doubles
 from boxatlas.data.loader import Sizes
+from boxatlas.data.split import held_out
 from boxatlas.errors import InputError
 from boxatlas.evaluation.metrics import Metric
 from boxatlas.options import replaced
@@ -24,8 +26,8 @@ from boxatlas.parts.base import Detector
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
 from boxatlas.training.optim import divided, steps_in
-from boxatlas.training.phases import Job, Loader
-from boxatlas.training.proposals import given
+from boxatlas.training.phases import EpochBatches, Job
+from boxatlas.training.proposals import proposals_for
 from boxatlas.training.recipe import Recipe
 
 _HELD_OUT = 0.1  # of the training images, where the data has no validation split
@@ -33,7 +35,7 @@ _HELD_OUT = 0.1  # of the training images, where the data has no validation spli
 
 @dataclass(frozen=True)
 class Images:
-    """What is learned and what it is judged by (None: nothing), and how they came about."""
+    """Training images, validation images (None: no evaluation), and lines that say which."""
 
     train: Table
     val: Table | None
@@ -43,9 +45,9 @@ class Images:
 def images_of(recipe: Recipe) -> Images:
     """The training and the validation images of a recipe's folders.
 
-    Validation is `val` where a folder has one of which nothing is learned; else a tenth of the
-    training images, drawn by the seed and not learned. It is never `test`. Raises InputError for
-    an unknown split or an empty folder.
+    Validation is `val` where a folder has one that is not trained on; else a tenth of the training
+    images, drawn by the seed and held out. It is never `test`. Raises InputError for an unknown
+    split or an empty folder.
     """
     if not recipe.data:
         raise InputError("no data set was given", field="--data", hint="--data DIR")
@@ -57,36 +59,41 @@ def images_of(recipe: Recipe) -> Images:
             hint="use auto, and `boxatlas eval RUN/best.safetensors --split test` afterwards",
         )
     known = {folder: splits(folder, recipe.format) for folder in recipe.data}
-    parts, learned = [], []
+    parts, used = [], []
     for folder, names in known.items():
         split = _train_split(recipe.train_split, names)
         parts.append(read(folder, split, recipe.format))
-        learned.append(split or "all images")
+        used.append(split or "all images")
     train, dropped = Table.join(parts).without_empty_boxes()
     val, said = _validation(recipe, known, train)
     if val is not None:  # an image of a class but no boxes judges nothing
         val = val.select(val.image_label < 0)
     if val is None and recipe.val_split == "auto" and int((train.image_label < 0).sum()) > 1:
         train, val = _tenth(train, recipe.seed)
-        said = f"no val split: a tenth of the training images, seed {recipe.seed}, not learned"
+        said = f"no val split: a tenth of the training images, seed {recipe.seed}, not trained on"
     if val is not None:  # one order of classes for both
         classes = tuple(dict.fromkeys((*train.classes, *val.classes)))
         train, val = train.relabelled(classes), val.relabelled(classes)
     if not train.classes:
         raise InputError("the training images hold no object", file=recipe.data[0])
     notes = [
-        f"training: {len(train)} images ({', '.join(dict.fromkeys(learned))}), "
+        f"training: {len(train)} images ({', '.join(dict.fromkeys(used))}), "
         f"{len(train.labels)} objects, {len(train.classes)} classes",
         f"validation: {len(val)} images ({said})" if val is not None else f"validation: {said}",
     ]
     if dropped:
-        notes.append(f"{dropped} boxes of no area are not learned")
+        notes.append(f"{dropped} boxes of no area are left out")
     return Images(train, val, (*notes, *train.notes))
 
 
 def _train_split(wanted: str, names: Sequence[str]) -> str | None:
-    """The split of one folder: train and trainval stand in for one another; None = it has none."""
-    if not names:
+    """The split of one folder; None = all images.
+
+    train and trainval stand in for one another; where a folder has one split of another name, such
+    as CVAT's `default`, that is all there is.
+    """
+    usual = wanted in ("train", "trainval")
+    if not names or (usual and len(names) == 1 and names[0] not in ("train", "trainval")):
         return None
     other = {"train": "trainval", "trainval": "train"}.get(wanted, wanted)
     return other if wanted not in names and other in names else wanted
@@ -95,7 +102,7 @@ def _train_split(wanted: str, names: Sequence[str]) -> str | None:
 def _validation(
     recipe: Recipe, known: dict[str, list[str]], train: Table
 ) -> tuple[Table | None, str]:
-    """The validation images by the recipe's word, and what to say of them."""
+    """The validation images that the recipe names, and which they are, to log."""
     if recipe.val_split == "none":
         return None, "none, as the recipe says"
     name = "val" if recipe.val_split == "auto" else recipe.val_split
@@ -107,25 +114,25 @@ def _validation(
     val = read(folders, name, recipe.format)
     shared = len(set(val.paths) & set(train.paths))
     if shared and recipe.val_split == "auto":
-        return None, "too few images to hold any out, and those of val are learned"
-    return val, f"{name}; {shared} of them are learned too" if shared else name
+        return None, "too few images to hold any out, and those of val are trained on"
+    return val, f"{name}; {shared} of them are trained on too" if shared else name
 
 
 def _tenth(table: Table, seed: int) -> tuple[Table, Table]:
     """(the rest, a tenth of the images drawn by the seed), each in the table's order.
 
-    Images of a class but no boxes are not drawn.
+    Images of a class but no boxes are not drawn. Images that show the same are all drawn, or none,
+    as in `data split`: nothing is judged by what it learned.
     """
     boxed = np.flatnonzero(table.image_label < 0)
     count = max(1, round(len(boxed) * _HELD_OUT))
     drawn = np.zeros(len(table), bool)
-    order = np.random.default_rng([seed, len(boxed)]).permutation(len(boxed))
-    drawn[boxed[order[:count]]] = True
+    drawn[held_out(boxed, count, seed, doubles(table.paths))] = True
     return table.select(~drawn), table.select(drawn)
 
 
-def with_start(recipe: Recipe) -> Recipe:
-    """`init: auto` as what it means here, and the bundled detector's options where it is the start.
+def resolve_init(recipe: Recipe) -> Recipe:
+    """Replace `init: auto` by what it means for this model; a bundled detector brings its options.
 
     auto: the bundled detector where the package carries one of the model, else ImageNet's weights.
     """
@@ -141,32 +148,32 @@ def with_start(recipe: Recipe) -> Recipe:
 
 
 def with_anchors(recipe: Recipe, table: Table) -> tuple[Recipe, list[str]]:
-    """`anchors: data` of a method with priors as clusters of the objects' shapes, and what is said.
+    """Replace `anchors: data` by clusters of the objects' shapes; also the lines to log.
 
     YOLOv2, section 2: k-means by IoU on the training boxes, as they are in the network's input.
-    The published ones stay where there are fewer boxes than priors, or weights that know them.
+    The published priors stay where there are fewer boxes than priors, or weights made for them.
     """
     options = recipe.options
     if options.get("anchors") != "data":
         return recipe, []
     if recipe.init not in ("none", "imagenet"):
         return recipe, [f"anchors: as published, for the weights of {recipe.init}"]
-    with torch.device("meta"):  # only its sizes are asked
+    with torch.device("meta"):  # only its sizes are needed
         model = create_model(recipe.model, classes=table.classes, **options)
     count, unit = model.anchor_count, model.anchor_unit
     fit = model.preprocess
     shapes = shapes_of(table, fit.size if fit.resize == "letterbox" else None)
     if len(shapes.unique(dim=0)) < count:
         return recipe, [f"anchors: as published ({count} need as many boxes of different shape)"]
-    found = cluster(shapes, count, seed=recipe.seed)
-    anchors = [[round(side / unit, 3) for side in pair] for pair in found.pixels(fit.size)]
+    clusters = cluster(shapes, count, seed=recipe.seed)
+    anchors = [[round(side / unit, 3) for side in pair] for pair in clusters.pixels(fit.size)]
     text = ", ".join(f"{w:g}x{h:g}" for w, h in anchors)
-    said = f"anchors: clusters of the boxes, average IoU {found.average_iou:.2f}: {text}"
-    return recipe.changed({"options": {**options, "anchors": anchors}}), [said]
+    line = f"anchors: clusters of the boxes, average IoU {clusters.average_iou:.2f}: {text}"
+    return recipe.changed({"options": {**options, "anchors": anchors}}), [line]
 
 
 def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[str]]:
-    """The recipe's detector with its first weights, and what is to be said of them."""
+    """Build the recipe's detector with its initial weights; also the lines to log."""
     torch.manual_seed(recipe.seed)
     options = dict(recipe.options)
     if recipe.init == "imagenet":
@@ -179,17 +186,17 @@ def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[
         raise
     model.options.pop("pretrained", None)  # its checkpoints bring all weights with them
     if recipe.init in ("none", "imagenet"):
-        said = [f"weights: {'random' if recipe.init == 'none' else 'ImageNet backbone'}"]
+        lines = [f"weights: {'random' if recipe.init == 'none' else 'ImageNet backbone'}"]
         if recipe.init == "none" and recipe.freeze:
-            said.append(
-                "  the layers that `freeze` names stay random: --set freeze=[] lets them learn"
+            lines.append(
+                "  the layers that `freeze` names stay random: --set freeze=[] trains them"
             )
-        return model, said
+        return model, lines
     from boxatlas.weights import load_into
 
-    done = load_into(model, recipe.init)
+    transfer = load_into(model, recipe.init)
     model.images_seen.zero_()
-    return model, [f"weights of {recipe.init}", *(f"  {line}" for line in done.lines())]
+    return model, [f"weights of {recipe.init}", *(f"  {line}" for line in transfer.lines())]
 
 
 def workers_of(recipe: Recipe, device: torch.device, world: World) -> int:
@@ -201,10 +208,10 @@ def workers_of(recipe: Recipe, device: torch.device, world: World) -> int:
     return min(8, max(1, (os.cpu_count() or 1) // world.size - 1))
 
 
-def changing(
+def size_schedule(
     sizes: Sequence[tuple[int, int]], model: Detector, recipe: Recipe, batches: int, world: World
 ) -> Sizes:
-    """When inputs change, in a training of so many batches an epoch, and when for the last time."""
+    """The multi-scale schedule for epochs of `batches` batches."""
     _, parts = divided(recipe, world.size)
     epoch_steps = math.ceil(batches / parts)
     last = model.largest_last
@@ -212,17 +219,18 @@ def changing(
     return Sizes(sizes, epoch_steps, parts, total - last if last else None)
 
 
-def judging(
+def make_evaluator(
     val: Table, metric: Metric, workers: int, proposals: Any, world: World
 ) -> Callable[[Detector], dict[str, Any]]:
-    """What measures a detector on `val`: every process its share, the first puts them together."""
+    """A function detector -> metrics on `val`; each process predicts a share of the images, the
+    first one measures them all."""
 
-    def judge(detector: Detector) -> dict[str, Any]:
-        mine = list(range(world.rank, len(val), world.size))
-        found = evaluation.predict(
-            detector, val.select(mine), workers=workers, progress=world.first, proposals=proposals
+    def evaluate(detector: Detector) -> dict[str, Any]:
+        share = list(range(world.rank, len(val), world.size))
+        detections = evaluation.predict(
+            detector, val.select(share), workers=workers, progress=world.first, proposals=proposals
         )
-        parts = gathered(found, world)
+        parts = gathered(detections, world)
         if not world.first:
             return {}
         whole: list[Detections | None] = [None] * len(val)
@@ -230,7 +238,7 @@ def judging(
             whole[rank :: world.size] = part
         return evaluation.evaluate([one for one in whole if one is not None], val, metric=metric)
 
-    return judge
+    return evaluate
 
 
 def prepare(
@@ -242,22 +250,21 @@ def prepare(
     begun: bool = False,
     judged: int | None = None,
 ) -> tuple[Job, list[str]]:
-    """The job of a recipe, and lines that say what was found.
+    """The job of a recipe, and lines to log.
 
-    begun: the folder holds the weights to go on with; judged: judge by at most so many images.
+    begun: the folder holds weights to resume from; judged: evaluate on at most this many images.
     """
     images = images_of(recipe)
-    recipe, chosen = with_anchors(recipe, images.train)
+    recipe, of_anchors = with_anchors(recipe, images.train)
     first = recipe.changed({"init": "none"}) if begun else recipe
-    model, said = detector_of(first, images.train.classes)
-    said = chosen + ([] if begun else said)
+    model, of_weights = detector_of(first, images.train.classes)
     model = model.to(device)
     # A method may want its images in another proportion (YOLO9000) or at changing sizes (YOLOv2).
-    learned, sizes = model.training_table(images.train), model.training_sizes()
+    table, sizes = model.training_table(images.train), model.training_sizes()
     workers = workers_of(recipe, device, world)
     augment = augmentation(recipe.augment, **recipe.augment_options)
     tables = [images.train] if images.val is None else [images.train, images.val]
-    boxes, told = given(
+    proposals, of_proposals = proposals_for(
         recipe,
         model.takes_proposals,
         tables,
@@ -266,33 +273,33 @@ def prepare(
         min_side=model.min_proposal_side,
         try_out=judged is not None,
     )
-    said = [*told, *said]
+    lines = [*images.notes, *of_proposals, *of_anchors, *([] if begun else of_weights)]
 
     def loader(
-        recipe: Recipe, batch_size: int, proposals: Any = None, learning: bool = True
-    ) -> Loader:
-        here = world if learning else World()
-        made = make_loader(
-            learned if learning else images.train,
+        recipe: Recipe, batch_size: int, phase_proposals: Any = None, training: bool = True
+    ) -> EpochBatches:
+        here = world if training else World()
+        batches = make_loader(
+            table if training else images.train,
             model.preprocess,
-            augment=augment if learning else None,
+            augment=augment if training else None,
             batch_size=batch_size,
-            shuffle=learning,
+            shuffle=training,
             seed=recipe.seed,
             workers=workers,
             rank=here.rank,
             world=here.size,
-            drop_last=learning,
-            proposals=boxes if proposals is None else proposals,
+            drop_last=training,
+            proposals=proposals if phase_proposals is None else phase_proposals,
         )
-        if sizes and learning:
-            made.change_sizes(changing(sizes, model, recipe, len(made), world))
-        return made
+        if sizes and training:
+            batches.change_sizes(size_schedule(sizes, model, recipe, len(batches), world))
+        return batches
 
     val = images.val
     if val is not None and judged is not None:
         val = val.select(list(range(min(judged, len(val)))))
-
-    judge = None if val is None else judging(val, recipe.metric, workers, boxes, world)
-    job = Job(recipe, model, folder, loader, judge, images.train, device, world)
-    return job, [*images.notes, *said]
+    evaluate = (
+        None if val is None else make_evaluator(val, recipe.metric, workers, proposals, world)
+    )
+    return Job(recipe, model, folder, loader, evaluate, images.train, device, world), lines

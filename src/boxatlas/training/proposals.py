@@ -1,4 +1,4 @@
-"""The proposals that a method learns from, where it takes them from outside (R-CNN, Fast R-CNN)."""
+"""The proposals that a method is trained on, where it takes them from outside (Fast R-CNN)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from boxatlas.training.distributed import World, wait
 from boxatlas.training.recipe import Recipe
 
 
-def given(
+def proposals_for(
     recipe: Recipe,
     most: int,
     tables: Sequence[Table],
@@ -27,31 +27,33 @@ def given(
     min_side: float = 0,
     try_out: bool = False,
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """(image path -> boxes, what to say of them); None where none are wanted.
+    """(image path -> boxes, lines to log); None where the method takes none.
 
     The recipe's file, else `proposals.npz` in each data folder, else selective search of every
-    image, kept in `folder` and gone on with after a stop. most: how many of an image the method
-    takes, 0 where it makes its own; min_side: a search leaves out narrower or lower ones. try_out:
-    search an image when it is asked for, and keep none.
+    image, kept in `folder` and resumed after a stop. most: how many of an image the method takes,
+    0 where it makes its own; min_side: a search leaves out narrower or lower ones. try_out: search
+    an image only when it is read, and keep nothing.
     """
     if recipe.proposals is None and most == 0:
         return None, []
     files = [Path(recipe.proposals)] if recipe.proposals else beside(recipe.data)
     if files:
-        held = for_images(files, tables, most or None, own=recipe.proposals is None)
-        return held, [f"proposals: {', '.join(str(f) for f in files)}, {_mean(held)} an image"]
+        proposals = for_images(files, tables, most or None, own=recipe.proposals is None)
+        names = ", ".join(str(file) for file in files)
+        return proposals, [f"proposals: {names}, {_mean(proposals)} an image"]
     if try_out:
         return _Searched(most, min_side), ["proposals: selective search"]
     paths = list(dict.fromkeys(path for table in tables for path in table.paths))
     if world.first:
         _search(paths, folder, most, min_side)
     wait(world)
-    held = read_proposals(folder / FILE)
-    return held, [f"proposals: selective search, kept in {folder / FILE}, {_mean(held)} an image"]
+    file = folder / FILE
+    proposals = read_proposals(file)
+    return proposals, [f"proposals: selective search, kept in {file}, {_mean(proposals)} an image"]
 
 
-def _mean(held: Proposals) -> str:
-    return f"{len(held.boxes) / max(len(held), 1):.0f}"
+def _mean(proposals: Proposals) -> str:
+    return f"{len(proposals.boxes) / max(len(proposals), 1):.0f}"
 
 
 def _search(paths: Sequence[str], folder: Path, most: int, min_side: float) -> None:
@@ -63,14 +65,14 @@ def _search(paths: Sequence[str], folder: Path, most: int, min_side: float) -> N
     }
     with Store(folder, about) as store:
         left = [path for path in paths if path not in store]
-        made = selective_search_many(left, max_boxes=most, min_box_side=min_side)
-        for path, boxes in zip(left, track(made, "selective search", len(left)), strict=True):
+        searches = selective_search_many(left, max_boxes=most, min_box_side=min_side)
+        for path, boxes in zip(left, track(searches, "selective search", len(left)), strict=True):
             store.add(path, (0, 0), boxes)
     store.finish()
 
 
 class _Searched(Mapping[str, NDArray[np.float32]]):
-    """Proposals made when they are asked for."""
+    """Proposals that are searched for when they are read."""
 
     def __init__(self, most: int, min_side: float) -> None:
         self.most, self.min_side = most, min_side

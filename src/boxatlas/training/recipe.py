@@ -32,63 +32,88 @@ class Recipe(Options):
     model: str = Field(description="the model's name")
     options: dict[str, Any] = Field({}, description="ideas, settings and habits of the method")
     init: str = Field(
-        "none", description="none, imagenet (backbone), bundled, auto (the best here), a checkpoint"
+        "none",
+        description="first weights: none, imagenet (backbone), bundled, auto (the best here) or a "
+        "checkpoint",
     )
 
     data: list[str] = Field([], description="folders, joined; --data takes their place")
-    format: str | None = Field(None, description="voc, coco, yolo; null = found by looking")
-    train_split: str = Field("train", description="the split that is learned")
-    val_split: str = Field("auto", description="auto: val, or else a tenth of train; none; a name")
+    format: str | None = Field(
+        None, description="layout of the data: voc, coco, yolo; null = found by looking"
+    )
+    train_split: str = Field("train", description="the split that is trained on")
+    val_split: str = Field(
+        "auto", description="validation split: auto (val, or else a tenth of train), none, a name"
+    )
     proposals: str | None = Field(
         None, description="a proposal file; null = beside the data, or selective search"
     )
-    augment: str = Field("none", description="none, flip, ssd, yolo")
-    augment_options: dict[str, Any] = Field({}, description="its parameters")
+    augment: str = Field("none", description="augmentation: none, flip, ssd, yolo")
+    augment_options: dict[str, Any] = Field({}, description="parameters of the augmentation")
     workers: int = Field(-1, ge=-1, description="processes that read images; -1 = by the machine")
 
-    epochs: float | None = Field(None, gt=0, description="passes over the images")
-    iterations: int | None = Field(None, gt=0, description="steps of the optimizer")
+    epochs: float | None = Field(None, gt=0, description="length: passes over the images")
+    iterations: int | None = Field(None, gt=0, description="length: steps of the optimizer")
     batch: int = Field(16, ge=1, description="images a step, over all processes")
     micro_batch: int | None = Field(None, ge=1, description="most images at once in a process")
 
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
     lr: float = Field(0.01, gt=0, description="base learning rate, for the whole batch")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; beta 1 of adamw")
-    nesterov: bool = Field(False, description="of sgd")
-    beta2: float = Field(0.999, ge=0, lt=1, description="of adamw")
-    weight_decay: float = Field(0.0, ge=0, description="")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; beta 1 of adamw")
+    nesterov: bool = Field(False, description="Nesterov's momentum in sgd")
+    beta2: float = Field(0.999, ge=0, lt=1, description="beta 2 of adamw")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
     bias_lr: float = Field(1.0, ge=0, description="learning rate of biases, as a multiple")
     bias_decay: bool = Field(False, description="weight decay on biases")
     norm_decay: bool = Field(False, description="weight decay on batch, group and layer norms")
     lr_scale: dict[str, NotNegative] = Field({}, description="name pattern: multiple of the rate")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null = any")
-    freeze: list[str] = Field([], description="name patterns of layers that do not learn")
+    freeze: list[str] = Field([], description="name patterns of layers that are not trained")
     freeze_norms: list[str] = Field([], description="name patterns of norms kept as they are")
 
     schedule: Literal["constant", "step", "cosine", "polynomial", "poly_whole"] = Field(
-        "cosine", description="constant, step, cosine, polynomial, poly_whole"
+        "cosine",
+        description="schedule of the learning rate: constant, step, cosine, polynomial, poly_whole",
     )
-    warmup: float = Field(0.0, ge=0, description="in epochs or iterations as the length")
-    warmup_from: float = Field(0.001, ge=0, le=1, description="the first rate, as a fraction")
-    warmup_power: float = Field(1.0, gt=0, description="1: linear; Darknet's burn-in: 4")
-    milestones: list[NotNegative] = Field([], description="of step: where the rate falls")
+    warmup: float = Field(
+        0.0, ge=0, description="length of the warm-up, in epochs or iterations as the training"
+    )
+    warmup_from: float = Field(
+        0.001, ge=0, le=1, description="learning rate as the warm-up starts, as a fraction"
+    )
+    warmup_power: float = Field(
+        1.0, gt=0, description="power of the warm-up: 1: linear; Darknet's burn-in: 4"
+    )
+    milestones: list[NotNegative] = Field(
+        [], description="of schedule step: epochs or iterations where the rate falls"
+    )
     gamma: float | list[float] = Field(
-        0.1, description="of step: to what fraction, or one for each milestone"
+        0.1,
+        description="of schedule step: fraction that the rate falls to, or one for each milestone",
     )
-    power: float = Field(0.9, gt=0, description="of polynomial")
-    final_lr: float = Field(0.0, ge=0, le=1, description="of cosine, polynomial: last, fraction")
+    power: float = Field(0.9, gt=0, description="power of schedule polynomial")
+    final_lr: float = Field(
+        0.0, ge=0, le=1, description="of schedules cosine, polynomial: the last rate, as a fraction"
+    )
 
     ema: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights; null = no")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "fp32", description="auto: bf16 on a GPU that has it, else fp32"
+        "fp32",
+        description="number format of the network; auto: bf16 on a GPU that has it, else fp32",
     )
-    metric: Literal["voc07", "voc12", "coco"] = Field("voc12", description="says which is best")
-    eval_every: float = Field(1.0, gt=0, description="in epochs or iterations as the length")
+    metric: Literal["voc07", "voc12", "coco"] = Field(
+        "voc12", description="metric that picks the best checkpoint"
+    )
+    eval_every: float = Field(
+        1.0, gt=0, description="epochs or iterations, as the length, between evaluations"
+    )
     save_every: int = Field(0, ge=0, description="iterations between checkpoints; 0 = by time")
     save_minutes: float = Field(5.0, gt=0, description="most minutes between checkpoints")
     log_every: int = Field(20, ge=1, description="iterations between rows of metrics.csv")
     seed: int = Field(0, ge=0, description="makes the run repeatable")
-    phases: dict[str, dict[str, Any]] = Field({}, description="phase: values that differ there")
+    phases: dict[str, dict[str, Any]] = Field(
+        {}, description="values that differ in a phase, by its name"
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -251,6 +276,8 @@ def _try_options(recipe: Recipe, names: Sequence[str]) -> None:
     from boxatlas.zoo import build, class_names, refuse_idle
 
     options = {k: v for k, v in recipe.options.items() if k != "pretrained"}
+    if {"tree", "parents"} & set(options):  # whose words the classes must be: the data knows them
+        return
     with torch.device("meta"):
         model = build(recipe.model, class_names(None, None), options)
     refuse_idle(model, {name: options[name] for name in names if name in options})
@@ -296,7 +323,7 @@ def _first_line(error: Exception) -> str:
     return f"line {mark.line + 1}: {problem}" if mark else problem
 
 
-# For a model that has no recipe of its own: careful values that learn something on most data.
+# For a model that has no recipe of its own: careful values that train on most data.
 GENERAL = Recipe.of(
     model="",
     init="imagenet",

@@ -1,4 +1,4 @@
-"""Runs: a folder that is begun, gone on with, or tried out, and never overwritten."""
+"""Runs: a folder that is started, resumed or tried out, and never overwritten."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from boxatlas.training.checkpoint import STATE
 from boxatlas.training.distributed import wait, world
 from boxatlas.training.log import METRICS, TENSORBOARD, memory_mb
 from boxatlas.training.loop import plain, run
-from boxatlas.training.prepare import prepare, with_start
+from boxatlas.training.prepare import prepare, resolve_init
 from boxatlas.training.recipe import Recipe, differences, read_recipe
 
 RECIPE = "recipe.yaml"
 _LOCK_SECONDS = 7.0  # more than torch's workers take to see that their parent is gone
-# What may change when a run goes on, without changing what it computes.
+# What may change when a run is resumed, without changing what it computes.
 _FREE = ("workers", "log_every", "save_every", "save_minutes", "data", "format")
 
 
@@ -61,12 +61,12 @@ def train(
 ) -> Trained:
     """Train a recipe in the folder `out`, alone or as one of torchrun's processes.
 
-    resume: go on where the folder stands, or begin if nothing was saved yet; recipe None: the
+    resume: continue where the folder stands, or start if nothing was saved yet; recipe None: the
     folder's own. Raises InputError where the folder is in use and `resume` is not given, where the
     recipe is not the folder's, and as `loop.run` does.
     """
     folder = Path(out)
-    recipe = None if recipe is None else with_start(recipe)
+    recipe = None if recipe is None else resolve_init(recipe)
     with world(torch.device(device)) as (here, own_device), ExitStack() as own:
         recipe = _settled(recipe, folder, resume)
         wait(here)  # all have looked at the folder before the first writes to it
@@ -134,19 +134,19 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _withdraw(folder: Path) -> None:
-    """Remove what a run began with, where a mistake ended it before there was more to keep."""
+    """Remove a run's first files where an error ended it before there was more to keep."""
     if {path.name for path in folder.iterdir()} <= {RECIPE, METRICS, TENSORBOARD}:
         shutil.rmtree(folder)
 
 
 def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
-    """The recipe that this run follows, once it is sure that nothing is overwritten."""
+    """The recipe of this run. Raises InputError where something would be overwritten."""
     if not resume:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise InputError(
                 "holds something already",
                 file=folder,
-                hint="--resume goes on with it; or pass another --out",
+                hint="--resume continues it; or pass another --out",
             )
         if recipe is None:
             raise InputError("no model or recipe was given", field="train")
@@ -156,7 +156,7 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError("is not the folder of a run: no recipe.yaml", file=folder)
         if recipe is None:
-            raise InputError("there is no run to go on with", file=folder)
+            raise InputError("there is no run to resume", file=folder)
         return recipe
     old = read_recipe(held)
     if recipe is None:
@@ -179,7 +179,7 @@ def try_out(recipe: Recipe, *, device: str | torch.device = "cpu") -> dict[str, 
     """
     device = torch.device(device)
     batch = min(recipe.batch, 4) if device.type == "cpu" else recipe.batch
-    once = with_start(recipe).changed(
+    once = resolve_init(recipe).changed(
         {
             "iterations": 1,
             "milestones": [],

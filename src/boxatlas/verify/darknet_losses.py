@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxatlas.boxes.yolo import PriorCoder, Truth
+from boxatlas.boxes.yolo import Objects, PriorCoder
 from boxatlas.losses.tree import image_loss, pick, tree_classes
-from boxatlas.losses.yolo import Cells, grid_loss, logistic_loss, region_loss
+from boxatlas.losses.yolo import Cells, grid_loss, logistic_loss, region_loss, softmax_classes
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.wordtree import WordTree
 
@@ -23,11 +23,11 @@ _COORD_WEIGHTS = {"1": False, "2-wh": True}
 Part = Callable[[Tensor, dict[str, Any]], Tensor]
 
 
-def truth_of(rows: Tensor, most: int | None = None) -> Truth:
+def objects_of_rows(rows: Tensor, most: int | None = None) -> Objects:
     """Rows x, y, w, h, class [B, M, 5]; the first whose x is 0 ends an image's list."""
     rows = rows[:, :most]
     valid = (rows[..., 0] != 0).cumprod(1).bool()
-    return Truth(rows[..., :4], rows[..., 4].long(), valid)
+    return Objects(rows[..., :4], rows[..., 4].long(), valid)
 
 
 def delta_of(output: Tensor, loss: Callable[[Tensor], Mapping[str, Tensor]]) -> Tensor:
@@ -49,7 +49,7 @@ def quantities(
     delta: parameters and input -> the delta; parts: name -> how a delta is cut to it; more: entry,
     input and delta -> the value of another quantity.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for entry in case.outputs:
         params, name, quantity = entry["params"], entry["name"], entry["quantity"]
         expect(
@@ -60,22 +60,22 @@ def quantities(
             coords=[4],
             absolute=[1],
         )
-        given = case.input(entry["input"])
-        own = delta(params, given)
+        output = case.input(entry["input"])
+        own_delta = delta(params, output)
         part = entry.get("part", "all")
         if quantity == "delta":
-            found[name] = _part_of_delta(own, part)
+            values[name] = _part_of_delta(own_delta, part)
         elif quantity == "cost":
-            found[name] = own.double().square().sum()
+            values[name] = own_delta.double().square().sum()
         elif quantity == "cost_by_image":
-            found[name] = own.double().square().flatten(1).sum(1)
+            values[name] = own_delta.double().square().flatten(1).sum(1)
         elif quantity == "sum_of_squares" and part in parts:
-            found[name] = parts[part](own, params).double().square().sum()
+            values[name] = parts[part](own_delta, params).double().square().sum()
         elif more is not None:
-            found[name] = more(entry, given, own)
+            values[name] = more(entry, output, own_delta)
         else:
             raise UnsupportedError(f"quantity {quantity} of {part}")
-    return found
+    return values
 
 
 def _part_of_delta(delta: Tensor, part: str) -> Tensor:
@@ -97,13 +97,13 @@ def grid(case: Case) -> dict[str, Any]:
     classes, rows = case.switches["classes"], case.stored("truth")
     cells = Cells(rows[..., 0] > 0, rows[..., 1 : 1 + classes].argmax(-1), rows[..., 1 + classes :])
 
-    def delta(params: dict[str, Any], given: Tensor) -> Tensor:
+    def delta(params: dict[str, Any], output: Tensor) -> Tensor:
         expect(params, softmax=[0], delta_on=["raw"])
         expect(params, vector_order=[["classes", "confidences", "boxes"]])
         return delta_of(
-            given,
-            lambda output: grid_loss(
-                output,
+            output,
+            lambda leaf: grid_loss(
+                leaf,
                 cells,
                 params["boxes_per_cell"],
                 coord_scale=params["coord_scale"],
@@ -116,9 +116,9 @@ def grid(case: Case) -> dict[str, Any]:
         )
 
     def part(number: int) -> Part:
-        def cut(own: Tensor, params: dict[str, Any]) -> Tensor:
+        def cut(delta: Tensor, params: dict[str, Any]) -> Tensor:
             count, boxes = params["side"] ** 2, params["boxes_per_cell"]
-            return own.split([count * classes, count * boxes, count * boxes * 4], 1)[number]
+            return delta.split([count * classes, count * boxes, count * boxes * 4], 1)[number]
 
         return cut
 
@@ -131,7 +131,7 @@ def grid(case: Case) -> dict[str, Any]:
 
 def _numbers(at: slice) -> Part:
     """These numbers of each prediction of a delta [B, A, 5 + K, H, W]."""
-    return lambda own, params: own[:, :, at]
+    return lambda delta, params: delta[:, :, at]
 
 
 _PRIOR_PARTS = {
@@ -154,17 +154,17 @@ def region(case: Case) -> dict[str, Any]:
     alone = torch.zeros(len(rows), dtype=torch.bool)
     if marker is not None:
         alone = (rows[:, 0, :4] == marker).all(1)
-    truth = truth_of(rows, case.params["max_boxes"])
-    labels = truth.labels
+    objects = objects_of_rows(rows, case.params["max_boxes"])
+    labels = objects.labels
     if tree is not None and "map" in switches:
         table = case.stored(switches["map"])
         labels = torch.where(alone[:, None], labels, table[labels.clamp(max=len(table) - 1)])
-    boxed = Truth(truth.boxes, labels, truth.valid)[~alone]
+    boxed = Objects(objects.boxes, labels, objects.valid)[~alone]
     coder = PriorCoder("cell")
 
-    def losses(params: dict[str, Any], found: Tensor) -> dict[str, Tensor]:
+    def losses(params: dict[str, Any], numbers: Tensor) -> dict[str, Tensor]:
         out = region_loss(
-            found[~alone],
+            numbers[~alone],
             boxed,
             priors,
             coder,
@@ -177,12 +177,12 @@ def region(case: Case) -> dict[str, Any]:
             small_boxes=_COORD_WEIGHTS[params["coord_weight"]],
             early=params["prior_scale"] if _early(params) else 0.0,
             match="prior" if params["bias_match"] else "prediction",
-            **({} if tree is None else {"class_loss": tree_classes(tree)}),
+            class_loss=softmax_classes if tree is None else tree_classes(tree),
         )
         if alone.any():
             assert tree is not None
             words = image_loss(
-                found[alone],
+                numbers[alone],
                 labels[alone, 0],
                 tree,
                 rule=params["cls_image_pick"],
@@ -195,32 +195,37 @@ def region(case: Case) -> dict[str, Any]:
             out.update({f"image {name}": value for name, value in words.items()})
         return out
 
-    def delta(params: dict[str, Any], given: Tensor) -> Tensor:
+    def delta(params: dict[str, Any], output: Tensor) -> Tensor:
         expect(params, softmax=[1], delta_on=["raw", "activated"])
-        numbers = given.unflatten(1, (len(priors), -1))
+        numbers = output.unflatten(1, (len(priors), -1))
         if params["delta_on"] == "raw":
             return delta_of(numbers, lambda raw: losses(params, coder.activate(raw, 2)))
-        return delta_of(coder.activate(numbers, 2), lambda found: losses(params, found))
+        return delta_of(coder.activate(numbers, 2), lambda activated: losses(params, activated))
 
-    def more(entry: dict[str, Any], given: Tensor, own: Tensor) -> Any:
+    def more(entry: dict[str, Any], output: Tensor, delta: Tensor) -> Any:
         if tree is None or not alone.any():
             raise UnsupportedError(f"quantity {entry['quantity']}")
-        found = coder.activate(given.unflatten(1, (len(priors), -1)), 2)
-        return _chosen(entry, found, own, int(alone.nonzero()[0, 0]), labels[:, 0], tree)
+        numbers = coder.activate(output.unflatten(1, (len(priors), -1)), 2)
+        return _chosen(entry, numbers, delta, int(alone.nonzero()[0, 0]), labels[:, 0], tree)
 
     return quantities(case, delta, _PRIOR_PARTS, more)
 
 
 def _chosen(
-    entry: dict[str, Any], found: Tensor, own: Tensor, image: int, labels: Tensor, tree: WordTree
+    entry: dict[str, Any],
+    numbers: Tensor,
+    delta: Tensor,
+    image: int,
+    labels: Tensor,
+    tree: WordTree,
 ) -> Any:
     """Of the place that answers for an image's label: where it is, its objectness, its delta."""
-    one = slice(image, image + 1)
-    place = int(pick(found[one], labels[one], tree, entry["params"]["cls_image_pick"])[0])
-    prior, cell = divmod(place, found.shape[-1] * found.shape[-2])
+    only = slice(image, image + 1)
+    place = int(pick(numbers[only], labels[only], tree, entry["params"]["cls_image_pick"])[0])
+    prior, cell = divmod(place, numbers.shape[-1] * numbers.shape[-2])
     if entry["quantity"] == "chosen_anchor_and_cell":
         return torch.tensor([prior, cell])
-    values = {"objectness_of_chosen": found, "objectness_delta_of_chosen": own}
+    values = {"objectness_of_chosen": numbers, "objectness_delta_of_chosen": delta}
     expect(entry, quantity=values)
     return values[entry["quantity"]][image, prior, 4].flatten()[cell]
 
@@ -237,15 +242,15 @@ def logistic(case: Case) -> dict[str, Any]:
     size = (switches["height"], switches["width"])
     coder = PriorCoder("cell")
 
-    def delta(params: dict[str, Any], given: Tensor) -> Tensor:
+    def delta(params: dict[str, Any], output: Tensor) -> Tensor:
         expect(params, coord_weight=["2-wh"], delta_on=["raw"])
-        truth = truth_of(case.stored("truth"), params["max_boxes"])
-        numbers = given.unflatten(1, (len(params["mask"]), -1))
+        objects = objects_of_rows(case.stored("truth"), params["max_boxes"])
+        numbers = output.unflatten(1, (len(params["mask"]), -1))
         return delta_of(
             numbers,
             lambda raw: logistic_loss(
                 raw,
-                truth,
+                objects,
                 anchors,
                 params["mask"],
                 size,
@@ -255,9 +260,9 @@ def logistic(case: Case) -> dict[str, Any]:
             ),
         )
 
-    def more(entry: dict[str, Any], given: Tensor, own: Tensor) -> Any:
+    def more(entry: dict[str, Any], output: Tensor, delta: Tensor) -> Any:
         expect(entry, quantity=["count"], part=["positives", "ignored"])
-        pull = own[:, :, 4]  # up where an object is, down elsewhere, none where spared
+        pull = delta[:, :, 4]  # up where an object is, down elsewhere, none where spared
         return ((pull > 0) if entry["part"] == "positives" else (pull == 0)).sum()
 
     return quantities(case, delta, _PRIOR_PARTS, more)

@@ -129,15 +129,15 @@ def _activated(case: Case, model: PriorDetector, raw: Mapping[str, Tensor]) -> d
     }
 
 
-def activated(model: PriorDetector, one: Map) -> Tensor:
+def activated(model: PriorDetector, layer: Map) -> Tensor:
     """[B, A, 5 + K, H, W] with sigmoids applied, the classes as probabilities."""
-    numbers = model.coder.activate(one.numbers, 2)
-    classes = one.numbers[:, :, 5:].movedim(2, -1)
+    numbers = model.coder.activate(layer.numbers, 2)
+    classes = layer.numbers[:, :, 5:].movedim(2, -1)
     if isinstance(model, YOLO9000):
-        given = model.groups.conditional(classes)
+        probability = model.groups.conditional(classes)
     else:
-        given = model.class_scores(classes.reshape(-1, classes.shape[-1])).view_as(classes)
-    return torch.cat([numbers[:, :, :5], given.movedim(-1, 2)], 2)
+        probability = model.class_scores(classes.reshape(-1, classes.shape[-1])).view_as(classes)
+    return torch.cat([numbers[:, :, :5], probability.movedim(-1, 2)], 2)
 
 
 def _prior_boxes(case: Case, model: PriorDetector, raw: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -147,13 +147,13 @@ def _prior_boxes(case: Case, model: PriorDetector, raw: Mapping[str, Tensor]) ->
     if order not in orders:
         raise UnsupportedError(f"order {order}")
     boxes, objectness, logits = [], [], []
-    for one in model.maps(dict(raw)):
-        numbers = model.coder.activate(one.numbers, 2)
-        scale = numbers.new_tensor([one.input[1], one.input[0]] * 2)
-        place = model.coder.decode_map(numbers, one.priors)[0] * scale
+    for layer in model.maps(dict(raw)):
+        numbers = model.coder.activate(layer.numbers, 2)
+        scale = numbers.new_tensor([layer.input[1], layer.input[0]] * 2)
+        place = model.coder.decode_map(numbers, layer.priors)[0] * scale
         boxes.append(place.permute(*orders[order], 3).reshape(-1, 4))
         objectness.append(numbers[0, :, 4].permute(orders[order]).reshape(-1))
-        classes = one.numbers[0, :, 5:].movedim(1, -1).permute(*orders[order], 3)
+        classes = layer.numbers[0, :, 5:].movedim(1, -1).permute(*orders[order], 3)
         logits.append(classes.reshape(-1, model.num_classes))
     place, sure, numbers = torch.cat(boxes), torch.cat(objectness), torch.cat(logits)
     half = place[:, 2:] / 2
@@ -187,7 +187,7 @@ def _scores(
     floor = case.params["decode_threshold"]
     found = {"decoded.probs": torch.where(scores > floor, scores, 0.0)}
     least = just_above(case.params["threshold"])
-    kept = model.stay(dict(raw), least, len(scores) * model.num_classes)[0]
+    kept = model.select(dict(raw), least, len(scores) * model.num_classes)[0]
     place = _in_image(case, model, kept.boxes)
     lead = torch.stack([kept.labels.float(), kept.scores], 1)
     found["detections"] = torch.cat([lead, place], 1)
@@ -217,8 +217,8 @@ def _words(case: Case, model: YOLO9000, sure: Tensor, logits: Tensor) -> dict[st
             continue
         node = tree.decode(conditional, params["tree_threshold"], params["tree_decode"])
         if name.startswith("absolute"):
-            own = absolute.gather(1, node.clamp(min=0)[:, None])[:, 0]
-            found[name] = torch.where(node >= 0, own, 0.0)
+            probability = absolute.gather(1, node.clamp(min=0)[:, None])[:, 0]
+            found[name] = torch.where(node >= 0, probability, 0.0)
         else:
             found[name] = node
     return found

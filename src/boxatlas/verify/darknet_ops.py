@@ -17,7 +17,7 @@ from boxatlas.losses.yolo import logistic_loss
 from boxatlas.training.optim import make_optimizer, schedule, set_rate
 from boxatlas.training.recipe import Recipe
 from boxatlas.verify.case import Case, UnsupportedError, expect
-from boxatlas.verify.darknet_losses import truth_of
+from boxatlas.verify.darknet_losses import objects_of_rows
 from boxatlas.verify.darknet_models import norm_of
 from boxatlas.weights.darknet_cfg import parse_cfg, write_cfg
 from boxatlas.weights.darknet_network import CfgNetwork
@@ -173,7 +173,7 @@ def training(case: Case) -> dict[str, Any]:
     network.train()
     recipe = recipe_of(params)
     optimizer, rate = make_optimizer(network, recipe), schedule(recipe, 1)
-    images, truth = case.input(), truth_of(case.stored("truth"), params["max_boxes"])
+    images, objects = case.input(), objects_of_rows(case.stored("truth"), params["max_boxes"])
     (mask,) = switches["masks"]
     anchors, size = torch.tensor(switches["anchors"]), (switches["height"], switches["width"])
     after: dict[int, dict[str, Tensor]] = {}
@@ -185,7 +185,7 @@ def training(case: Case) -> dict[str, Any]:
                 raw.retain_grad()
                 losses = logistic_loss(
                     raw,
-                    truth[rows],
+                    objects[rows],
                     anchors,
                     mask,
                     size,

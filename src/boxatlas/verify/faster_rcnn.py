@@ -1,20 +1,19 @@
 """Faster R-CNN with a pyramid: maps, RPN, anchors, RoI features, head and boxes.
 
-Public: CASES; built, box_values, map_values, which other detectors with torchvision's layout share.
+Public: CASES; built, anchor_options, box_values, map_values, which other detectors share.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.boxes.formats import clip
-from boxatlas.parts.region.detector import LevelRule, RegionDetector
-from boxatlas.parts.region.rpn import Anchors
+from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.region.pyramid import SIDE
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.verify.region_ops import coder
 from boxatlas.weights import import_model
@@ -56,55 +55,50 @@ def built(case: Case, **more: Any) -> RegionDetector:
             if case.switches[name] not in values:
                 raise UnsupportedError(f"{name} {case.switches[name]!r}")
             made[ours] = values[case.switches[name]]
+    made |= anchor_options(case.params["anchors"]) | pooling_options(case)
     classes = [f"class{i}" for i in range(int(run["foreground_classes"]))]
     model = import_model(
         case.weights(), source=run["profile"], as_=run["model"], classes=classes, **made, **more
     )
     assert isinstance(model, RegionDetector)
-    set_rules(case, model)
+    assert model.rpn is not None
+    expect(case.params["anchors"], strides=[list(model.rpn.strides)])
+    stages = case.params["coder"].get("weights", case.params["coder"].get("stds"))
+    if not isinstance(stages[0], list):  # a cascade has a code for each stage
+        model.coder = coder(case.params["coder"])
     return model.eval()
 
 
-def set_rules(case: Case, model: RegionDetector) -> None:
-    """Anchors, RoI pooling and box code as the case's parameters say."""
-    params = case.params
-    anchors, roi, level = params["anchors"], params["box_roi"], params["level"]
-    expect(anchors, centre=[0.0], width_offset=[0], order=["level,y,x,anchor"])
-    expect(anchors, stride=["image_size_floordiv_grid", "fixed"])
-    expect(level, width_offset=[0, 1])
-    assert model.rpn is not None
-    own = model.rpn.anchors.rule
-    model.rpn.anchors = Anchors(
-        AnchorRule(
-            tuple(tuple(sizes) for sizes in anchors["sizes"]),
-            tuple(anchors["ratios"]),
-            tuple(anchors.get("strides", own.strides)),
-            rounded=anchors["rounded"],
-            order=anchors.get("anchor_order", "ratio,size"),
-            stride="fixed" if anchors["stride"] == "fixed" else "image // grid",
-        )
-    )
-    rule = LevelRule(
-        level["k_min"],
-        level["k_max"],
-        level["k0"],
-        level["canonical_size"],
-        bool(level["width_offset"]),
-        level["epsilon_inside_log"],
-        level["epsilon_outside_log"],
-        level["add_k0_inside_floor"],
-    )
-    model.roi = replace(
-        model.roi,
-        size=roi["output_size"],
-        sampling_ratio=roi["sampling_ratio"],
-        aligned=roi["aligned"],
-        level=rule,
-        strides=model.roi.strides[: len(roi["levels"])],
-    )
-    stages = params["coder"].get("weights", params["coder"].get("stds"))
-    if not isinstance(stages[0], list):  # a cascade has a code for each stage
-        model.coder = coder(params["coder"])
+def anchor_options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that spell a case's anchors."""
+    expect(params, centre=[0.0, None], width_offset=[0, 1], order=["level,y,x,anchor", None])
+    inclusive = bool(params["width_offset"])
+    sizes = params.get("sizes") or [[s * params["base_size"] for s in params["scales"]]]
+    order = params.get("anchor_order", "ratio,size").replace("scale", "size")
+    return {
+        "anchor_sizes": tuple(tuple(row) for row in sizes),
+        "anchor_ratios": tuple(params["ratios"]),
+        "anchor_rounded": params["rounded"],
+        "anchor_base": params["base_size"] if inclusive else None,
+        "anchor_order": order,
+        "anchor_stride": (
+            "image // grid" if params["stride"] == "image_size_floordiv_grid" else "fixed"
+        ),
+    }
+
+
+def pooling_options(case: Case) -> dict[str, Any]:
+    """The options that spell how a case pools its RoIs from a pyramid."""
+    roi, level = case.params["box_roi"], case.params["level"]
+    expect(roi, levels=[["p2", "p3", "p4", "p5"]], output_size=[SIDE])
+    # 2 of 56 pixels is 4 of 224; there the epsilon is a fourth of what is added to side / 56.
+    expect(level, k_min=[2], k_max=[5], width_offset=[0], add_k0_inside_floor=[True])
+    scale = {(4, 224): 1.0, (2, 56): 0.25}[level["k0"], level["canonical_size"]]
+    return {
+        "roi_sampling": roi["sampling_ratio"],
+        "roi_aligned": roi["aligned"],
+        "level_epsilons": (level["epsilon_inside_log"] * scale, level["epsilon_outside_log"]),
+    }
 
 
 def box_values(case: Case, model: RegionDetector, maps: list[Tensor]) -> dict[str, Any]:
@@ -136,7 +130,7 @@ def map_values(case: Case, model: RegionDetector, maps: list[Tensor]) -> dict[st
     for name, level, score, delta in zip(case.params["levels"], maps, scores, deltas, strict=True):
         out |= {f"feat_{name}": level, f"rpn_objectness_{name}": score, f"rpn_deltas_{name}": delta}
     out["anchors"] = model.rpn.anchors(maps, (height, width))
-    out["box_roi_features"] = model.roi.pool(maps, case.stored("proposals")[None])
+    out["box_roi_features"] = model.pool(maps, case.stored("proposals")[None])
     return out
 
 

@@ -5,24 +5,20 @@ Public: CASES.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxatlas.boxes.anchors import AnchorRule
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
-from boxatlas.detectors.mask_rcnn import WithMasks
-from boxatlas.detectors.rfcn import PositionSensitiveDetector
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import TwoFC
-from boxatlas.parts.region.rpn import Anchors
+from boxatlas.parts.region.masks import WithMasks
+from boxatlas.parts.region.position_sensitive import PositionSensitiveDetector
 from boxatlas.parts.region.single_level import Res5
 from boxatlas.verify.case import Case, UnsupportedError, expect
-from boxatlas.verify.faster_rcnn import box_values, built, map_values
+from boxatlas.verify.faster_rcnn import anchor_options, box_values, built, map_values
 from boxatlas.verify.region_ops import coder
 from boxatlas.verify.roi_ops import psroi_rule
 from boxatlas.weights import import_model
@@ -51,13 +47,8 @@ def _masked(case: Case) -> Values:
 def _mask_values(case: Case, model: RegionDetector, maps: list[Tensor]) -> Values:
     assert isinstance(model, WithMasks)
     roi, boxes = case.params["mask_roi"], case.stored("mask_boxes")[None]
-    model.mask_roi = replace(
-        model.mask_roi,
-        size=roi["output_size"],
-        sampling_ratio=roi["sampling_ratio"],
-        aligned=roi["aligned"],
-        level=model.roi.level,
-    )
+    expect(roi, output_size=[model.mask_side])  # pooled as for the boxes
+    expect(roi, sampling_ratio=[model.config.roi_sampling], aligned=[model.config.roi_aligned])
     pooled = model.mask_features(maps, boxes)
     features = pooled
     for conv in model.mask.convs:
@@ -153,30 +144,22 @@ def _one_map(case: Case, skip: tuple[str, ...] = ()) -> RegionDetector:
             if switches[name] not in values:
                 raise UnsupportedError(f"{name} {switches[name]!r}")
             made[ours] = values[switches[name]]
+    made |= anchor_options(case.params["anchors"])
+    roi = case.params.get("box_roi") or {}
+    if "sampling_ratio" in roi:
+        made |= {"roi_sampling": roi["sampling_ratio"], "roi_aligned": roi["aligned"]}
     classes = [f"class{i}" for i in range(int(run["foreground_classes"]))]
     model = import_model(
         case.weights(), source=run["profile"], as_=run["model"], classes=classes, **made
     )
     assert isinstance(model, RegionDetector)
     assert model.rpn is not None
-    model.rpn.anchors = Anchors(anchor_rule(case.params["anchors"]))
-    return model.eval()
-
-
-def anchor_rule(params: Mapping[str, Any]) -> AnchorRule:
-    """The anchors of one map."""
-    inclusive = bool(params["width_offset"])
-    sizes = params.get("sizes") or [[s * params["base_size"] for s in params["scales"]]]
-    stride = params["strides"][0] if "strides" in params else params["stride"]
-    order = params.get("anchor_order", "ratio,size").replace("scale", "size")
-    return AnchorRule(
-        tuple(tuple(row) for row in sizes),
-        tuple(params["ratios"]),
-        (stride,),
-        rounded=params["rounded"],
-        base=(params["base_size"],) if inclusive else None,
-        order=order,
+    expect(roi, output_size=[model.roi_side, None])
+    params = case.params["anchors"]
+    expect(
+        {"strides": params.get("strides", [params["stride"]])}, strides=[list(model.rpn.strides)]
     )
+    return model.eval()
 
 
 def _at(pooled: Tensor, rois: Tensor, images: int) -> Tensor:
@@ -189,14 +172,8 @@ def _at(pooled: Tensor, rois: Tensor, images: int) -> Tensor:
 def _detectron2(case: Case) -> Values:
     """C4 and DC5."""
     expect(case.switches, box_head=["res5_mean", "2fc"], res5=["per_roi", "dilated"])
-    model, roi = _one_map(case), case.params["box_roi"]
+    model = _one_map(case)
     assert model.rpn is not None
-    model.roi = replace(
-        model.roi,
-        size=roi["output_size"],
-        sampling_ratio=roi["sampling_ratio"],
-        aligned=roi["aligned"],
-    )
     maps = model.features(case.input())
     (scores,), (deltas,) = model.rpn.head(maps)
     height, width = case.params["image_size"]
@@ -207,15 +184,14 @@ def _detectron2(case: Case) -> Values:
         "rpn_objectness": scores,
         "rpn_deltas": deltas,
         "anchors": model.rpn.anchors(maps, (height, width)),
-        "base_anchors": model.rpn.anchors.rule.make([(1, 1)], (height, width)),
-        "roi_features": model.roi.pool(maps, boxes),
+        "base_anchors": model.rpn.anchors.make([(1, 1)], (height, width)),
+        "roi_features": model.pool(maps, boxes),
         "scores": _in_order(case, raw["logits"][0]),
         "deltas": raw["deltas"][0].flatten(1),
     }
     if isinstance(model.head, Res5):
         out["res5_features"] = model.head.blocks(out["roi_features"])
     if isinstance(model, WithMasks):
-        model.mask_roi = model.roi
         out["mask_logits"] = model.masks(maps, boxes)[0]
     return out
 
@@ -226,14 +202,12 @@ def _vgg(case: Case) -> Values:
     model, rois = _one_map(case), case.stored("rois")
     assert model.rpn is not None
     assert isinstance(model.head, TwoFC)
-    roi = case.params["box_roi"]
-    model.roi = replace(
-        model.roi, size=roi["output_size"], strides=(round(1 / roi["spatial_scale"]),)
-    )
+    scale = case.params["box_roi"]["spatial_scale"]
+    expect({"stride": round(1 / scale)}, stride=list(model.roi_strides))
     maps = model.features(case.input())
     (scores,), (deltas,) = model.rpn.head(model.rpn_maps(maps))
     images = len(maps[0])
-    pooled = _at(model.roi.pool(maps, rois[None, :, 1:].expand(images, -1, -1)), rois, images)
+    pooled = _at(model.pool(maps, rois[None, :, 1:].expand(images, -1, -1)), rois, images)
     fc6 = F.relu(model.head.fc6(pooled.flatten(1)))
     fc7 = model.head(pooled)
     logits, boxes = model.predictor(fc7)
@@ -260,7 +234,7 @@ def _rfcn(case: Case) -> Values:
     assert model.rpn is not None
     psroi = case.params["psroi"]
     model.parts = psroi_rule({**psroi, "channel_order": "class,bin_y,bin_x"})
-    model.roi = replace(model.roi, strides=(round(1 / psroi["spatial_scale"]),))
+    expect({"stride": round(1 / psroi["spatial_scale"])}, stride=list(model.roi_strides))
     trunk = model.trunk(case.input())
     features = model.features(case.input())
     (scores,), (deltas,) = model.rpn.head(model.rpn_maps(features))

@@ -22,7 +22,7 @@ def network(case: Case) -> dict[str, Any]:
     maps = model.features(images)
     logits, deltas = model.head(maps)
     anchors = model.anchors(maps, images)
-    counts = [m.shape[-2] * m.shape[-1] * model.rule.per_cell for m in maps]
+    counts = [m.shape[-2] * m.shape[-1] * model.per_cell for m in maps]
     whole: dict[str, Tensor] = {"cls_logits": logits, "bbox_regression": deltas}
     whole |= {f"P{i}": level for i, level in enumerate(maps, start=3)}
     batch = Batch(images, frames_of(images), targets_of(case))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.parts.base import Detector
-from boxatlas.parts.default_boxes import SingleShot
+from boxatlas.parts.single_shot import SingleShot
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights import import_model, names_of
 
@@ -47,10 +47,10 @@ def _anchors(model: SingleShot, boxes: Mapping[str, Any]) -> Tensor:
     """The default boxes of a block, made as the model makes its own."""
     update = box_options(boxes)
     update.pop("size")
-    own, model.shared = model.shared, model.shared.model_copy(update=update)
+    own, model.config = model.config, model.config.model_copy(update=update)
     grids = [tuple(level["grid"]) for level in boxes["levels"]]
     found = model.make_anchors(grids, tuple(boxes["image"]))
-    model.shared = own
+    model.config = own
     return found
 
 
@@ -96,10 +96,7 @@ def _rfbnet(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, An
     if "upsample" in params:
         expect(params["upsample"], mode=["bilinear"])
         made["align_corners"] = params["upsample"]["align_corners"]
-    if "l2norm" in params:
-        expect(params["l2norm"], place=["inside_root"])
-        made["norm_eps"] = params["l2norm"]["eps"]
-    return made
+    return {**made, **_l2norm(params)}
 
 
 def _refinedet(switches: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

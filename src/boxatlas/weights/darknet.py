@@ -17,17 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas import zoo
-from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, written
+from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, write_numbers
 from boxatlas.data.formats.darknet import read_names
-from boxatlas.detectors.yolo9000 import DARKNETS, YOLO9000
+from boxatlas.detectors.yolo9000 import YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
+from boxatlas.detectors.yolov2 import YOLOv2
+from boxatlas.detectors.yolov3 import YOLOv3
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import write_text
 from boxatlas.parts.base import Detector
+from boxatlas.parts.yolo import PriorDetector, YOLODetector
 from boxatlas.weights.darknet_cfg import parse_cfg, read_cfg, write_cfg
 from boxatlas.weights.darknet_layers import Section, layers_of, sections_of
 from boxatlas.weights.darknet_models import Recognised, recognised
 from boxatlas.weights.source import Published, class_names
-from boxatlas.wordtree import WordTree
+from boxatlas.wordtree import VOC_WORDS, WordTree
 
 _SITE = "pjreddie.com/media/files"
 # Bytes, as listings of the files say, and the digests that their users compare (the site has none).
@@ -108,30 +112,30 @@ def import_darknet(
     if cfg is None:
         if as_ is None:
             raise InputError("which network is it?", field="--as", hint="give --as or --cfg")
-        found = _guessed(weights, as_, classes, overrides)
+        network = _guessed(weights, as_, classes, overrides)
     else:
         text = isinstance(cfg, str) and "\n" in cfg
         sections = parse_cfg(str(cfg)) if text else read_cfg(cfg)
-        found = recognised(sections, None if text else cfg)
+        network = recognised(sections, None if text else cfg)
         if (
             as_ is not None
-            and as_ != found.model
-            and as_.split("_")[0] != found.model.split("_")[0]
+            and as_ != network.model
+            and as_.split("_")[0] != network.model.split("_")[0]
         ):
-            raise InputError(f"is a {found.model}, not a {as_}", file=None if text else cfg)
-    options = {**found.options, **overrides}
-    if found.model == "yolo9000" and "parents" not in overrides:
-        options = {**_tree_near(found, cfg), **options}
+            raise InputError(f"is a {network.model}, not a {as_}", file=None if text else cfg)
+    options = {**network.options, **overrides}
+    if network.model == "yolo9000" and "parents" not in overrides:
+        options = {**_tree_near(network, cfg), **options}
         if names is not None:  # not all of its words differ: the tree tells them apart
             options["tree_names"], names = str(names), None
     if names is not None:
         classes = read_names(names)
-    called = tuple(classes) if classes is not None else class_names(found.classes)
-    if len(called) != found.classes:
+    called = tuple(classes) if classes is not None else class_names(network.classes)
+    if len(called) != network.classes:
         raise InputError(
-            f"{len(called)} class names for {found.classes} classes", field="classes", file=names
+            f"{len(called)} class names for {network.classes} classes", field="classes", file=names
         )
-    model = zoo.build(found.model, zoo.class_names(None, called), options)
+    model = zoo.build(network.model, zoo.class_names(None, called), options)
     if isinstance(weights, Mapping):
         load_state(model, weights)
     else:
@@ -140,17 +144,17 @@ def import_darknet(
     return model
 
 
-def _tree_near(found: Recognised, cfg: str | Path | None) -> dict[str, Any]:
+def _tree_near(network: Recognised, cfg: str | Path | None) -> dict[str, Any]:
     """The options that a cfg's tree and map are. Raises InputError where a file is not found."""
-    if found.tree is None:
+    if network.tree is None:
         return {}
-    tree = _near(found.tree, "tree", cfg)
-    if found.map is None:
+    tree = _near(network.tree, "tree", cfg)
+    if network.map is None:
         return {"tree": str(tree)}
-    nodes = WordTree.read(tree).read_map(_near(found.map, "map", cfg))
+    nodes = WordTree.read(tree).read_map(_near(network.map, "map", cfg))
     called = class_names(len(nodes)) if len(nodes) in (20, 80) else ()
-    own = dict(zip(called, nodes, strict=False))
-    return {"tree": str(tree), "words": {DARKNETS.get(k, k): v for k, v in own.items()} | own}
+    words = dict(zip(called, nodes, strict=False))
+    return {"tree": str(tree), "words": {VOC_WORDS.get(k, k): v for k, v in words.items()} | words}
 
 
 def _near(name: str, field: str, cfg: str | Path | None) -> Path:
@@ -188,9 +192,8 @@ def _guessed(
         have = read_numbers(file).left
     for profile in PROFILES[model]:
         options = {**profile, **overrides}
-        given = len(classes) if classes is not None else None
-        for start in (20, 80) if given is None else (given,):
-            count = given or _count(model, options, have, start)
+        for start in (20, 80) if classes is None else (len(classes),):
+            count = _count(model, options, have, start) if classes is None else start
             if count and _size(model, count, options) == have:
                 return Recognised(model, count, options)
     wanted = _size(model, len(classes) if classes is not None else 80, PROFILES[model][0])
@@ -284,38 +287,45 @@ def export_darknet(model: Detector, path: str | Path) -> list[Path]:
     Returns the files. Raises InputError for a network that Darknet cannot have; what the program
     itself does otherwise `departures` says.
     """
-    from boxatlas.files import write_text
-
     path = Path(path)
     if path.suffix != ".weights":
         raise InputError("must end in .weights", field="--out", value=str(path))
     sections = sections_of(model, model.preprocess.size)
+    assert isinstance(model, YOLODetector)  # of others there are no sections
     _check(model, sections)
-    made = [path, path.with_suffix(".cfg"), path.with_suffix(".names")]
+    files = [path, path.with_suffix(".cfg"), path.with_suffix(".names")]
     if isinstance(model, YOLO9000):
-        made.append(path.with_suffix(".tree"))
-        sections[-1][1]["tree"] = made[-1].name
-        model.tree.write(made[-1])
+        files.append(path.with_suffix(".tree"))
+        sections[-1][1]["tree"] = files[-1].name
+        model.tree.write(files[-1])
     parts = (part for layer in layers_of(model) for _, part in layer.parts)
-    written(path, parts, Header(0, 2, 0, int(model.images_seen)))
-    write_text(made[1], write_cfg(sections))
-    write_text(made[2], "".join(f"{name}\n" for name in model.classes))
-    return made
+    write_numbers(path, parts, Header(0, 2, 0, int(model.images_seen)))
+    write_text(files[1], write_cfg(sections))
+    write_text(files[2], "".join(f"{name}\n" for name in model.classes))
+    return files
 
 
-def _check(model: Detector, sections: Sequence[Section]) -> None:
+def _check(model: YOLODetector, sections: Sequence[Section]) -> None:
     """Raise InputError for a choice that no cfg can say."""
-    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
-    order = getattr(config, "reorg_order", "darknet")
-    if order != "darknet" and config.passthrough:
-        raise InputError("Darknet's own order is needed", field="reorg_order", value=order)
-    if getattr(getattr(model, "coder", None), "location", "cell") != "cell":
-        raise InputError("Darknet has sigmoid centres alone", field="location_prediction")
-    kind = getattr(config, "class_loss", None)
-    if kind not in (None, "logistic", "hierarchical"):
+    config = model.config
+    if isinstance(model, YOLOv2) and config.passthrough and config.reorg_order != "darknet":
         raise InputError(
-            "Darknet reads this network's classes otherwise", field="class_loss", value=kind
+            "Darknet's own order is needed", field="reorg_order", value=config.reorg_order
         )
+    if isinstance(model, PriorDetector) and model.coder.location != "cell":
+        raise InputError(
+            "Darknet has sigmoid centres alone",
+            field="location" if isinstance(model, YOLOv3) else "location_prediction",
+            value=model.coder.location,
+        )
+    if isinstance(model, YOLOv3 | YOLO9000):
+        theirs = "logistic" if isinstance(model, YOLOv3) else "hierarchical"
+        if config.class_loss != theirs:
+            raise InputError(
+                "Darknet reads this network's classes otherwise",
+                field="class_loss",
+                value=config.class_loss,
+            )
     normed = any("batch_normalize" in options for _, options in sections)
     if normed and (config.norm_eps, config.norm_place) not in _NORMS:
         raise InputError(
@@ -329,13 +339,14 @@ def _check(model: Detector, sections: Sequence[Section]) -> None:
 
 def departures(model: Detector) -> list[str]:
     """What Darknet does otherwise with a network of ours that it loads, a sentence each."""
-    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
-    out = []
-    own = "stretch" if isinstance(model, YOLOv1) else "letterbox"
-    if config.resize != own:
+    if not isinstance(model, YOLODetector):
+        return []
+    config, out = model.config, []
+    theirs = "stretch" if isinstance(model, YOLOv1) else "letterbox"
+    if config.resize != theirs:
         does = {"stretch": "stretches", "letterbox": "letterboxes"}
         out.append(
-            f"Darknet {does[own]} an image, this model {does[config.resize]} it: boxes "
+            f"Darknet {does[theirs]} an image, this model {does[config.resize]} it: boxes "
             "differ where the image has not the input's shape"
         )
     if isinstance(model, YOLO9000):

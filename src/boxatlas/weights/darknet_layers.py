@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from boxatlas.backbones.darknet import Classifier, Conv, Darknet, Pool, Residual
-from boxatlas.backbones.darknet_file import Part, conv_parts, parts_of
+from boxatlas.backbones.darknet import Classifier, Conv, Darknet, DarknetBlock, Pool, parts_of
+from boxatlas.backbones.darknet_file import Part, conv_parts
 from boxatlas.detectors.yolo9000 import YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.detectors.yolov2 import YOLOv2
@@ -94,7 +94,7 @@ class _Layers(list[Layer]):
             self.put("maxpool", module, size=module.kernel, stride=module.stride)
         elif isinstance(module, nn.Upsample):
             self.put("upsample", module, stride=2)
-        elif isinstance(module, Residual):
+        elif isinstance(module, DarknetBlock):
             self.conv(module.squeeze)
             self.conv(module.expand)
             source: dict[str, Any] = {"from": -3}
@@ -231,7 +231,7 @@ def _yolov2(layers: _Layers, network: YOLOv2) -> None:
     more: dict[str, Any] = {"tree": "classes.tree"} if isinstance(network, YOLO9000) else {}
     layers.put(
         "region",
-        anchors=_pairs(config.priors(network.num_classes)),
+        anchors=_pairs(network.shapes),
         bias_match=int(config.match == "prior"),
         classes=network.num_classes,
         coords=4,

@@ -14,7 +14,7 @@ import torch
 
 from boxatlas.backbones.darknet import NORM, STAGES, Darknet
 from boxatlas.errors import InputError
-from boxatlas.parts.yolo import wide
+from boxatlas.parts.yolo import layer_width
 from boxatlas.weights.darknet_cfg import anchors_of, meaning, number, whole, wholes
 from boxatlas.weights.darknet_layers import Section, layers_of
 from boxatlas.zoo import build, class_names
@@ -258,5 +258,5 @@ def _width(pairs: Sequence[tuple[int, int]]) -> float:
     low = max((own - 4) / published if own > 8 else 0.0 for published, own in pairs)
     high = min((own + 4) / published for published, own in pairs)
     tries = [*(own / published for published, own in pairs), max((low + high) / 2, 1e-9)]
-    fits = (t for t in tries if all(wide(published, t) == own for published, own in pairs))
+    fits = (t for t in tries if all(layer_width(published, t) == own for published, own in pairs))
     return next(fits, tries[0])

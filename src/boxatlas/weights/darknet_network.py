@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.darknet import SLOPE, Conv, Norm, Pool, norm_layer
-from boxatlas.backbones.darknet_file import parts_of
+from boxatlas.backbones.darknet import SLOPE, Conv, Norm, Pool, norm_layer, parts_of
 from boxatlas.errors import InputError
 from boxatlas.ops.reorg import Reorg
 from boxatlas.weights.darknet_layers import Section

@@ -50,7 +50,9 @@ def command(
     report = check(folder, format, images=images, each=each)
     document: dict[str, Any] = {
         "folder": str(folder),
-        "layout": report.module.__name__.rpartition(".")[2],
+        "layout": report.layout,
+        "evidence": {name: seen.what for name, seen in report.seen.items()},
+        "files not used": report.unused,
         "images": report.images,
         "objects": report.objects,
         "splits": report.splits,
@@ -71,6 +73,11 @@ def command(
 def _tell(report: Report, every: bool) -> None:
     from boxatlas.data.doctor import KINDS
 
+    mine = report.seen.get(report.layout)
+    print(f"layout {report.layout}: {mine.what if mine else 'as --format says'}")
+    for name, seen in report.seen.items():
+        if name != report.layout:
+            print(f"  it looks like {name} too: {seen.what}")
     counts = report.counts
     rows = [
         {"": KINDS[kind].level, "flaw": kind, "what": KINDS[kind].meaning, "count": n}
@@ -86,6 +93,9 @@ def _tell(report: Report, every: bool) -> None:
             print(f"{flaw.level}: {flaw}")
         elif shown[flaw.kind] == _SHOWN + 1:
             print(f"  ... and more of {flaw.kind}: --all lists them")
+    if report.unused:
+        told = ", ".join(f"{suffix} {n}" for suffix, n in report.unused.items())
+        print(f"files that nothing was read from: {told}")
     errors = sum(flaw.count for flaw in report.errors)
     warnings = sum(counts.values()) - errors
     splits = ", ".join(f"{name} {n}" for name, n in report.splits.items())
@@ -96,24 +106,28 @@ def _tell(report: Report, every: bool) -> None:
 
 
 def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> None:
-    from boxatlas.data.doctor import check
+    from boxatlas.data.doctor import Flaw, check
     from boxatlas.data.doctor.repair import repair
+    from boxatlas.errors import InputError
     from boxatlas.progress import track
 
     def each(found: Any) -> Any:
         return track(found, "copying images")
 
     actions = repair(report, out, each)
-    again = check(out, report.module.__name__.rpartition(".")[2], images=False)
+    try:
+        left = check(out, report.layout, images=False).errors
+    except InputError as error:  # nothing is left of the set
+        left = [Flaw("file_invalid", str(out), "", error.problem)]
     document["repaired"] = {
         "folder": str(out),
         "actions": [a.as_dict() for a in actions],
-        "errors left": [flaw.as_dict() for flaw in again.errors],
+        "errors left": [flaw.as_dict() for flaw in left],
     }
     if as_json:
         return
     for action in actions:
         print(f"repaired: {action.flaw}: {action.did}")
-    for flaw in again.errors:
+    for flaw in left:
         print(f"still there: {flaw}")
-    print(f"{out}: a copy with {len(actions)} repairs, {len(again.errors)} errors left")
+    print(f"{out}: a copy with {len(actions)} repairs, {len(left)} errors left")

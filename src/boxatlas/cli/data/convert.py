@@ -14,7 +14,9 @@ from boxatlas.cli.data.common import FolderArgument
 def command(
     folder: FolderArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
-    to: Annotated[str, typer.Option("--to", help="voc, coco, yolo, fiftyone or labelstudio.")],
+    to: Annotated[
+        str, typer.Option("--to", help="The layout, such as coco, voc, yolo, labelme or csv.")
+    ],
     format: FormatOption = None,
     as_json: JsonOption = False,
 ) -> None:

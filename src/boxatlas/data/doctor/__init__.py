@@ -5,7 +5,7 @@ Public: check, Report, Flaw, KINDS; repaired copies are made by `repair.repair`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,21 +34,37 @@ from boxatlas.data.doctor.sets import (
     memberships,
     strength,
 )
+from boxatlas.data.formats import FORMATS, evidence
+from boxatlas.data.formats.places import Place, Seen, suffix_of
 
 Each = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked at and what was found; parts are the readings, for `repair`."""
+    """What was looked at and what was found; parts are the readings, for `repair`.
 
-    folder: Path
+    seen: layout -> what speaks for it, of the one that was taken and of the others. unused: suffix
+    -> how many files nothing was read from.
+    """
+
+    place: Place
     module: ModuleType
+    seen: dict[str, Seen]
+    unused: dict[str, int]
     images: int
     objects: int
     splits: dict[str, int]
     flaws: list[Flaw]
     parts: list[Part]
+
+    @property
+    def folder(self) -> Path:
+        return self.place.root
+
+    @property
+    def layout(self) -> str:
+        return next(name for name, module in FORMATS.items() if module is self.module)
 
     @property
     def errors(self) -> list[Flaw]:
@@ -68,20 +84,20 @@ def check(
     images: decode the image files too, on all cores. each: wraps the iteration over them with its
     length, to show progress. Raises InputError where the folder holds no data set at all.
     """
-    folder = Path(folder)
-    module, parts, flaws = parts_of(folder, format)
+    place, module, parts, flaws = parts_of(Path(folder), format)
+    folder = place.root
     broken = {flaw.file for flaw in flaws if flaw.kind == "file_invalid"}
-    flaws += (flaw for flaw in check_texts(folder, module) if flaw.file not in broken)
+    flaws += (flaw for flaw in check_texts(place, module) if flaw.file not in broken)
     for part in parts:
         flaws += check_objects(part)
     if parts:
-        flaws += check_splits(folder, parts)
-        flaws += check_coverage(folder, parts, {flaw.file for flaw in flaws})
+        flaws += check_splits(place, parts)
+        flaws += check_coverage(place, parts, {flaw.file for flaw in flaws})
         flaws += check_classes(folder, parts)
         known = {(flaw.file, flaw.field) for flaw in flaws}
         flaws += (flaw for flaw in check_entries(parts) if (flaw.file, flaw.field) not in known)
     paths = list(dict.fromkeys(path for part in parts for path in part.table.paths))
-    splits = memberships(folder, parts)
+    splits = memberships(place, parts)
     if images:
         pictures = examine(paths, (lambda found: each(found, len(paths))) if each else iter)
         seen = dict(zip(paths, pictures, strict=True))
@@ -89,14 +105,23 @@ def check(
             flaws += _pictures(part, seen)
         flaws += _twins(paths, pictures, splits, str(folder))
     return Report(
-        folder,
+        place,
         module,
+        evidence(place),
+        _unused(place, module, paths),
         len(paths),
         sum(len(part.table.labels) for part in parts),
         {name: len(members) for name, members in splits.items()},
         flaws,
         parts,
     )
+
+
+def _unused(place: Place, module: ModuleType, paths: list[str]) -> dict[str, int]:
+    """Suffix -> files that are neither images of the set nor what describes it."""
+    used = {str(path) for path in module.annotation_files(place)} | set(paths)
+    left = Counter(suffix_of(n) or n for n in place.files if str(place.root / n) not in used)
+    return dict(left.most_common())
 
 
 def _pictures(part: Part, seen: dict[str, Picture]) -> Iterable[Flaw]:

@@ -70,6 +70,11 @@ KINDS: dict[str, Kind] = {
     "not_a_number": Kind(
         "error", "text, NaN or infinity where a number should be", "object left out"
     ),
+    "value_odd": Kind(
+        "warning",
+        "a value that is only written oddly; it is read as what it says",
+        "written plainly",
+    ),
     "annotation_invalid": Kind("error", "an annotation that cannot be read", "left out"),
     "annotation_orphan": Kind(
         "error", "an annotation of an image that is not listed", "object left out"
@@ -84,6 +89,9 @@ KINDS: dict[str, Kind] = {
     "class_unknown": Kind("error", "a class that is not listed", "object left out"),
     "class_twice": Kind("error", "two classes of one name or id", "merged by name"),
     "class_unnamed": Kind("error", "class numbers without a name", "named by the number"),
+    "class_count": Kind(
+        "error", "the number of classes stated is not that of the names", "restated"
+    ),
     "class_unused": Kind("warning", "classes without objects"),
     "class_imbalance": Kind("warning", "the classes are very unevenly frequent"),
     # Masks

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
 from boxatlas.data.formats import voc, yolo
-from boxatlas.data.masks import Mask
-from boxatlas.data.masks import decode as decoded
+from boxatlas.data.masks import extent
 
 TINY = 2.0  # pixels
 NEARLY_WHOLE = 0.99  # of the image's area
@@ -180,20 +179,6 @@ def _masks(part: Part) -> Iterator[Flaw]:
             )
 
 
-def extent(mask: Mask) -> Boxes | None:
-    """The box around a mask, None where it is empty. Raises ValueError for broken run lengths."""
-    if isinstance(mask, list):
-        points = [np.asarray(p, np.float64).reshape(-1, 2) for p in mask if len(p) >= 6]
-        if not points:
-            return None
-        points = np.concatenate(points)
-        return np.concatenate([points.min(0), points.max(0)])
-    rows, columns = np.nonzero(decoded(mask))
-    if len(rows) == 0:
-        return None
-    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
-
-
 def _iou(a: Boxes, b: Boxes) -> float:
     """Of two boxes, each grown by a pixel all round: what is thin is not judged by its rounding."""
     pixel = np.array([-1, -1, 1, 1])
@@ -234,6 +219,7 @@ def other_format(part: Part) -> tuple[str, float, NDArray[np.intp], Boxes] | Non
     unit, scale = ("fractions", limit) if fractions else ("pixels", np.ones_like(limit))
     best: tuple[float, str, Boxes] | None = None
     own = "centre x, centre y, width, height" if part.module is yolo else ""
+    own = "x1, y1, x2, y2" if getattr(part.module, "CORNERS", False) else own
     for name in sorted(_READINGS, key=lambda name: name != own):  # of equals, the layout's own
         boxes = _READINGS[name](raw) * scale
         right = float((_fits(boxes, limit) & _plausible(boxes)).mean())
@@ -247,6 +233,8 @@ def written_numbers(part: Part) -> Boxes:
     boxes = part.table.boxes.astype(np.float64)
     if part.module is voc:
         return boxes + np.array([1, 1, 0, 0])
+    if getattr(part.module, "CORNERS", False):
+        return boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     if part.module is yolo:
         limit = _limits(part)

@@ -34,6 +34,7 @@ class Plan:
     images: set[str] = field(default_factory=set)  # left out
     entries: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # COCO's images
     files: set[str] = field(default_factory=set)  # left out
+    plain: set[str] = field(default_factory=set)  # odd values written plainly
     texts: set[str] = field(default_factory=set)  # written as UTF-8
     unread: set[str] = field(default_factory=set)  # written as UTF-8 and else as they are
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # height, width

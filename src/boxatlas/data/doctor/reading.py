@@ -11,13 +11,17 @@ from types import ModuleType
 import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
-from boxatlas.data.formats import fiftyone, labelstudio, module_of, voc, yolo
-from boxatlas.data.formats.building import Builder
+from boxatlas.data.formats import place_of, voc, yolo
+from boxatlas.data.formats.building import ODDLY, Builder
+from boxatlas.data.formats.places import Place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 # The readers' words -> the kind of flaw. Words that are not here are "annotation_invalid".
 _KIND_OF = {
+    ODDLY: "value_odd",
+    "no box is stated": "value_odd",
+    "there are": "class_count",
     "the image of this annotation is missing": "image_missing",
     "the image is missing": "image_missing",
     "the split's images are missing": "split_empty",
@@ -63,39 +67,39 @@ class Part:
         """Where object k is in its file; with its image's name where a file holds many images and
         numbers the objects of each anew."""
         field = self.module.FIELD.format(int(self.builder.origins[k]))
-        if self.module not in (fiftyone, labelstudio):
+        if not getattr(self.module, "OF_IMAGE", False):
             return field
         image = int(np.searchsorted(self.table.offsets, k, side="right")) - 1
         return f"{Path(self.table.paths[image]).name}: {field}"
 
 
-def parts_of(folder: Path, format: str | None) -> tuple[ModuleType, list[Part], list[Flaw]]:
-    """The layout, what was read of each split, and what could not be read.
+def parts_of(folder: Path, format: str | None) -> tuple[Place, ModuleType, list[Part], list[Flaw]]:
+    """The place, its layout, what was read of each split, and what could not be read.
 
     VOC's splits are lists over one set of annotations, so it is read as a whole.
     """
-    module = module_of(folder, format)
+    place, module = place_of(folder, format)
     problems: list[InputError] = []
     splits: list[str] = []
     try:
         if module is yolo:
-            splits = yolo.splits(folder, problems.append)
+            splits = yolo.splits(place, problems.append)
         elif module is not voc:
-            splits = module.splits(folder)
+            splits = module.splits(place)
     except InputError as error:
-        return module, [], [flaw_of(error)]
+        return place, module, [], [flaw_of(error)]
     parts = []
     for split in splits or [None]:
         builder = Builder(strict=False)
         try:
-            table = module.read(folder, split, builder)
+            table = module.read(place, split, builder)
         except InputError as error:  # the file as a whole
             problems.append(error)
         else:
             parts.append(Part(split, table, builder, module))
-        problems += builder.problems
+        problems += [*builder.problems, *builder.remarks]
     # What is wrong for all splits is said once.
-    return module, parts, list(dict.fromkeys(map(flaw_of, problems)))
+    return place, module, parts, list(dict.fromkeys(map(flaw_of, problems)))
 
 
 def flaw_of(error: InputError) -> Flaw:
@@ -131,8 +135,7 @@ def _remedy(error: InputError) -> str:
         return "category"
     if error.problem.startswith("is not UTF-8") and utf8_json(Path(error.file or "")) is not None:
         return "transcode"
-    plain = field.endswith(".iscrowd") and str(error).endswith(("(got '0')", "(got '1')"))
-    return "number" if plain or field.endswith(".area") else "drop"
+    return "number" if field.endswith(".area") else "drop"
 
 
 def utf8_json(path: Path) -> bytes | None:

@@ -19,7 +19,6 @@ from boxatlas.data.doctor.flaws import KINDS, Flaw
 from boxatlas.data.doctor.plan import Action, Plan
 from boxatlas.data.doctor.sets import memberships, strength
 from boxatlas.data.formats import coco, voc, yolo
-from boxatlas.data.formats.building import images_below
 from boxatlas.errors import InputError
 from boxatlas.files import new_folder
 
@@ -63,7 +62,7 @@ def planned(report: Report) -> tuple[Plan, list[Action]]:
             if did:
                 actions.append(Action(flaw, did))
     undone = set()
-    for split, paths in memberships(report.folder, report.parts).items():
+    for split, paths in memberships(report.place, report.parts).items():
         if paths and plan.leaked.get(split, set()).issuperset(paths):  # nothing would be left
             del plan.leaked[split]
             undone.add(_left_out_of(split))
@@ -78,9 +77,12 @@ def _take(plan: Plan, flaw: Flaw) -> str:
     if flaw.kind in _REWRITTEN or remedy in ("line", "category"):  # the rewriter sees them again
         return "second one left out" if flaw.field.endswith(".id") else repair
     if Path(flaw.file).suffix in (".yaml", ".yml"):  # what is right in it would be lost
-        return repair if flaw.kind == "path_leaves" else ""
+        return repair if flaw.kind in ("path_leaves", "class_count") else ""
     if flaw.kind in ("leak_same", "split_shared"):
         return _leak(plan, flaw)
+    if flaw.kind == "value_odd":
+        plan.plain.add(flaw.file)
+        return repair
     if flaw.kind == "box_format":
         part, rows, fixed = remedy
         owner = part.table.image_of
@@ -154,7 +156,7 @@ def _copy_images(report: Report, plan: Plan, out: Path, each: Each) -> None:
         for path in part.table.paths
         if path not in plan.leaked.get(part.split or "", ())
     }
-    wanted = keep | {str(path) for path in images_below(folder)}
+    wanted = keep | {str(report.place.path(name)) for name in report.place.images}
     left = plan.images | ({path for paths in plan.leaked.values() for path in paths} - keep)
     for path in each(sorted(wanted - left)):
         to = out / Path(path).relative_to(folder)

@@ -12,9 +12,11 @@ from xml.etree.ElementTree import Element, tostring
 from boxatlas.data.doctor.plan import Plan
 from boxatlas.data.doctor.reading import utf8_json
 from boxatlas.data.doctor.sets import apart, known
-from boxatlas.data.formats import voc, yolo
-from boxatlas.data.formats.building import lines_of, read_text
+from boxatlas.data.formats import coco, voc, yolo, yolo_yaml
+from boxatlas.data.formats.building import Builder, lines_of, number, read_text
 from boxatlas.data.formats.json_stream import members
+from boxatlas.data.formats.places import Place, split_name
+from boxatlas.data.masks import extent
 from boxatlas.errors import InputError
 from boxatlas.files import write_text
 
@@ -31,36 +33,41 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
     table = report.parts[0].table if report.parts else None
     path_of = dict(zip(table.ids, table.paths, strict=True)) if table is not None else {}
     kept: set[str] = set()
-    for file in sorted((folder / "Annotations").rglob("*.xml")):
-        name = file.relative_to(folder / "Annotations").with_suffix("").as_posix()
+    place = report.place
+    for found in voc.xml_files(place):
+        file, name = place.path(found), voc.id_of(found)
         image = path_of.get(name)
         if image in plan.images or str(file) in plan.files:
             continue
         kept.add(name)
-        _voc_file(file, image, plan, out / file.relative_to(folder))
-    splits = voc.splits(folder)
-    for file in sorted((folder / "ImageSets" / "Main").glob("*.txt")):
+        _voc_file(file, image, plan, out / found)
+    splits = voc.splits(place)
+    lists = [place.path(n) for n in place.files if "ImageSets" in n and n.endswith(".txt")]
+    for file in lists:
         gone = {
             path
             for split, paths in plan.leaked.items()
             for path in paths
-            if file.stem == split or (split in file.stem and file.stem not in apart(splits))
+            if split_name(file.stem) == split
+            or (split in file.stem and file.stem not in apart(splits))
         }
         lines = {}
         for line in lines_of(file):
-            name = voc.member(line, folder)
+            name = voc.member(line, place, place.relative(file))
             if name in kept and path_of.get(name) not in gone:
                 lines.setdefault(name, line)
         write_text(out / file.relative_to(folder), "".join(f"{v}\n" for v in lines.values()))
-    if (folder / "classes.txt").is_file():
-        names = dict.fromkeys(lines_of(folder / "classes.txt"))  # each once
-        write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
+    for name in place.by_name.get("classes.txt", ()):
+        names = dict.fromkeys(lines_of(place.path(name)))  # each once
+        write_text(out / name, "".join(f"{one}\n" for one in names))
+    for name in place.by_name.get("labelmap.txt", ()):
+        shutil.copyfile(place.path(name), out / name)
 
 
 def _voc_file(file: Path, image: str | None, plan: Plan, to: Path) -> None:
     """An annotation with its changes, or as it is. Raises InputError for one nested too deep."""
     if image not in plan.sizes and not any(
-        str(file) in of for of in (plan.objects, plan.boxes, plan.texts)
+        str(file) in of for of in (plan.objects, plan.boxes, plan.texts, plan.plain)
     ):
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, to)
@@ -76,18 +83,34 @@ def _voc_file(file: Path, image: str | None, plan: Plan, to: Path) -> None:
 
 def _voc_objects(root: Element, file: str, plan: Plan) -> None:
     things = list(root.iter("object"))
+    if file in plan.plain:
+        _voc_flags(things, Path(file))
     parents = {child: parent for parent in root.iter() for child in parent}
-    for number in plan.objects.get(file, ()):
-        parents[things[number]].remove(things[number])
-    for number, (x1, y1, x2, y2) in plan.boxes.get(file, {}).items():
-        box = things[number].find("bndbox")
-        if box is None or number in plan.objects.get(file, ()):
+    for k in plan.objects.get(file, ()):
+        parents[things[k]].remove(things[k])
+    for k, (x1, y1, x2, y2) in plan.boxes.get(file, {}).items():
+        box = things[k].find("bndbox")
+        if box is None or k in plan.objects.get(file, ()):
             continue
         values = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
         for side, value in values.items():
             found = box.find(side)
             if found is not None:
                 found.text = f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def _voc_flags(things: list[Element], file: Path) -> None:
+    """Flags that are written otherwise (true, 1.0) as 0 or 1."""
+    builder = Builder()
+    for i, thing in enumerate(things):
+        for name in ("difficult", "truncated"):
+            found = thing.find(name)
+            try:
+                value = voc.flag(builder, thing, file, i, name)
+            except InputError:
+                continue
+            if found is not None and value is not None:
+                found.text = str(int(value))
 
 
 def _voc_size(root: Element, image: str | None, plan: Plan) -> None:
@@ -105,7 +128,7 @@ def _voc_size(root: Element, image: str | None, plan: Plan) -> None:
 
 def coco_set(report: Report, plan: Plan, out: Path) -> None:
     """The annotation files; ids are kept unless one is 0, missing or there twice."""
-    for file in report.module.annotation_files(report.folder):
+    for file in report.module.annotation_files(report.place):
         to = out / file.relative_to(report.folder)
         if str(file) in plan.unread:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -137,10 +160,6 @@ def _coco_document(file: Path) -> dict[str, Any]:
     return document
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
-
-
 def _coco_images(
     document: dict[str, Any], file: str, plan: Plan, paths: dict[Any, str], left: set[str]
 ) -> dict[Any, Any]:
@@ -148,8 +167,8 @@ def _coco_images(
     gone, kept, first = plan.entries.get(file, set()), list[Any](), dict[Any, Any]()
     merged: dict[Any, Any] = {}
     for i, image in enumerate(document["images"]):
-        id_ = image.get("id") if isinstance(image, dict) else None
-        if i in gone or not _is_id(id_) or id_ in merged or paths.get(id_) in left:
+        id_ = coco.plain_id(image.get("id")) if isinstance(image, dict) else None
+        if i in gone or id_ is None or id_ in merged or paths.get(id_) in left:
             continue
         if i in plan.sides.get(file, ()):
             _coco_sides(image)
@@ -158,16 +177,31 @@ def _coco_images(
         merged[id_] = first.setdefault(paths.get(id_, (id_,)), id_)
         if merged[id_] == id_:
             size = plan.sizes.get(paths.get(id_, ""))
-            kept.append(image if size is None else {**image, "height": size[0], "width": size[1]})
+            sides = {key: plain_number(image[key]) for key in ("height", "width") if key in image}
+            if size is not None:
+                sides = {"height": size[0], "width": size[1]}
+            kept.append({**image, "id": id_, **sides})
     document["images"] = kept
     return merged
 
 
 def _coco_sides(image: dict[str, Any]) -> None:
-    """A size in digits becomes a number; any other is not stated, so that the image's counts."""
-    sides = [str(image.pop(name, "")) for name in ("width", "height")]
-    if all(side.isdecimal() and len(side) < 7 for side in sides):
-        image |= {"width": int(sides[0]), "height": int(sides[1])}
+    """A size that is no number is not stated, so that the image's counts."""
+    for name in ("width", "height"):
+        if type(plain_number(image.get(name))) not in (int, float):
+            image.pop("width", None)
+            image.pop("height", None)
+
+
+def plain_number(value: Any) -> Any:
+    """A number that is written as text as one; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = number(value, Path(), "")
+    except InputError:
+        return value
+    return int(found) if found == int(found) else found
 
 
 def _coco_categories(document: dict[str, Any]) -> dict[Any, Any]:
@@ -176,16 +210,15 @@ def _coco_categories(document: dict[str, Any]) -> dict[Any, Any]:
     renamed: dict[Any, Any] = {}
     kept = []
     for category in document["categories"]:
-        id_, name = (
-            (category.get("id"), category.get("name"))
-            if isinstance(category, dict)
-            else (None, None)
-        )
-        if not isinstance(name, str) or not _is_id(id_) or id_ in renamed:
+        if not isinstance(category, dict):
+            continue
+        id_, name = coco.plain_id(category.get("id")), category.get("name")
+        name = str(name) if type(name) in (int, float) else name
+        if not isinstance(name, str) or id_ is None or id_ in renamed:
             continue
         renamed[id_] = first.setdefault(name, id_)
         if renamed[id_] == id_:
-            kept.append(category)
+            kept.append({**category, "id": id_, "name": name})
     document["categories"] = kept
     return renamed
 
@@ -203,11 +236,11 @@ def _coco_annotations(
     for i, thing in enumerate(document["annotations"]):
         if i in gone or not isinstance(thing, dict):
             continue
-        image, category = thing.get("image_id"), thing.get("category_id")
-        if not _is_id(image) or not _is_id(category):
+        image = _known(thing.get("image_id"), merged)
+        category = _known(thing.get("category_id"), renamed)
+        if image is None or category is None:
             continue
-        if image not in merged or category not in renamed:
-            continue
+        _coco_plainly(thing)
         thing["image_id"], thing["category_id"] = merged[image], renamed[category]
         if i in boxes:
             x1, y1, x2, y2 = boxes[i]
@@ -218,13 +251,39 @@ def _coco_annotations(
             thing.pop("segmentation", None)
         if fields.get(i) == "area":
             thing["area"] = thing["bbox"][2] * thing["bbox"][3]
-        if i in fields and thing.get("iscrowd") in ("0", "1"):
-            thing["iscrowd"] = int(thing["iscrowd"])
-        ids.add(thing["id"] if _is_id(thing.get("id")) else None)
+        ids.add(coco.plain_id(thing.get("id")))
         kept.append(thing)
     if len(ids) < len(kept) or 0 in ids or None in ids:
         kept = [{**thing, "id": n} for n, thing in enumerate(kept, 1)]
     document["annotations"] = kept
+
+
+def _known(id_: Any, known: dict[Any, Any]) -> Any:
+    """The id that a reference means; None where it is none of those known."""
+    id_ = coco.plain_id(id_)
+    if id_ is None or id_ in known:
+        return id_
+    other = coco.other_way(id_)
+    return other if other in known else None
+
+
+def _coco_plainly(thing: dict[str, Any]) -> None:
+    """What is only written oddly, as the reader understands it."""
+    thing["id"] = coco.plain_id(thing.get("id"))
+    box, mask = thing.get("bbox"), thing.get("segmentation")
+    if isinstance(mask, list) and mask and isinstance(mask[0], int | float):
+        thing["segmentation"] = mask = [mask]
+    if isinstance(box, list) and box:
+        thing["bbox"] = [plain_number(v) for v in box]
+    elif mask:
+        found = extent(mask)
+        if found is not None:
+            x1, y1, x2, y2 = found.tolist()
+            thing["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+    if "area" in thing:
+        thing["area"] = plain_number(thing["area"])
+    if "iscrowd" in thing:
+        thing["iscrowd"] = int(bool(Builder().flag(thing["iscrowd"], Path(), "iscrowd")))
 
 
 # -- YOLO ----------------------------------------------------------------------------------------
@@ -232,31 +291,35 @@ def _coco_annotations(
 
 def yolo_set(report: Report, plan: Plan, out: Path) -> None:
     """Label files, data.yaml and the lists of images."""
-    folder = report.folder
-    description = yolo.describe(folder, known)
-    classes = yolo.classes_of(folder, description, known)
-    roots = yolo.roots(folder, description, known)
+    folder, place = report.folder, report.place
+    description = yolo_yaml.describe(place, known)
+    classes = yolo_yaml.classes_of(place, description, known)
+    roots, _ = yolo_yaml.roots(place, description)
     lists = {root for found in roots.values() for root in found if root.is_file()}
-    head = {yolo.description_file(folder), folder / "classes.txt"}
+    pose = yolo_yaml.keypoint_values(description)
+    names = yolo_yaml.names_file(place, known)
+    head = {*map(place.path, yolo_yaml.description_files(place)[:1]), names} - {None}
     for root in (root for found in roots.values() for root in found if root.is_dir()):
         (out / root.relative_to(folder)).mkdir(parents=True, exist_ok=True)
-    _yolo_labels(report, plan, out, classes.numbers, lists | head)
+    _yolo_labels(report, plan, out, classes.numbers, lists | head, pose)
     own = _yolo_lists(report, plan, out, roots)
-    if classes.numbers is not None and "names" not in description:
-        write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes.names or ()))
-    _yolo_description(folder, out, description, classes, own)
+    if classes.numbers is not None and "names" not in description and names is not None:
+        listed = "".join(f"{name}\n" for name in classes.names or ())
+        write_text(out / names.relative_to(folder), listed)
+    _yolo_description(place, out, description, classes, own)
     for file in sorted([*folder.glob("*.txt"), *filter(None, head)]):
-        if file.is_file() and not (out / file.name).exists():
-            write_text(out / file.name, read_text(file))
+        to = out / file.relative_to(folder)
+        if file.is_file() and not to.exists():
+            write_text(to, read_text(file))
 
 
 def _yolo_labels(
-    report: Report, plan: Plan, out: Path, numbers: list[int] | None, others: set[Any]
+    report: Report, plan: Plan, out: Path, numbers: list[int] | None, others: set[Any], pose: int
 ) -> None:
     """Every label file but those of images that are left out. numbers: what a class becomes."""
     folder = report.folder
     size_of: dict[Path, list[int]] = {}
-    gone = {yolo.label_of(Path(path)) for path in plan.images}
+    gone = {yolo.label_of(report.place, Path(path)) for path in plan.images}
     for part in report.parts:
         leaked = plan.leaked.get(part.split or "", set())
         for i, path in enumerate(part.table.paths):
@@ -264,25 +327,30 @@ def _yolo_labels(
                 gone.add(Path(part.file(i)))
             else:
                 size_of[Path(part.file(i))] = part.table.sizes[i].tolist()
-    found = {file for file in report.module.annotation_files(folder) if file.suffix == ".txt"}
+    found = {file for file in report.module.annotation_files(report.place) if file.suffix == ".txt"}
     for file in sorted((found | set(size_of)) - others):
         left = str(file) in plan.files or (file in gone and file not in size_of)
         if left or not file.is_file():
             continue
-        lines = _yolo_lines(file, size_of.get(file), plan, numbers)
+        lines = _yolo_lines(file, size_of.get(file), plan, numbers, pose)
         write_text(out / file.relative_to(folder), "".join(f"{line}\n" for line in lines))
 
 
 def _yolo_lines(
-    file: Path, size: list[int] | None, plan: Plan, numbers: list[int] | None
+    file: Path, size: list[int] | None, plan: Plan, numbers: list[int] | None, pose: int
 ) -> Iterator[str]:
     gone, boxes = plan.objects.get(str(file), set()), plan.boxes.get(str(file), {})
     for n, line in enumerate(read_text(file).split("\n"), 1):
         words = line.split()
         if n in gone or not words:
             continue
+        if str(file) in plan.plain:
+            words[0] = str(plain_number(words[0]))
+            words = words[:5] if len(words) == 6 else words
         if numbers is not None and words[0].isdecimal() and int(words[0]) < len(numbers):
             words[0] = str(numbers[int(words[0])])
+        points = words[5:] if len(words) == 6 or (pose and len(words) == 5 + pose) else []
+        words = words[:5] if points else words
         if n in boxes and len(words) > 5:  # a polygon, which reaches beyond the image
             words[1:] = [f"{min(max(float(v), 0.0), 1.0):.8f}" for v in words[1:]]
         elif n in boxes and size is not None:
@@ -295,7 +363,7 @@ def _yolo_lines(
                 (y2 - y1) / height,
             )
             words[1:] = [f"{v:.8f}" for v in row]
-        yield " ".join(words)
+        yield " ".join([*words, *points])
 
 
 def _yolo_lists(
@@ -314,8 +382,11 @@ def _yolo_lists(
         users = [split for split, found in roots.items() if file in found]
         stay = {path for split in users for path in kept.get(split, ())}
         gone, lines = plan.objects.get(str(file), set()), read_text(file).split("\n")
-        lines = [line.strip() for n, line in enumerate(lines, 1) if n not in gone]
-        lines = [line for line in lines if str(folder / line.removeprefix("./")) in stay]
+        lines = [
+            line.strip()
+            for n, line in enumerate(lines, 1)
+            if n not in gone and _listed(line.strip(), n, file, report.place) in stay
+        ]
         write_text(out / file.relative_to(folder), "".join(f"{line}\n" for line in lines))
     for split, paths in plan.leaked.items():
         others = {path for name, found in kept.items() if name != split for path in found}
@@ -331,16 +402,38 @@ def _yolo_lists(
     return own
 
 
+def _listed(line: str, n: int, file: Path, place: Place) -> str:
+    """The image that a line names, "" where it names none."""
+    try:
+        return str(yolo.listed(line, n, file, place)) if line else ""
+    except InputError:
+        return ""
+
+
+def _is_there(place: Place, description: dict[str, Any], entry: str, split: str) -> bool:
+    try:
+        yolo_yaml.resolve(place, description, entry, split)
+    except InputError:
+        return False
+    return True
+
+
 def _yolo_description(
-    folder: Path, out: Path, description: dict[str, Any], classes: yolo.Classes, own: dict[str, str]
+    place: Place,
+    out: Path,
+    description: dict[str, Any],
+    classes: yolo_yaml.Classes,
+    own: dict[str, str],
 ) -> None:
     """data.yaml: each name once and numbered, no entry that leaves the folder, the new lists."""
     import yaml
 
-    path = yolo.description_file(folder)
+    path = yolo_yaml.description_file(place)
     new = dict(description)
-    for split, entry in yolo.entries(description):
-        if isinstance(entry, str) and yolo.leads_out(entry):
+    for split, entry in yolo_yaml.entries(description):
+        if not isinstance(entry, str) or not yolo_yaml.leads_out(entry):
+            continue
+        if not _is_there(place, description, entry, split):
             given = new[split] if isinstance(new[split], list) else [new[split]]
             new[split] = [one for one in given if one != entry]
             if not new[split]:
@@ -352,7 +445,8 @@ def _yolo_description(
         given = names if isinstance(names, dict) else dict(enumerate(names))
         if {n: str(name) for n, name in given.items()} != mended:
             new["names"] = mended if isinstance(names, dict) else list(mended.values())
-            new |= {"nc": len(mended)} if "nc" in new else {}
+        if yolo_yaml.wrong_count(place, new, classes) is not None:
+            new["nc"] = len(mended)
     if path is not None and new != description:
         text = yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
-        write_text(out / path.name, text)
+        write_text(out / path, text)

@@ -13,8 +13,9 @@ import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
-from boxatlas.data.formats import voc, yolo
-from boxatlas.data.formats.building import decoded, images_below, leaves, read_text
+from boxatlas.data.formats import voc, yolo, yolo_yaml
+from boxatlas.data.formats.building import decoded, leaves, lines_of, read_text
+from boxatlas.data.formats.places import Place
 from boxatlas.errors import InputError
 
 _APART = re.compile(r"^(train|val|valid|validation|test|minival)(20\d\d)?$")
@@ -22,7 +23,7 @@ _IMBALANCE = 50.0
 _LARGE = 1 << 26  # bytes; larger files are looked at by their reader alone
 
 
-def memberships(folder: Path, parts: Sequence[Part]) -> dict[str, list[str]]:
+def memberships(place: Place, parts: Sequence[Part]) -> dict[str, list[str]]:
     """Split -> its image paths; VOC's lists over one reading, else each part is a split."""
     found: dict[str, list[str]] = {}
     for part in parts:
@@ -31,8 +32,8 @@ def memberships(folder: Path, parts: Sequence[Part]) -> dict[str, list[str]]:
                 found[part.split] = list(part.table.paths)
             continue
         path_of = dict(zip(part.table.ids, part.table.paths, strict=True))
-        for split in voc.splits(folder):
-            names = dict.fromkeys(voc.members(folder, split))
+        for split in voc.splits(place):
+            names = dict.fromkeys(voc.members(place, split))
             found[split] = [path_of[name] for name in names if name in path_of]
     return found
 
@@ -48,9 +49,9 @@ def strength(split: str) -> int:
     return next((n for name, n in named.items() if split.startswith(name)), 1)
 
 
-def check_splits(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
+def check_splits(place: Place, parts: Sequence[Part]) -> Iterator[Flaw]:
     """Empty splits, shared images, lines that lead nowhere."""
-    found = memberships(folder, parts)
+    found, folder = memberships(place, parts), place.root
     for split, paths in found.items():
         if not paths:
             yield Flaw("split_empty", str(folder), split, f"the split {split} holds no image")
@@ -67,15 +68,14 @@ def check_splits(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
                     remedy=(first, second),
                 )
     if parts and parts[0].module is voc:
-        yield from _lists(folder, parts[0])
+        yield from _lists(place, parts[0])
     if parts and parts[0].module is yolo:
-        yield from _image_lists(folder)
+        yield from _image_lists(place)
 
 
-def _image_lists(folder: Path) -> Iterator[Flaw]:
+def _image_lists(place: Place) -> Iterator[Flaw]:
     """Lines of YOLO's lists that are there again."""
-    description = yolo.describe(folder, known)
-    roots = yolo.roots(folder, description, known)
+    roots, _ = yolo_yaml.roots(place, yolo_yaml.describe(place, known))
     for file in sorted({root for found in roots.values() for root in found if root.is_file()}):
         seen: set[str] = set()
         for n, line in enumerate(read_text(file).split("\n"), 1):
@@ -91,53 +91,54 @@ def known(error: InputError) -> None:
     """What is wrong was told by the reader."""
 
 
-def _lists(folder: Path, part: Part) -> Iterator[Flaw]:
+def _lists(place: Place, part: Part) -> Iterator[Flaw]:
     """VOC's lists against its annotations."""
-    annotations = folder / "Annotations"
+    there = {voc.id_of(name) for name in voc.xml_files(place)}
     listed: set[str] = set()
-    for split in voc.splits(folder):
-        file = str(folder / "ImageSets" / "Main" / f"{split}.txt")
-        seen = Counter(voc.members(folder, split))
-        listed |= set(seen)
-        for name, times in seen.items():
-            if times > 1:
-                yield Flaw(
-                    "split_twice", file, name, f"{name} is listed {times} times", remedy="line"
-                )
-            if leaves(name):
-                yield Flaw(
-                    "path_leaves", file, name, f"{name} leads out of the folder", remedy="line"
-                )
-            elif not os.path.isfile(annotations / f"{name}.xml"):
-                yield Flaw("split_unknown", file, name, f"{name} has no annotation", remedy="line")
+    for names in voc.list_files(place).values():
+        for name in names:
+            file = str(place.path(name))
+            seen = Counter(voc.member(line, place, name) for line in lines_of(place.path(name)))
+            listed |= set(seen)
+            yield from _listed(file, seen, there)
     if listed:
         lost = [str(id_) for id_ in part.table.ids if id_ not in listed]
         if lost:
             yield Flaw(
                 "split_none",
-                str(annotations),
+                str(place.path(voc.xml_files(place)[0]).parent),
                 "",
                 f"{len(lost)} annotations are in no split: {few(lost)}",
                 count=len(lost),
             )
 
 
+def _listed(file: str, seen: Counter[str], there: set[str]) -> Iterator[Flaw]:
+    for name, times in seen.items():
+        if times > 1:
+            yield Flaw("split_twice", file, name, f"{name} is listed {times} times", remedy="line")
+        if leaves(name):
+            yield Flaw("path_leaves", file, name, f"{name} leads out of the folder", remedy="line")
+        elif name not in there:
+            yield Flaw("split_unknown", file, name, f"{name} has no annotation", remedy="line")
+
+
 def few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def check_coverage(folder: Path, parts: Sequence[Part], told: set[str]) -> Iterator[Flaw]:
+def check_coverage(place: Place, parts: Sequence[Part], told: set[str]) -> Iterator[Flaw]:
     """Images without annotation, annotations without image, images without objects.
 
     told: files that are known to be broken.
     """
-    module = parts[0].module
+    module, folder = parts[0].module, place.root
     used = {path for part in parts for path in part.table.paths}
-    images = module.images_of(folder)
+    images = {stem: place.path(name) for stem, name in place.by_stem.items()}
     told = used | told
     lost = {name: path for name, path in sorted(images.items()) if str(path) not in told}
     if module is yolo:
-        lost, apart_from = _without_labels(lost)
+        lost, apart_from = _without_labels(place, lost)
         if apart_from:
             yield Flaw(
                 "split_none",
@@ -149,7 +150,7 @@ def check_coverage(folder: Path, parts: Sequence[Part], told: set[str]) -> Itera
     for name, path in lost.items():
         yield Flaw("image_unannotated", str(path), "", f"{name} has no annotation", str(path))
     if module in (voc, yolo):
-        yield from _ambiguous(folder, used)
+        yield from _ambiguous(place, used)
     empty = [
         p
         for part in parts
@@ -163,7 +164,7 @@ def check_coverage(folder: Path, parts: Sequence[Part], told: set[str]) -> Itera
             for p, file in zip(part.table.paths, part.builder.files, strict=True)
             if not Path(file).is_file()
         ]
-        yield from _label_files(folder, missing)
+        yield from _label_files(place, missing)
         gone = set(missing)
         empty = [p for p in empty if p not in gone]
     if empty:
@@ -176,14 +177,15 @@ def check_coverage(folder: Path, parts: Sequence[Part], told: set[str]) -> Itera
         )
 
 
-def _without_labels(images: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
+def _without_labels(place: Place, images: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
     """(those that have no label file, names of the others)."""
-    labelled = {name for name, path in images.items() if yolo.label_of(path).is_file()}
+    labelled = {name for name, path in images.items() if yolo.label_of(place, path).is_file()}
     return {n: p for n, p in images.items() if n not in labelled}, sorted(labelled)
 
 
-def _label_files(folder: Path, missing: list[str]) -> Iterator[Flaw]:
+def _label_files(place: Place, missing: list[str]) -> Iterator[Flaw]:
     """Images without a label file, and label files without an image."""
+    folder = place.root
     if missing:
         yield Flaw(
             "label_missing",
@@ -192,18 +194,21 @@ def _label_files(folder: Path, missing: list[str]) -> Iterator[Flaw]:
             f"{len(missing)} images have no label file: {few([Path(p).name for p in missing])}",
             count=len(missing),
         )
-    labels = {str(yolo.label_of(path)) for path in yolo.images_of(folder).values()}
-    for file in yolo.annotation_files(folder):
-        if file.parent != folder and file.suffix == ".txt" and str(file) not in labels:
+    labels = {str(yolo.label_of(place, name)) for name in place.images}
+    names = yolo_yaml.names_file(place, known)
+    for file in yolo.annotation_files(place):
+        if file.parent == folder or file == names or file.suffix != ".txt":
+            continue
+        if str(file) not in labels:
             yield Flaw(
                 "image_missing", str(file), "", "no image belongs to this label file", remedy="file"
             )
 
 
-def _ambiguous(folder: Path, used: set[str]) -> Iterator[Flaw]:
+def _ambiguous(place: Place, used: set[str]) -> Iterator[Flaw]:
     """Images that differ by their suffix alone."""
     first: dict[Path, Path] = {}
-    for path in images_below(folder):
+    for path in map(place.path, place.images):
         other = first.setdefault(path.with_suffix(""), path)
         if other != path and not used.isdisjoint((str(path), str(other))):
             yield Flaw(
@@ -242,10 +247,10 @@ def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
         )
 
 
-def check_texts(folder: Path, module: ModuleType) -> Iterator[Flaw]:
+def check_texts(place: Place, module: ModuleType) -> Iterator[Flaw]:
     """Encodings, line ends, and paths of another machine, of the files that describe a set."""
-    windows, foreign = [], []
-    for path in module.annotation_files(folder):
+    folder, windows, foreign = place.root, [], []
+    for path in module.annotation_files(place):
         try:
             data = path.read_bytes() if path.stat().st_size < _LARGE else b""
         except OSError:

@@ -7,8 +7,27 @@ from pathlib import Path
 from types import ModuleType
 
 from boxatlas.data import cache
-from boxatlas.data.formats import coco, darknet, fiftyone, folders, labelstudio, voc, yolo
+from boxatlas.data.formats import (
+    bdd100k,
+    coco,
+    createml,
+    csv_boxes,
+    cvat,
+    darknet,
+    fiftyone,
+    folders,
+    huggingface,
+    kitti,
+    labelme,
+    labelstudio,
+    openimages,
+    via,
+    visdrone,
+    voc,
+    yolo,
+)
 from boxatlas.data.formats.building import Builder
+from boxatlas.data.formats.places import Place, Seen, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -19,49 +38,89 @@ FORMATS: dict[str, ModuleType] = {
     "yolo": yolo,
     "fiftyone": fiftyone,
     "labelstudio": labelstudio,
+    "labelme": labelme,
+    "csv": csv_boxes,
+    "via": via,
+    "cvat": cvat,
+    "createml": createml,
+    "kitti": kitti,
+    "visdrone": visdrone,
+    "openimages": openimages,
+    "huggingface": huggingface,
+    "bdd100k": bdd100k,
     "folders": folders,
 }
-WRITABLE = tuple(name for name in FORMATS if name != "folders")  # the layouts that hold boxes
+WRITABLE = tuple(  # the layouts that hold boxes and are written
+    name for name, module in FORMATS.items() if hasattr(module, "write") and name != "folders"
+)
 
 
-def detect_format(folder: Path) -> str:
-    """The layout of a folder, found by looking. Raises InputError where it is none of ours."""
-    if not folder.exists():
-        raise InputError("no such folder", file=folder)
-    if folder.is_file() and darknet.looks_like(folder):
-        return "darknet"
-    if not folder.is_dir():
-        raise InputError("is a file, not the folder of a data set", file=folder)
-    for name, module in FORMATS.items():
-        if module.looks_like(folder):
-            return name
-    strange = [path.name for path in sorted(folder.glob("*.json"))[:1]]
+def evidence(place: Place) -> dict[str, Seen]:
+    """Layout -> what speaks for it, of all that a place may be in."""
+    seen = {name: module.evidence(place) for name, module in FORMATS.items()}
+    return {name: found for name, found in seen.items() if found is not None}
+
+
+def detect_format(folder: str | Path) -> str:
+    """The layout of a folder, or of the file given instead, by what its files hold.
+
+    Raises InputError where it is none of ours, or where it may be several.
+    """
+    return _detected(Place(folder))[1]
+
+
+def _detected(place: Place) -> tuple[Place, str]:
+    """The place and its layout; of a folder that only one folder within is a set, that one."""
+    found = evidence(place)
+    sure = [name for name, seen in found.items() if seen.sure] or list(found)
+    if len(sure) > 1 and not any(found[name].sure for name in sure):
+        sure = [name for name in sure if name != "folders"]
+    if len(sure) == 1:
+        return place, sure[0]
+    if sure:
+        told = "; ".join(f"{name}: {found[name].what}" for name in sure)
+        raise InputError(
+            f"several layouts in one folder: {told}",
+            file=place.given,
+            hint=f"--format {' or '.join(sure)} says which",
+        )
+    strange = _of_others(place)
     raise InputError(
-        "holds no data set: neither VOC (Annotations/*.xml), COCO (annotations/*.json), YOLO "
-        "(data.yaml or labels/), FiftyOne (labels.json), Label Studio (tasks.json), Darknet "
-        "(.data) nor a folder for each class",
-        file=folder,
-        hint="; ".join(
-            [*(f"{name} is of none of them" for name in strange), "--format names the layout"]
-        ),
+        f"holds no data set that is read ({', '.join(FORMATS)})",
+        file=place.given,
+        hint="; ".join([*strange, "--format names the layout"]),
     )
 
 
-def module_of(folder: Path, format: str | None) -> ModuleType:
-    """The layout named, or the one found. Raises InputError for an unknown one, or no folder."""
+def _of_others(place: Place) -> list[str]:
+    """What may help where nothing was recognised."""
+    names = [name for name in place.files if name.endswith((".json", ".xml", ".csv", ".txt"))]
+    return [f"{names[0]} is of none of them"] if names else []
+
+
+def place_of(folder: str | Path, format: str | None = None) -> tuple[Place, ModuleType]:
+    """The place and the module of its layout, the one named or the one found.
+
+    Raises InputError for an unknown layout, or no folder.
+    """
     if format is not None and format not in FORMATS:
         raise InputError(
             "no such layout", field="format", value=format, hint=nearest(format, FORMATS)
         )
-    if format is not None and not folder.is_dir() and not darknet.looks_like(folder):
-        raise InputError("no such folder", file=folder)
-    return FORMATS[format or detect_format(folder)]
+    place = Place(folder)
+    if format is None:
+        place, format = _detected(place)
+    elif FORMATS[format].evidence(place) is None and format != "folders":
+        found = evidence(place)
+        hint = "; ".join(f"it looks like {name}: {seen.what}" for name, seen in found.items())
+        raise InputError(f"holds nothing of the layout {format}", file=folder, hint=hint or None)
+    return place, FORMATS[format]
 
 
 def splits(folder: str | Path, format: str | None = None) -> list[str]:
     """The names of a data set's splits; empty where it has none."""
-    folder = Path(folder)
-    return module_of(folder, format).splits(folder)
+    place, module = place_of(folder, format)
+    return module.splits(place)
 
 
 def read(
@@ -71,13 +130,30 @@ def read(
 ) -> Table:
     """One table of one or several data sets; classes are merged by name.
 
-    split: a split's name, found in every folder; None: all images. format: one of FORMATS; None:
-    found by looking. Raises InputError naming file, field and value for what is wrong.
+    folders: a folder, or the file that describes a set (data.yaml, instances.json). split: a
+    split's name, found in every folder; None: all images. format: one of FORMATS; None: found by
+    looking. Raises InputError naming file, field and value for what is wrong.
     """
     many = [folders] if isinstance(folders, str | Path) else list(folders)
     if not many:
         raise InputError("no data set was given", field="data")
-    return Table.join([_read_one(Path(folder), split, format) for folder in many])
+    return Table.join([_read_one(*place_of(folder, format), split) for folder in many])
+
+
+def split_to_judge(
+    folders: Sequence[str | Path], format: str | None = None
+) -> tuple[str | None, str]:
+    """(the split to judge by, what is to be said of it): test, or else val, where every folder has
+    it. None: all images, and the second says loudly why, "" where a set has no splits at all."""
+    known = [splits(folder, format) for folder in folders]
+    for name in ("test", "val"):
+        if all(name in names for names in known):
+            return name, name
+    names = list(dict.fromkeys(name for found in known for name in found))
+    if not names:
+        return None, ""
+    told = f"neither test nor val is there: all images are judged ({', '.join(names)})"
+    return None, f"{told}, those that were learned too; --split names one"
 
 
 def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Table]:
@@ -85,23 +161,22 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
 
     VOC's lists may overlap (trainval), so its annotations are read once.
     """
-    folder = Path(folder)
-    module = module_of(folder, format)
-    names = module.splits(folder)
+    place, module = place_of(folder, format)
+    names = module.splits(place)
     if not names:
-        return {"": read(folder, None, format)}
+        return {"": _read_one(place, module, None)}
     if module is not voc:
-        return {name: read(folder, name, format) for name in names}
-    table = read(folder, None, format)
+        return {name: _read_one(place, module, name) for name in names}
+    table = _read_one(place, module, None)
     row = {id_: i for i, id_ in enumerate(table.ids)}
     found = {}
     for name in names:
-        members = voc.members(folder, name)
+        members = voc.members(place, name)
         for id_ in members:
             if id_ not in row:
                 raise InputError(
                     "an image that has no annotation",
-                    file=folder / "ImageSets" / "Main" / f"{name}.txt",
+                    file=place.path(voc.list_files(place)[name][0]),
                     field="name",
                     value=id_,
                 )
@@ -109,28 +184,40 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
     return found
 
 
-def _read_one(folder: Path, split: str | None, format: str | None) -> Table:
-    module = module_of(folder, format)
-    known = module.splits(folder)
-    if split is not None and known and split not in known:
-        raise InputError(
-            "no such split", file=folder, field="split", value=split, hint=nearest(split, known)
-        )
-    if split is not None and not known:
-        raise InputError(
-            "this data set has no splits",
-            file=folder,
-            field="split",
-            value=split,
-            hint="`boxatlas data split` makes them; without a split all images are meant",
-        )
-    key = cache.key_of(folder, module, split)
-    table = cache.load(key, folder) if key else None
+def _read_one(place: Place, module: ModuleType, split: str | None) -> Table:
+    known = module.splits(place)
+    if split is not None and split not in known:
+        split = _known_split(place, split, known)
+    key = cache.key_of(place, module, split)
+    table = cache.load(key, place.root) if key else None
     if table is None:
         builder = Builder()
-        table = module.read(folder, split, builder)
+        table = module.read(place, split, builder)
         if key and not builder.headers:
-            cache.save(key, folder, table)
+            cache.save(key, place.root, table)
     if len(table) == 0:
-        raise InputError("the data set holds no image", file=folder, field="split", value=split)
+        field = "split" if split is not None else None
+        where = {} if field is None else {"field": field, "value": split}
+        raise InputError("the data set holds no image", file=place.given, **where)
     return table
+
+
+def _known_split(place: Place, split: str, known: list[str]) -> str:
+    """The split that is meant: `valid` is val. Raises InputError where there is no such one."""
+    if split_name(split) in known:
+        return split_name(split)
+    if known:
+        raise InputError(
+            "no such split",
+            file=place.given,
+            field="split",
+            value=split,
+            hint=nearest(split, known),
+        )
+    raise InputError(
+        "this data set has no splits",
+        file=place.given,
+        field="split",
+        value=split,
+        hint="`boxatlas data split` makes them; without a split all images are meant",
+    )

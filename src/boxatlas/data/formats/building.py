@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -18,23 +19,29 @@ from boxatlas.data.extras import Extras
 from boxatlas.data.masks import Mask, Packer
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
-from boxatlas.images import IMAGE_SUFFIXES, size_of
+from boxatlas.images import size_of
 
 Box = tuple[float, float, float, float]
 _LARGEST = 1e9  # no coordinate or size is larger
+_PLAIN_FLAGS = (0, 1, "0", "1")  # False and True are among them
+_NO_FLAGS = ("", "unspecified", "none", "null")
+_FLAGS = {"0": False, "0.0": False, "false": False, "no": False}
+_FLAGS |= {"1": True, "1.0": True, "true": True, "yes": True}
+ODDLY = "is only written oddly, and read as what it says"
 
 
 class Builder:
     """Rows of a table, in flat arrays.
 
     strict: the first flaw is raised. Else flaws are gathered in `problems` and what has one is left
-    out, which is how `data check` reads: both see the same flaws. For it, `files` [N] and
+    out, which is how `data check` reads: both see the same flaws; `remarks` are what is read all
+    the same. For it, `files` [N] and
     `origins` [T] say where each image and object came from, and `no_sizes` what an annotation
     states of an image (by its number) that is no size.
     """
 
     def __init__(self, strict: bool = True) -> None:
-        self.strict, self.problems = strict, list[InputError]()
+        self.strict, self.problems, self.remarks = strict, list[InputError](), list[InputError]()
         self.paths, self.files = list[str](), list[str]()
         self.ids = list[str | int]()
         self.sizes = list[tuple[int, int]]()
@@ -57,6 +64,39 @@ class Builder:
         if self.strict:
             raise error
         self.problems.append(error)
+
+    def remark(self, error: InputError) -> None:
+        """Something that is read as what it says and yet worth telling: for `data check` alone."""
+        if not self.strict:
+            self.remarks.append(error)
+
+    def number(self, value: Any, file: Path, field: str) -> float:
+        """A finite number of JSON; one written as text is taken too, and remarked on."""
+        if type(value) is str:
+            found = number(value, file, field)
+            self.oddly(value, file, field)
+            return found
+        return json_number(value, file, field)
+
+    def oddly(self, value: Any, file: Path, field: str) -> None:
+        """Remark on a value that is only written oddly."""
+        if not self.strict:
+            self.remarks.append(InputError(ODDLY, file=file, field=field, value=value))
+
+    def flag(self, value: Any, file: Path, field: str, usual: type = int) -> bool | None:
+        """A truth value, 0 or 1 however it is written; None where nothing is stated.
+
+        usual: the type in which it is not remarked on.
+        """
+        if type(value) is usual and value in _PLAIN_FLAGS:
+            return bool(int(value))
+        text = str(value).strip().lower()
+        if value is None or text in _NO_FLAGS:
+            return None
+        if text not in _FLAGS:
+            raise InputError("must be 0 or 1", file=file, field=field, value=value)
+        self.oddly(value, file, field)
+        return _FLAGS[text]
 
     def image(
         self,
@@ -311,21 +351,37 @@ def decoded(raw: bytes) -> tuple[str, str]:
     return raw.decode("latin-1"), "Latin-1"
 
 
+def json_of(path: Path) -> Any:
+    """A JSON document, whole. Raises InputError for what is none."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise InputError("is nested too deep", file=path) from None
+    except ValueError as error:
+        raise InputError(f"is not valid JSON: {error}", file=path) from None
+
+
+def around(points: Sequence[float]) -> Box:
+    """The box around x, y, x, y, ..."""
+    xs, ys = points[0::2], points[1::2]
+    return (min(xs), min(ys), max(xs), max(ys))
+
+
+def turned(box: Box, degrees: float) -> list[float]:
+    """The corners, x, y, x, y, ..., of a box turned clockwise about its centre."""
+    x1, y1, x2, y2 = box
+    x, y, cos, sin = (x1 + x2) / 2, (y1 + y2) / 2, *_turn(degrees)
+    sides = ((x1 - x, y1 - y), (x2 - x, y1 - y), (x2 - x, y2 - y), (x1 - x, y2 - y))
+    return [v for a, b in sides for v in (x + a * cos - b * sin, y + a * sin + b * cos)]
+
+
+def _turn(degrees: float) -> tuple[float, float]:
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file, stripped, without empty ones."""
     return [line for line in map(str.strip, read_text(path).split("\n")) if line]
-
-
-def by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder and below by their path within it, without suffix."""
-    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in images_below(folder)}
-
-
-def images_below(folder: Path) -> list[Path]:
-    """The images of a folder and below, in order; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def without_masks(table: Table, classes: str) -> list[str]:

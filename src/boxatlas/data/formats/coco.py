@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from boxatlas.data.formats import coco_rows, json_stream
-from boxatlas.data.formats.building import (
-    Box,
-    Builder,
-    by_stem,
-    images_below,
-    json_number,
-    leaves,
-    stated_size,
+from boxatlas.data.formats.building import Box, Builder, stated_size
+from boxatlas.data.formats.coco_files import (
+    Finder,
+    evidence,
+    files,
+    lists_images_alone,
+    splits,
 )
+from boxatlas.data.formats.places import Place
+from boxatlas.data.masks import extent
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
+__all__ = ["evidence", "splits"]  # of `coco_files`; the rest is here
 CACHED = True  # a table depends on nothing but the annotations and the names of files
 FIELD = "annotations[{}]"
 _PLAIN, _MOST_AREA = (int, float), 1e18
@@ -32,94 +32,50 @@ _OF_IMAGE = frozenset(("id", "file_name", "height", "width"))
 _OF_ANNOTATION = frozenset(
     ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 )
-_LISTS, _OF_FIFTYONE = ("images", "annotations"), ("classes", "samples")
-_PREFIX = re.compile(r"^(instances|annotations|_annotations\.coco)[_.-]?")
 
 
-def looks_like(folder: Path) -> bool:
-    return bool(_files(folder))
+def read(place: Place, split: str | None, builder: Builder) -> Table:
+    """The images of a split, or of all of them: without those whose objects no file lists."""
+    found = files(place)
+    names = [name for one in found.values() for name in one] if split is None else found[split]
+    if not names:
+        raise InputError("holds no annotation file", file=place.given)
+    listed = [name for name in names if not lists_images_alone(name)] or names
+    if len(listed) == 1:
+        table = read_file(place.path(listed[0]), place, builder)
+    else:
+        table = Table.join([_part(place, name, builder) for name in listed])
+    left = [name for name in names if name not in listed]
+    notes = tuple(f"{name}: lists images without objects, and is left out" for name in left)
+    return replace(table, notes=(*table.notes, *notes)) if notes else table
 
 
-def splits(folder: Path) -> list[str]:
-    """instances_train2017.json is the split train2017; its year may be left out where unique."""
-    return sorted(_files(folder))
+def _part(place: Place, name: str, whole: Builder) -> Table:
+    """One of several files. What was found wrong, and where each image and object came from, goes
+    to the builder of the whole."""
+    builder = Builder(whole.strict)
+    table = read_file(place.path(name), place, builder)
+    whole.problems += builder.problems
+    whole.remarks += builder.remarks
+    whole.headers |= builder.headers
+    whole.files += builder.files
+    whole.origins = np.concatenate([whole.origins, builder.origins])
+    whole.no_sizes |= {i + len(whole.paths): size for i, size in builder.no_sizes.items()}
+    whole.paths += builder.paths
+    return table
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Split -> annotation file: annotations/*.json, or one JSON in each split's image folder."""
-    found: dict[str, Path] = {}
-    for path in sorted((folder / "annotations").glob("*.json")):
-        if not path.stem.startswith(("person_keypoints", "captions", "panoptic", "stuff")):
-            found[_PREFIX.sub("", path.stem) or path.stem] = path
-    if not found:  # Roboflow's export: train/_annotations.coco.json
-        for path in sorted(folder.glob("*/_annotations.coco.json")):
-            found[path.parent.name] = path
-    if not found:
-        for path in sorted(folder.glob("*.json")):
-            if _holds_lists(path):
-                found[_PREFIX.sub("", path.stem) or path.stem] = path
-    short = {re.sub(r"20\d\d$", "", name): name for name in found}
-    if len(short) == len(found):
-        return {s: found[name] for s, name in short.items()}
-    return found
-
-
-def _holds_lists(path: Path) -> bool:
-    """Whether a JSON file has one of COCO's lists; it is read only up to the first of them.
-
-    One that cannot be read so far, and is no list itself, goes by its name.
-    """
-    try:
-        for key, i, _ in json_stream.members(path):
-            if key in _LISTS and i is not None:
-                return True
-            if key in _OF_FIFTYONE:
-                return False
-    except InputError:
-        pass
-    return bool(_PREFIX.match(path.stem)) and not _begins_as_list(path)
-
-
-def _begins_as_list(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    except OSError:
-        return False
-
-
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
-    """The images of a split, or of all of them."""
-    files = _files(folder)
-    if split is not None:
-        return read_file(files[split], folder, builder)
-    if not files:
-        raise InputError("holds no annotation file", file=folder)
-    parts = []
-    for path in files.values():
-        one = Builder(builder.strict)
-        parts.append(read_file(path, folder, one))
-        builder.problems += one.problems
-        builder.headers |= one.headers
-    return Table.join(parts)
-
-
-def annotation_files(folder: Path) -> list[Path]:
+def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
-    return list(_files(folder).values())
+    return [place.path(name) for names in files(place).values() for name in names]
 
 
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return by_stem(folder)
-
-
-def read_file(path: Path, folder: Path, builder: Builder) -> Table:
-    """One annotation file, whose images lie in or below `folder`.
+def read_file(path: Path, place: Place, builder: Builder) -> Table:
+    """One annotation file, whose images lie below the place's root.
 
     The file is taken in piece by piece, in whatever order its lists come; only flat arrays stay.
     """
-    taking = _Taking(path, builder, _Finder(path, folder))
+    taking = _Taking(path, builder, Finder(path, place))
     lists = {
         "images": taking.image,
         "categories": taking.category,
@@ -150,7 +106,7 @@ def read_file(path: Path, folder: Path, builder: Builder) -> Table:
             except InputError as error:
                 builder.refuse(error)
     for key in lists:
-        if key not in found:
+        if key not in found and not (key == "annotations" and lists_images_alone(path.name)):
             raise InputError("the list is missing", file=path, field=key)
     return taking.table()
 
@@ -166,7 +122,7 @@ def _keep(head: dict[str, Any], key: str, i: int | None, value: Any) -> None:
 class _Taking:
     """Rows as they come. What names an image or a category is looked up at the end."""
 
-    def __init__(self, path: Path, builder: Builder, find: _Finder) -> None:
+    def __init__(self, path: Path, builder: Builder, find: Finder) -> None:
         self.path, self.builder, self.find = path, builder, find
         self.names: dict[Any, str] = {}
         self.images: dict[Any, int] = {}
@@ -175,16 +131,17 @@ class _Taking:
         self.seen: set[Any] = set()
 
     def image(self, image: dict[str, Any], i: int) -> None:
-        id_, name, path = image.get("id"), image.get("file_name"), self.path
-        field = f"images[{i}]"
-        if not isinstance(id_, int | str) or not isinstance(name, str) or not name:
+        name, path, field = image.get("file_name"), self.path, f"images[{i}]"
+        id_ = self.id(image.get("id"), f"{field}.id")
+        if id_ is None or not isinstance(name, str) or not name:
             raise InputError(
                 "an image needs `id` and `file_name`", file=path, field=field, value=image
             )
         if id_ in self.images:
             raise InputError("two images of one id", file=path, field=f"{field}.id", value=id_)
         try:
-            size = stated_size(image.get("height"), image.get("width"), path, f"{field}.")
+            sides = image.get("height"), image.get("width")
+            size = stated_size(*sides, path, f"{field}.", self.builder.number)
             found = self.find(name, field)
         except InputError:
             self.refused.add(id_)
@@ -192,16 +149,23 @@ class _Taking:
         self.builder.image(found, id_, size, path, extra=self.extra(image, _OF_IMAGE))
         self.images[id_] = len(self.images)
 
+    def id(self, value: Any, field: str) -> int | str | None:
+        """An id, a whole number that is written as a fraction (1.0) as one; None: it is none."""
+        found = plain_id(value)
+        if type(value) is float and found is not None:
+            self.builder.oddly(value, self.path, field)
+        return found
+
     def category(self, category: dict[str, Any], i: int) -> None:
-        id_, name = category.get("id"), category.get("name")
-        if not isinstance(id_, int | str) or not isinstance(name, str):
+        field, name = f"categories[{i}]", category.get("name")
+        id_ = self.id(category.get("id"), f"{field}.id")
+        if type(name) in _PLAIN:
+            self.builder.oddly(name, self.path, f"{field}.name")
+            name = str(name)
+        if id_ is None or not isinstance(name, str):
             raise InputError(
-                "a category needs `id` and `name`",
-                file=self.path,
-                field=f"categories[{i}]",
-                value=category,
+                "a category needs `id` and `name`", file=self.path, field=field, value=category
             )
-        field = f"categories[{i}]"
         if id_ in self.names:
             raise InputError(
                 "two categories of one id", file=self.path, field=f"{field}.id", value=id_
@@ -230,28 +194,33 @@ class _Taking:
             raise InputError("is nested too deep", file=self.path, field=next(iter(more))) from None
 
     def annotation(self, thing: dict[str, Any], i: int) -> None:
-        path = self.path
-        id_, image, category = thing.get("id"), thing.get("image_id"), thing.get("category_id")
-        if not isinstance(image, int | str) or not isinstance(category, int | str):
-            key = "category_id" if isinstance(image, int | str) else "image_id"
+        path, field = self.path, f"annotations[{i}]"
+        image = self.id(thing.get("image_id"), f"{field}.image_id")
+        category = self.id(thing.get("category_id"), f"{field}.category_id")
+        if image is None or category is None:
+            key = "image_id" if image is None else "category_id"
             raise InputError(
                 f"an annotation needs `{key}`",
                 file=path,
-                field=f"annotations[{i}].{key}",
+                field=f"{field}.{key}",
                 value=thing.get(key),
             )
-        if isinstance(id_, int | str):
+        id_ = thing.get("id")
+        id_ = None if id_ is None else self.id(id_, f"{field}.id")
+        if id_ is not None:
             if id_ in self.seen:
                 raise InputError(
-                    "two annotations of one id", file=path, field=f"annotations[{i}].id", value=id_
+                    "two annotations of one id", file=path, field=f"{field}.id", value=id_
                 )
             self.seen.add(id_)
-        box, area = self.box(thing.get("bbox"), i), self.area(thing.get("area"), i)
-        crowd = thing.get("iscrowd")
-        if crowd is not None and (isinstance(crowd, str) or crowd not in (0, 1)):
-            raise InputError(
-                "must be 0 or 1", file=path, field=f"annotations[{i}].iscrowd", value=crowd
-            )
+        mask = thing.get("segmentation") or None
+        if isinstance(mask, list) and type(mask[0]) in _PLAIN:  # one polygon without its list
+            self.builder.oddly(mask, path, f"{field}.segmentation")
+            mask = [mask]
+        given = thing.get("bbox")
+        box = self.around(mask, i) if given is None or given == [] else self.box(given, i)
+        area = self.area(thing.get("area"), i)
+        crowd = self.builder.flag(thing.get("iscrowd"), path, f"{field}.iscrowd")
         try:
             self.builder.add(
                 box,
@@ -259,13 +228,13 @@ class _Taking:
                 i,
                 ignore=bool(crowd),
                 area=area,
-                mask=thing.get("segmentation") or None,
+                mask=mask,
                 image=0,
                 extra=self.extra(thing, _OF_ANNOTATION),
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise InputError(
-                f"is no mask: {error}", file=path, field=f"annotations[{i}].segmentation"
+                f"is no mask: {error}", file=path, field=f"{field}.segmentation"
             ) from None
         self.image_ids.append(image)
         self.category_ids.append(category)
@@ -289,6 +258,8 @@ class _Taking:
         """NaN where it is not stated."""
         if area is None:
             return math.nan
+        if type(area) is str:
+            area = self.builder.number(area, self.path, f"annotations[{i}].area")
         plain = type(area) in _PLAIN
         if not plain or not 0 <= area < _MOST_AREA:
             problem = "is not a number"
@@ -306,8 +277,27 @@ class _Taking:
         x, y, w, h = box
         plain = type(x) in _PLAIN and type(y) in _PLAIN and type(w) in _PLAIN and type(h) in _PLAIN
         if not plain or not -1e8 < x + y + w + h < 1e8:
-            x, y, w, h = (json_number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box))
+            x, y, w, h = (
+                self.builder.number(v, self.path, f"{field}[{n}]") for n, v in enumerate(box)
+            )
         return (x, y, x + w, y + h)
+
+    def around(self, mask: Any, i: int) -> Box:
+        """The box of an object that has a mask alone."""
+        field = f"annotations[{i}].bbox"
+        try:
+            found = extent(mask)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise InputError(
+                f"is no mask: {error}", file=self.path, field=f"annotations[{i}].segmentation"
+            ) from None
+        if found is None:
+            raise InputError("an object without a box", file=self.path, field=field)
+        x1, y1, x2, y2 = found.tolist()
+        self.builder.remark(
+            InputError("no box is stated; it is drawn around the mask", file=self.path, field=field)
+        )
+        return (x1, y1, x2, y2)
 
     def table(self) -> Table:
         """Labels in the order of the category ids."""
@@ -321,6 +311,9 @@ class _Taking:
             zip(self.image_ids, self.category_ids, strict=True)
         ):
             owner, label = self.images.get(image), index.get(category)
+            if owner is None or label is None:
+                image, owner = self.meant(image, self.images, row, "image_id")
+                category, label = self.meant(category, index, row, "category_id")
             if owner is not None and label is not None:
                 builder.owners[row], builder.labels[row] = owner, label
                 kept.append(row)
@@ -335,56 +328,32 @@ class _Taking:
         builder.keep(kept)
         return replace(builder.table(order, "coco"), category_ids=tuple(names.values()))
 
+    def meant(
+        self, id_: int | str, known: dict[Any, int], row: int, key: str
+    ) -> tuple[int | str, int | None]:
+        """What a reference means: "1" is 1 where there is no "1", and the other way round."""
+        if id_ in known or id_ in self.refused:
+            return id_, known.get(id_)
+        other = other_way(id_)
+        if other in known or other in self.refused:
+            field = f"annotations[{self.builder.numbers[row]}].{key}"
+            self.builder.oddly(id_, self.path, field)
+            return other, known.get(other)
+        return id_, None
 
-class _Finder:
-    """Where an image lies: in the split's folder, in a folder of all images, or elsewhere below.
 
-    A bare name is looked for below the split's own folder, or below the whole set where the split
-    has none (minival2014 is of val2014), and must be there once: an image of another split that
-    happens to have the same name is not the one that is meant.
-    """
+def plain_id(value: Any) -> int | str | None:
+    """An id as a whole number or a text; None for what is none."""
+    if type(value) is int or type(value) is str:
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
 
-    def __init__(self, annotations: Path, folder: Path) -> None:
-        stem = _PREFIX.sub("", annotations.stem)
-        short = re.sub(r"20\d\d$", "", stem)
-        own = [folder / stem, folder / "images" / stem, folder / short, folder / "images" / short]
-        if annotations.parent not in (folder, folder / "annotations"):
-            own.append(annotations.parent)
-        own = [r for r in dict.fromkeys(own) if r.is_dir() and r not in (folder, folder / "images")]
-        shared = [folder / "images", folder, annotations.parent]
-        self.roots = [r for r in dict.fromkeys([*own, *shared]) if r.is_dir()]
-        self.listed = [{p.name for p in root.iterdir()} for root in self.roots]
-        self.annotations, self.wide = annotations, own or [folder]
-        self.below: dict[str, list[Path]] | None = None
 
-    def __call__(self, name: str, field: str) -> Path:
-        if leaves(name):
-            raise InputError(
-                "a path that leaves the folder",
-                file=self.annotations,
-                field=f"{field}.file_name",
-                value=name,
-            )
-        for root, names in zip(self.roots, self.listed, strict=True):
-            if name in names or ("/" in name and os.path.isfile(root / name)):
-                return root / name
-        found = self._below().get(name, [])
-        if len(found) != 1:
-            several = f": {len(found)} others below have its name" if found else ""
-            raise InputError(
-                f"the image is missing{several}",
-                file=self.annotations,
-                field=f"{field}.file_name",
-                value=name,
-            )
-        return found[0]
-
-    def _below(self) -> dict[str, list[Path]]:
-        if self.below is None:
-            self.below = {}
-            for path in dict.fromkeys(p for root in self.wide for p in images_below(root)):
-                self.below.setdefault(path.name, []).append(path)
-        return self.below
+def other_way(id_: int | str) -> int | str:
+    """A number as text, a text of digits as a number."""
+    if isinstance(id_, int):
+        return str(id_)
+    return int(id_) if id_.isascii() and id_.isdecimal() and len(id_) < 19 else id_
 
 
 def document_of(table: Table, image_names: list[str], members: list[int]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ a name is absolute, there.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from boxatlas.data.formats import yolo
 from boxatlas.data.formats.building import Builder, lines_of, read_text, sizes_of
+from boxatlas.data.formats.places import Place, Seen
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -26,24 +28,36 @@ _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 _MAPS = {"train": "train_map", "val": "map", "test": "map"}  # the option that maps a split's boxes
 
 
-def looks_like(folder: Path) -> bool:
-    return _file(folder) is not None
+def evidence(place: Place) -> Seen | None:
+    path = _file(place)
+    if path is None:
+        return None
+    sure = any(
+        re.search(r"^\s*(train|valid|names|classes)\s*=", place.head(n), re.M)
+        for n in _files(place)
+    )
+    return Seen(f"{place.relative(path)} is a .data file of Darknet's", sure)
 
 
-def _file(folder: Path) -> Path | None:
+def _files(place: Place) -> list[str]:
+    """The .data files nearest to the top."""
+    found = place.own(".data")
+    least = min((name.count("/") for name in found), default=0)
+    return [name for name in found if name.count("/") == least]
+
+
+def _file(place: Place) -> Path | None:
     """The .data file: given itself, or the only one of a folder."""
-    if folder.suffix == ".data" and folder.is_file():
-        return folder
-    found = sorted(folder.glob("*.data")) if folder.is_dir() else []
-    return found[0] if len(found) == 1 else None
+    found = _files(place)
+    return place.path(found[0]) if len(found) == 1 else None
 
 
-def describe(folder: Path) -> dict[str, str]:
+def describe(place: Place) -> dict[str, str]:
     """The options of the .data file. Raises InputError naming the line that is none."""
-    path = _file(folder)
+    path = _file(place)
     if path is None:
         raise InputError(
-            "holds no .data file, or several", file=folder, hint="name the .data file itself"
+            "holds no .data file, or several", file=place.given, hint="name the .data file itself"
         )
     options = {}
     for n, raw in enumerate(read_text(path).splitlines(), 1):
@@ -57,8 +71,8 @@ def describe(folder: Path) -> dict[str, str]:
     return options
 
 
-def splits(folder: Path) -> list[str]:
-    return sorted({_SPLITS[key] for key in describe(folder) if key in _SPLITS})
+def splits(place: Place) -> list[str]:
+    return sorted({_SPLITS[key] for key in describe(place) if key in _SPLITS})
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -80,14 +94,17 @@ def read_names(path: str | Path) -> list[str]:
     return names
 
 
-def _near(folder: Path, name: str, field: str) -> Path:
-    """A file that the .data file names."""
-    path = _file(folder)
+def _near(place: Place, name: str, field: str) -> Path:
+    """A file that the .data file names: beside it, above it, or the only one below that ends so."""
+    path = _file(place)
     assert path is not None
     tries = [path.parent / name, path.parent.parent / name]
     for one in tries:
         if one.is_file():
             return one
+    found = place.ends(name.replace("\\", "/"))
+    if len(found) == 1:
+        return place.path(found[0])
     raise InputError(
         "no such file",
         file=path,
@@ -97,14 +114,14 @@ def _near(folder: Path, name: str, field: str) -> Path:
     )
 
 
-def _classes(folder: Path, options: dict[str, str]) -> list[str]:
+def _classes(place: Place, options: dict[str, str]) -> list[str]:
     """The names of the classes; of a tree's words the ids, as the words are not all different."""
-    path = _file(folder)
+    path = _file(place)
     tree = "labels" in options and any(key in options for key in _MAPS.values())
     key = "labels" if tree else "names"
     if key not in options:
         raise InputError("says no names", file=path, field="names", hint=nearest("names", options))
-    names = read_names(_near(folder, options[key], key))
+    names = read_names(_near(place, options[key], key))
     stated = options.get("classes", str(len(names)))
     if stated != str(len(names)):
         raise InputError(
@@ -113,12 +130,12 @@ def _classes(folder: Path, options: dict[str, str]) -> list[str]:
     return names
 
 
-def _nodes(folder: Path, options: dict[str, str], key: str, names: list[str]) -> list[int] | None:
+def _nodes(place: Place, options: dict[str, str], key: str, names: list[str]) -> list[int] | None:
     """The node of each class of a box in a list, or None: classes are nodes."""
     field = _MAPS[_SPLITS[key]]
     if field not in options:
         return None
-    file = _near(folder, options[field], field)
+    file = _near(place, options[field], field)
     nodes = []
     for n, line in enumerate(read_text(file).split(), 1):
         if not line.isdigit() or int(line) >= len(names):
@@ -129,22 +146,22 @@ def _nodes(folder: Path, options: dict[str, str], key: str, names: list[str]) ->
     return nodes
 
 
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
+def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them.
 
     Raises InputError for boxes of `train` where only `map` is given: whose classes they are is not
     known.
     """
-    options = describe(folder)
-    names = _classes(folder, options)
+    options = describe(place)
+    names = _classes(place, options)
     for key, value in options.items():
         if key in _SPLITS and split in (None, _SPLITS[key]):
-            _read_list(folder, options, key, _images(folder, value, key), names, builder)
+            _read_list(place, options, key, _images(place, value, key), names, builder)
     return builder.table(names)
 
 
 def _read_list(
-    folder: Path,
+    place: Place,
     options: dict[str, str],
     key: str,
     images: list[Path],
@@ -152,7 +169,7 @@ def _read_list(
     builder: Builder,
 ) -> None:
     """Add the images of one list."""
-    nodes = _nodes(folder, options, key, names)
+    nodes = _nodes(place, options, key, names)
     boxed = names if nodes is None else [names[node] for node in nodes]
     unknown = nodes is None and any(other in options for other in _MAPS.values())
     for image, size in zip(images, sizes_of(images), strict=True):
@@ -169,7 +186,7 @@ def _read_list(
             field = _MAPS[_SPLITS[key]]
             raise InputError(
                 f"{label} holds boxes, and no {field} says which words their classes are",
-                file=_file(folder),
+                file=_file(place),
                 field=key,
                 value=options[key],
                 hint="Darknet maps `valid` by `map`, `train` by the cfg's: name that as train_map",
@@ -177,15 +194,17 @@ def _read_list(
         yolo.add_objects(builder, label, size, boxed, nodes)
 
 
-def _images(folder: Path, name: str, field: str) -> list[Path]:
-    """The images of a list, wherever it was written: names that lead nowhere are looked for below
-    the list's folder."""
-    file = _near(folder, name, field)
+def _images(place: Place, name: str, field: str) -> list[Path]:
+    """The images of a list, wherever it was written: names that lead nowhere mean the only image
+    below whose path ends as they do."""
+    file = _near(place, name, field)
     found = []
     for line in lines_of(file):
         path = Path(line)
         tries = [path] if path.is_absolute() else [file.parent / path, file.parent.parent / path]
-        found.append(next((one for one in tries if one.is_file()), tries[0]))
+        here = next((one for one in tries if one.is_file()), None)
+        ends = [] if here is not None else place.ends(line.replace("\\", "/"))
+        found.append(here or (place.path(ends[0]) if len(ends) == 1 else tries[0]))
     return found
 
 
@@ -194,7 +213,9 @@ def label_of(image: Path) -> Path:
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] in ("images", "JPEGImages"):
-            return Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
+            label = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
+            beside = image.with_suffix(".txt")
+            return beside if beside.is_file() and not label.is_file() else label
     return image.with_suffix(".txt")
 
 
@@ -221,24 +242,16 @@ def _zero(text: str) -> bool:
         return False
 
 
-def annotation_files(folder: Path) -> list[Path]:
+def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
-    options = describe(folder)
-    path = _file(folder)
+    options = describe(place)
+    path = _file(place)
     assert path is not None
-    lists = [_near(folder, value, key) for key, value in options.items() if key in _SPLITS]
-    labels = {label_of(image) for image in images_of(folder).values()}
+    keys = [key for key in options if key in _SPLITS]
+    lists = [_near(place, options[key], key) for key in keys]
+    images = [image for key in keys for image in _images(place, options[key], key)]
+    labels = {label_of(image) for image in images}
     return [path, *lists, *sorted(label for label in labels if label.is_file())]
-
-
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return {
-        image.stem: image
-        for key, value in describe(folder).items()
-        if key in _SPLITS
-        for image in _images(folder, value, key)
-    }
 
 
 def image_folder(split: str) -> str:

@@ -11,7 +11,6 @@ import base64
 import binascii
 import io
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -23,66 +22,88 @@ from boxatlas.data.formats.building import (
     Box,
     Builder,
     above_zero,
-    by_stem,
-    inside,
     number,
     sizes_of,
     stated_size,
     without_masks,
 )
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
 from boxatlas.data.masks import Mask, encode
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "detections[{}]"
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+OF_IMAGE = True  # objects are numbered anew for each image of a file
 _MOST_MASK = 1 << 28  # bytes of one mask, unpacked
 
 
-def looks_like(folder: Path) -> bool:
-    return bool(_label_files(folder)) or (folder / "samples.json").is_file()
+def evidence(place: Place) -> Seen | None:
+    for name in _label_files(place).values():
+        return Seen(f"{name} holds the classes and labels of FiftyOne's")
+    name = _samples_file(place)
+    return None if name is None else Seen(f"{name} holds samples of FiftyOne's")
 
 
-def splits(folder: Path) -> list[str]:
-    found = _label_files(folder)
+def splits(place: Place) -> list[str]:
+    found = _label_files(place)
     if found:
         return sorted(name for name in found if name)
-    tags = {_split_of(sample) for _, sample in _samples(folder / "samples.json")}
+    samples = _samples_file(place)
+    tags = {_split_of(s) for _, s in _samples(place.path(samples))} if samples else set()
     return sorted(tag for tag in tags if tag)
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
+def _label_files(place: Place) -> dict[str, str]:
     """Split ("" where there are none) -> labels.json."""
-    if (folder / "labels.json").is_file():
-        return {"": folder / "labels.json"}
-    return {p.parent.name: p for p in sorted(folder.glob("*/labels.json"))}
+    found: dict[str, str] = {}
+    for name in place.own(".json"):
+        bare = name.rpartition("/")[2]
+        if bare != "labels.json" and place.named is None:
+            continue
+        kind, value, whole = place.document(name)
+        if kind == "object" and ("labels" in value or (not whole and _maybe(value))):
+            found[split_name(name.split("/")[-2]) if "/" in name else ""] = name
+    return found
 
 
-def annotation_files(folder: Path) -> list[Path]:
+def _maybe(value: dict[str, Any]) -> bool:
+    """Of a file that cannot be read to its end: whether nothing in it speaks against it."""
+    return value.keys() <= {"classes", "labels", "info"}
+
+
+def _samples_file(place: Place) -> str | None:
+    for name in place.own(".json"):
+        if name.rpartition("/")[2] == "samples.json" or place.named is not None:
+            kind, value, whole = place.document(name)
+            if kind == "object" and ("samples" in value or (not whole and not value)):
+                return name
+    return None
+
+
+def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
-    samples = folder / "samples.json"
-    return list(_label_files(folder).values()) or [samples]
+    samples = _samples_file(place)
+    names = list(_label_files(place).values()) or ([samples] if samples else [])
+    return [place.path(name) for name in names]
 
 
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return by_stem(folder)
-
-
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
+def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     classes: dict[str, int] = {}
-    found = _label_files(folder)
-    if not found:
-        _read_samples(folder, split, builder, classes)
-    for name, path in found.items():
+    found, samples = _label_files(place), _samples_file(place)
+    if not found and samples is None:
+        raise InputError("holds neither labels.json nor samples.json", file=place.given)
+    if not found and samples is not None:
+        _read_samples(place, samples, split, builder, classes)
+    for name, file in found.items():
         if split is None or name == split:
-            _read_labels(path, builder, classes)
+            _read_labels(place, file, builder, classes)
     table = builder.table(list(classes))
     return table if found else table.relabelled(sorted(classes))
 
 
-def _read_labels(path: Path, builder: Builder, classes: dict[str, int]) -> None:
+def _read_labels(place: Place, file: str, builder: Builder, classes: dict[str, int]) -> None:
+    path = place.path(file)
     names, labels = list[Any](), None
     for key, i, value in json_stream.members(path):
         if key == "classes" and i is not None and i >= 0:
@@ -97,7 +118,12 @@ def _read_labels(path: Path, builder: Builder, classes: dict[str, int]) -> None:
                 "class names are texts, each once", file=path, field=f"classes[{i}]", value=name
             )
         classes.setdefault(name, len(classes))
-    images = by_stem(path.parent / "data")
+    data = f"{file.rpartition('/')[0]}/data/".removeprefix("/")
+    images = {
+        stem.removeprefix(data): place.path(image)
+        for stem, image in place.by_stem.items()
+        if stem.startswith(data)
+    }
     known = [name for name in labels if name in images]
     sizes = dict(zip(known, sizes_of([images[n] for n in known]), strict=True))
     for name, things in labels.items():
@@ -111,9 +137,9 @@ def _read_labels(path: Path, builder: Builder, classes: dict[str, int]) -> None:
 
 
 def _read_samples(
-    folder: Path, split: str | None, builder: Builder, classes: dict[str, int]
+    place: Place, file: str, split: str | None, builder: Builder, classes: dict[str, int]
 ) -> None:
-    path = folder / "samples.json"
+    path, parent = place.path(file), file.rpartition("/")[0]
     for i, sample in _samples(path):
         if split is not None and _split_of(sample) != split:
             continue
@@ -123,12 +149,12 @@ def _read_samples(
                 raise InputError(
                     "is not the path of an image", file=path, field=f"{field}.filepath", value=name
                 )
-            image = inside(folder, name, path, f"{field}.filepath")
+            image = place.image(name, path, f"{field}.filepath", (parent, ""))
             data = sample.get("metadata")
             data = data if isinstance(data, dict) else {}
             size = stated_size(data.get("height"), data.get("width"), path, f"{field}.metadata.")
             size = above_zero(size) or sizes_of([image])[0]
-            if isinstance(size, InputError) or not os.path.isfile(image):
+            if isinstance(size, InputError):
                 raise InputError(
                     "the image is missing or cannot be read",
                     file=path,
@@ -152,8 +178,8 @@ def _samples(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _split_of(sample: dict[str, Any]) -> str | None:
     tags = sample.get("tags")
     for tag in tags if isinstance(tags, list) else []:
-        if isinstance(tag, str) and tag.lower() in _SPLITS:
-            return _SPLITS[tag.lower()]
+        if isinstance(tag, str) and tag.lower() in SPLIT_NAMES:
+            return SPLIT_NAMES[tag.lower()]
     return None
 
 

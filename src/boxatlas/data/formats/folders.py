@@ -8,79 +8,83 @@ from __future__ import annotations
 from pathlib import Path
 
 from boxatlas.data.formats.building import Builder, sizes_of
+from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
-from boxatlas.images import IMAGE_SUFFIXES
 
 FIELD = ""
-_SPLITS = ("train", "val", "test")
-_NO_CLASS = frozenset({*_SPLITS, "valid", "validation", "images", "jpegimages", "data"})
+_NO_CLASS = frozenset({*SPLIT_NAMES, "images", "jpegimages", "data"})
 
 
-def looks_like(folder: Path) -> bool:
-    """Not where a JSON file lies at the top or a folder has the name of a split or of all images:
-    those are sets of boxes whose annotations are missing or cannot be read."""
-    roots = _roots(folder)
-    inner = {p.name.lower() for root in roots.values() for p in root.iterdir() if p.is_dir()}
-    return bool(roots) and inner.isdisjoint(_NO_CLASS) and not any(folder.glob("*.json"))
+def evidence(place: Place) -> Seen | None:
+    """Never sure, and not where a JSON file lies at the top or a folder has the name of a split or
+    of all images: those are sets of boxes whose annotations are missing or cannot be read."""
+    roots = _roots(place)
+    inner = {kind.lower() for kinds in roots.values() for kind in kinds}
+    json = any(name.endswith(".json") and "/" not in name for name in place.files)
+    if not roots or json or not inner.isdisjoint(_NO_CLASS):
+        return None
+    return Seen(f"there is a folder of images for each of {len(inner)} classes", sure=False)
 
 
-def splits(folder: Path) -> list[str]:
-    return sorted(split for split in _roots(folder) if split)
+def splits(place: Place) -> list[str]:
+    return sorted(split for split in _roots(place) if split)
 
 
-def _roots(folder: Path) -> dict[str, Path]:
-    """Split ("" where there is none) -> the folder whose folders are classes."""
-    if not folder.is_dir():
+def _roots(place: Place) -> dict[str, dict[str, list[str]]]:
+    """Split ("" where there is none) -> class -> its images."""
+    if place.named is not None:
         return {}
-    found = {split: folder / split for split in _SPLITS if _holds_classes(folder / split)}
+    of: dict[str, list[str]] = {}
+    for name in place.images:
+        of.setdefault(name.rpartition("/")[0], []).append(name)
+    tops = [
+        f for f in place.folders if f and "/" not in f and split_name(f) in ("train", "val", "test")
+    ]
+    found: dict[str, dict[str, list[str]]] = {}
+    for top in tops:
+        classes = _classes(place, top, of)
+        if classes:
+            held = found.setdefault(split_name(top), {})
+            for kind, images in classes.items():
+                held.setdefault(kind, []).extend(images)
     if found:
         return found
-    tries = (folder, folder / "images")
-    return next(({"": root} for root in tries if _holds_classes(root)), {})
+    return next(({"": kinds} for top in ("", "images") if (kinds := _classes(place, top, of))), {})
 
 
-def _holds_classes(root: Path) -> bool:
-    """Whether each folder of `root` holds images, and `root` itself none."""
-    inner = [p for p in root.iterdir() if not p.name.startswith(".")] if root.is_dir() else []
-    folders = [p for p in inner if p.is_dir()]
-    return bool(folders) and not _images(root) and all(_images(p) for p in folders)
+def _classes(place: Place, root: str, of: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Class -> images, where each folder of `root` holds images, and `root` itself none."""
+    start = f"{root}/" if root else ""
+    inner = [
+        f for f in place.folders if f.startswith(start) and f != root and "/" not in f[len(start) :]
+    ]
+    inner = [f for f in inner if f and not f[len(start) :].startswith(".")]
+    if root in of or not inner or not all(f in of for f in inner):
+        return {}
+    return {folder[len(start) :]: of[folder] for folder in inner}
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
+def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
-    roots = _roots(folder)
-    chosen = [root for name, root in roots.items() if split is None or name == split]
-    classes = sorted({p.name for root in roots.values() for p in root.iterdir() if p.is_dir()})
-    number = {name: i for i, name in enumerate(classes)}
-    for root in chosen:
-        images = [p for kind in sorted(root.iterdir()) if kind.is_dir() for p in _images(kind)]
-        for image, size in zip(images, sizes_of(images), strict=True):
+    roots = _roots(place)
+    classes = sorted({kind for kinds in roots.values() for kind in kinds})
+    for name, kinds in roots.items():
+        if split is not None and name != split:
+            continue
+        images = [(place.path(n), classes.index(k)) for k in sorted(kinds) for n in kinds[k]]
+        sizes = sizes_of([image for image, _ in images])
+        for (image, kind), size in zip(images, sizes, strict=True):
             if isinstance(size, InputError):
                 builder.refuse(size)
             else:
-                builder.image(image, image.stem, size, image, number[image.parent.name])
+                builder.image(image, image.stem, size, image, kind)
     return builder.table(classes)
 
 
-def annotation_files(folder: Path) -> list[Path]:
+def annotation_files(place: Place) -> list[Path]:
     """None: the folders say it all."""
     return []
-
-
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return {
-        p.stem: p
-        for root in _roots(folder).values()
-        for k in root.iterdir()
-        if k.is_dir()
-        for p in _images(k)
-    }
 
 
 def image_folder(split: str) -> str:

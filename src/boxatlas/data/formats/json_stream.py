@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,21 @@ def members(path: Path, scan: Scan | None = None) -> Iterator[tuple[str, int | N
     (key, i, element) for each of its elements. scan: of `coco_rows`; elements that it knows come
     as (key, i of the first, Rows). Raises InputError for what is not valid JSON.
     """
+    with _opened(path) as file:
+        yield from _Reader(file, path, scan).members()
+
+
+def elements(path: Path) -> Iterator[Any]:
+    """The elements of a list at the top of the file, one at a time. Raises as `members`."""
+    with _opened(path) as file:
+        yield from _Reader(file, path, None).whole_list()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with open(path, encoding="utf-8-sig") as file:
-            yield from _Reader(file, path, scan).members()
+            yield file
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except UnicodeDecodeError as error:
@@ -60,6 +73,14 @@ class _Reader:
                 yield key, None, self.value()
             if self.expect(",}") == "}":
                 break
+        if self.next():
+            self.wrong("something follows the end")
+
+    def whole_list(self) -> Iterator[Any]:
+        if self.next() != "[":
+            raise InputError("no list at the top", file=self.path)
+        for _, _, value in self.elements(""):
+            yield value
         if self.next():
             self.wrong("something follows the end")
 

@@ -17,48 +17,49 @@ from boxatlas.data.formats.building import (
     Box,
     Builder,
     above_zero,
-    by_stem,
     number,
     read_text,
     sizes_of,
     stated_size,
 )
+from boxatlas.data.formats.places import Place, Seen, split_name
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "result[{}]"
+OF_IMAGE = True  # objects are numbered anew for each image of a file
 TASKS, CONFIG = "tasks.json", "label_config.xml"
-_OF_A_TASK = ("data", "annotations", "completions")
 _PREFIX = 9  # an uploaded a.jpg is called 0123abcd-a.jpg
 
 
-def looks_like(folder: Path) -> bool:
-    return bool(_files(folder))
+def evidence(place: Place) -> Seen | None:
+    found = _files(place)
+    for name in found:
+        if _holds_tasks(place, name):
+            return Seen(f"{name} is a list of Label Studio's tasks")
+    return Seen(f"{found[0]} is called as Label Studio's tasks are", sure=False) if found else None
 
 
-def splits(folder: Path) -> list[str]:
-    tasks = [task for path in _files(folder) for task in _tasks(path)]
+def splits(place: Place) -> list[str]:
+    tasks = [task for name in _files(place) for task in _tasks(place.path(name))]
     return sorted({name for name in map(_split_of, tasks) if name})
 
 
-def _files(folder: Path) -> list[Path]:
-    """The JSON files at the top that are lists of tasks; tasks.json is meant to be one."""
+def _files(place: Place) -> list[str]:
+    """The JSON files that are lists of tasks; tasks.json is meant to be one."""
     return [
-        path
-        for path in sorted(folder.glob("*.json"))
-        if path.name == TASKS or _begins_as_tasks(path)
+        name
+        for name in place.few(place.own(".json"))
+        if _holds_tasks(place, name) or (name == TASKS and not place.document(name).whole)
     ]
 
 
-def _begins_as_tasks(path: Path) -> bool:
-    """Whether a JSON file is a list whose first element has one of a task's lists or its data."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(65536).decode("utf-8-sig", "replace").lstrip()
-    except OSError:
-        return False
-    return head.startswith("[") and any(f'"{key}"' in head for key in _OF_A_TASK)
+def _holds_tasks(place: Place, name: str) -> bool:
+    """Whether the elements of a list are tasks: their `data` names an image."""
+    kind, value, _ = place.document(name)
+    first = value[0] if kind == "list" and value else None
+    return isinstance(first, dict) and isinstance(first.get("data"), dict)
 
 
 def _tasks(path: Path) -> list[Any]:
@@ -74,43 +75,39 @@ def _tasks(path: Path) -> list[Any]:
 def _split_of(task: Any) -> str | None:
     data = task.get("data") if isinstance(task, dict) else None
     name = data.get("split") if isinstance(data, dict) else None
-    return name if isinstance(name, str) else None
+    return split_name(name) if isinstance(name, str) else None
 
 
-def annotation_files(folder: Path) -> list[Path]:
+def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
-    return [*_files(folder), *(p for p in [folder / CONFIG] if p.is_file())]
+    config = [CONFIG] if CONFIG in place.known else []
+    return [place.path(name) for name in [*_files(place), *config]]
 
 
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return by_stem(folder)
-
-
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
+def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
-    listed = _configured(folder)
+    listed = _configured(place)
     classes = {name: i for i, name in enumerate(listed)}
-    images = {path.name: path for path in by_stem(folder).values()}
-    for path in _files(folder):
+    for name in _files(place):
+        path = place.path(name)
         for i, task in enumerate(_tasks(path)):
             if split is not None and _split_of(task) != split:
                 continue
             try:
-                _task(builder, task, path, f"[{i}]", images, classes)
+                _task(builder, task, path, f"[{i}]", place, classes)
             except InputError as error:
                 builder.refuse(error)
     table = builder.table(list(classes))
     return table if listed else table.relabelled(sorted(classes))
 
 
-def _configured(folder: Path) -> list[str]:
+def _configured(place: Place) -> list[str]:
     """The classes of the labelling configuration, if it lies there."""
     from boxatlas.data.formats.voc import parse
 
-    path = folder / CONFIG
-    if not path.is_file():
+    if CONFIG not in place.known:
         return []
+    path = place.path(CONFIG)
     names = [label.get("value") or "" for label in parse(path).iter("Label")]
     return [name for name in dict.fromkeys(names) if name]
 
@@ -120,18 +117,14 @@ def _task(
     task: Any,
     path: Path,
     field: str,
-    images: dict[str, Path],
+    place: Place,
     classes: dict[str, int],
 ) -> None:
     data = task.get("data") if isinstance(task, dict) else None
     address = data.get("image") if isinstance(data, dict) else None
     if not isinstance(address, str) or not address:
         raise InputError("a task needs `data.image`", file=path, field=field, value=task)
-    image = _image(address, images)
-    if image is None:
-        raise InputError(
-            "the image is missing", file=path, field=f"{field}.data.image", value=address
-        )
+    image = _image(address, place, path, f"{field}.data.image")
     results = _results(task, path, field)
     size = None
     for i, result in enumerate(results):
@@ -152,11 +145,19 @@ def _task(
             builder.refuse(error)
 
 
-def _image(address: str, images: dict[str, Path]) -> Path | None:
+def _image(address: str, place: Place, path: Path, field: str) -> Path:
+    """By the end of the address; an uploaded file has its number before its name."""
     parts = urlsplit(address)
     local = parse_qs(parts.query).get("d")
-    name = unquote(local[0] if local else parts.path).replace("\\", "/").split("/")[-1]
-    return images.get(name) or (images.get(name[_PREFIX:]) if name[8:9] == "-" else None)
+    name = unquote(local[0] if local else parts.path).replace("\\", "/")
+    folder, _, bare = name.rpartition("/")
+    if bare not in place.by_name and bare[8:9] == "-" and bare[_PREFIX:] in place.by_name:
+        name = f"{folder}/{bare[_PREFIX:]}"
+    try:
+        return place.image(name.lstrip("/"), path, field)
+    except InputError:
+        problem = "the image is missing"
+        raise InputError(problem, file=path, field=field, value=address) from None
 
 
 def _results(task: dict[str, Any], path: Path, field: str) -> list[Any]:

@@ -1,11 +1,13 @@
-"""PASCAL VOC: Annotations/*.xml, ImageSets/Main/*.txt, JPEGImages/.
+"""PASCAL VOC: an XML file for each image, whose root is `annotation`.
 
-Corners are 1-based and inclusive: xmin = 1 is the left edge, so x1 = xmin - 1 and x2 = xmax.
+The kit has Annotations/*.xml, ImageSets/Main/*.txt and JPEGImages/; labelling programs write the
+XML beside the images or into a folder of its own, and name splits by folders. Corners are 1-based
+and inclusive: xmin = 1 is the left edge, so x1 = xmin - 1 and x2 = xmax.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,17 @@ from xml.etree.ElementTree import Element, ParseError, tostring
 from xml.sax.saxutils import escape
 
 from boxatlas.data.formats.building import (
+    ODDLY,
     Box,
     Builder,
-    by_stem,
-    inside,
+    leaves,
     lines_of,
     number,
     read_text,
     stated_size,
     without_masks,
 )
+from boxatlas.data.formats.places import Place, Seen, split_in, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError, nearest
 
@@ -31,48 +34,130 @@ FIELD = "object[{}]"
 # What a table has a column for, or what says where a file lay.
 _OF_ROOT = frozenset(("filename", "folder", "path", "size", "segmented", "object"))
 _OF_OBJECT = frozenset(("name", "bndbox", "difficult", "truncated", "object"))
-_IMAGES = ("JPEGImages", "images", "Images")
+_FOLDERS = frozenset(("annotations", "annotation", "annots", "labels", "label", "xml", "xmls"))
+_LISTS = ("/ImageSets/Main", "/ImageSets")
 
 
-def looks_like(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir()
+def evidence(place: Place) -> Seen | None:
+    found = xml_files(place)
+    if found:
+        root = next((f for f in place.few(found, 8) if _is_annotation(place, f)), None)
+        if root is not None:
+            return Seen(f"{root} is an annotation of VOC's")
+        return Seen(f"{found[0]} has the place of one of VOC's annotations", sure=False)
+    if "Annotations" in place.folders:
+        return Seen("there is a folder Annotations", sure=False)
+    return None
 
 
-def splits(folder: Path) -> list[str]:
-    """The lists of ImageSets/Main, without the per-class ones (cat_train beside train)."""
-    names = {p.stem for p in (folder / "ImageSets" / "Main").glob("*.txt")}
-    classes = set(_listed_classes(folder, Builder(strict=False)) or ())
+def xml_files(place: Place) -> list[str]:
+    """The XML files of the folders in which the first ones are of VOC's, or that are called so.
 
-    def per_class(name: str) -> bool:
-        kind, _, split = name.rpartition("_")
-        return kind in classes and split in names
+    Where there are folders Annotations, only the uppermost: what lies deeper is another set.
+    """
+    names = place.own(".xml")
+    kits = {folder for name in names if (folder := _kit(name)) is not None}
+    if kits:
+        least = min(kit.count("/") + bool(kit) for kit in kits)
+        return [n for n in names if (k := _kit(n)) is not None and k.count("/") + bool(k) == least]
+    known: dict[str, bool] = {}
+    for name in place.few(names, 8):
+        folder = name.rpartition("/")[0]
+        known[folder] = known.get(folder, False) or _is_annotation(place, name)
+    return [name for name in names if known[name.rpartition("/")[0]]]
 
-    return sorted(name for name in names if not per_class(name))
+
+def _kit(name: str) -> str | None:
+    """The folder whose folder Annotations an XML file lies in, or below."""
+    head, inner, _ = f"/{name}".partition("/Annotations/")
+    return head[1:] if inner else None
 
 
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
+def _is_annotation(place: Place, name: str) -> bool:
+    root = re.search(r"<\s*([A-Za-z_][\w.:-]*)", place.head(name))
+    return root is not None and root[1] == "annotation"
+
+
+def id_of(name: str) -> str:
+    """What an annotation file is called in lists: its path without suffix and without the folder
+    of annotations."""
+    parts = name.rpartition(".")[0].split("/")
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at].lower() in _FOLDERS:
+            return "/".join(parts[:at] + parts[at + 1 :])
+    return "/".join(parts)
+
+
+def list_files(place: Place) -> dict[str, list[str]]:
+    """Split -> its lists, one a kit, without the per-class ones (cat_train beside train)."""
+    if place.named is not None:
+        return {}
+    kits = {_kit(name) for name in xml_files(place)}
+    kits |= {""} if kits <= {None} else set()
+    folders: dict[str, list[str]] = {}
+    for name in place.files:
+        folder = name.rpartition("/")[0]
+        if name.endswith(".txt") and f"/{folder}".endswith(_LISTS) and _base(name) in kits:
+            folders.setdefault(folder, []).append(name)
+    classes = set(_listed_classes(place, Builder(strict=False)) or ())
+    found: dict[str, list[str]] = {}
+    for folder, lists in folders.items():
+        if folder.endswith("ImageSets") and f"{folder}/Main" in folders:
+            continue
+        names = {Path(name).stem for name in lists}
+        for name in lists:
+            kind, _, split = Path(name).stem.rpartition("_")
+            if not (kind in classes and split in names):
+                found.setdefault(split_name(Path(name).stem), []).append(name)
+    return found
+
+
+def splits(place: Place) -> list[str]:
+    """The lists of ImageSets, or else the folders that have a split's name."""
+    return sorted(list_files(place) or {split_in(name) for name in xml_files(place)} - {""})
+
+
+def members(place: Place, split: str) -> list[str]:
+    """The ids of a split's images, as its lists have them, or its folders."""
+    lists = list_files(place)
+    if not lists:
+        return [id_of(name) for name in xml_files(place) if split_in(name) == split]
+    return [
+        member(line, place, name)
+        for name in lists.get(split, ())
+        for line in lines_of(place.path(name))
+    ]
+
+
+def member(line: str, place: Place, list_file: str) -> str:
+    """The id that a line of a list means. A second column (1, -1, 0 of the per-class lists) is
+    passed over; an id may hold spaces, and end as such a column would."""
+    base = _base(list_file)
+    parts = line.rsplit(maxsplit=1)
+    file = "/".join(part for part in (base, "Annotations", f"{line}.xml") if part)
+    name = line if parts[-1] not in ("1", "-1", "0") or file in place.known else parts[0]
+    return f"{base}/{name}" if base else name
+
+
+def _base(list_file: str) -> str:
+    """The folder that the lists of ImageSets are of."""
+    return f"/{list_file}".rpartition("/ImageSets/")[0].removeprefix("/")
+
+
+def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of every annotation."""
-    annotations = folder / "Annotations"
-    images = images_of(folder)
-    if split is not None:
-        listed = folder / "ImageSets" / "Main" / f"{split}.txt"
-        names = members(folder, split)
-    else:
-        listed = annotations
-        names = sorted(
-            p.relative_to(annotations).with_suffix("").as_posix()
-            for p in annotations.rglob("*.xml")
-        )
-    given = _listed_classes(folder, builder)
+    files = {id_of(name): name for name in xml_files(place)}
+    names = list(files) if split is None else members(place, split)
+    listed = None if split is None else next(iter(list_files(place).get(split, ())), None)
+    given = _listed_classes(place, builder)
     classes: dict[str, int] = {name: i for i, name in enumerate(given or ())}
     for name in names:
         try:
-            file = inside(annotations, f"{name}.xml", listed, "name")
-            if name not in images:
-                raise InputError(
-                    "the image of this annotation is missing", file=file, field="image", value=name
-                )
-            _image(builder, parse(file), file, images[name], name, classes, given is not None)
+            if name not in files:
+                whole = place.path(listed or "")
+                leads = "a path that leaves the folder" if leaves(name) else "no such file"
+                raise InputError(leads, file=whole, field="name", value=name)
+            _image(builder, place, files[name], name, classes, given is not None)
         except InputError as error:
             builder.refuse(error)
     table = builder.table(list(classes), "voc")
@@ -81,19 +166,11 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
     return table
 
 
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return next((by_stem(folder / name) for name in _IMAGES if (folder / name).is_dir()), {})
-
-
-def annotation_files(folder: Path) -> list[Path]:
+def annotation_files(place: Place) -> list[Path]:
     """Every text file that describes the set."""
-    lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
-    return [
-        *sorted((folder / "Annotations").rglob("*.xml")),
-        *lists,
-        *(p for p in [folder / "classes.txt"] if p.is_file()),
-    ]
+    lists = sorted(n for names in list_files(place).values() for n in names)
+    more = [n for one in ("classes.txt", "labelmap.txt") for n in place.by_name.get(one, ())]
+    return [place.path(name) for name in [*xml_files(place), *lists, *more]]
 
 
 def parse(file: Path) -> Element:
@@ -114,14 +191,10 @@ def parse(file: Path) -> Element:
 
 
 def _image(
-    builder: Builder,
-    root: Element,
-    file: Path,
-    image: Path,
-    name: str,
-    classes: dict[str, int],
-    closed: bool,
+    builder: Builder, place: Place, name: str, id_: str, classes: dict[str, int], closed: bool
 ) -> None:
+    file = place.path(name)
+    root = parse(file)
     if root.tag != "annotation":
         raise InputError(
             "is no VOC annotation: its root has another name",
@@ -131,7 +204,8 @@ def _image(
         )
     sides = (root.findtext("size/height"), root.findtext("size/width"))
     size = stated_size(*sides, file, "size.", number)
-    builder.image(image, name, size, file, extra=_besides(root, _OF_ROOT, builder, file))
+    image = _picture(place, name, file, root.findtext("filename"))
+    builder.image(image, id_, size, file, extra=_besides(root, _OF_ROOT, builder, file))
     for i, thing in enumerate(root.iter("object")):
         try:
             label = (thing.findtext("name") or "").strip()
@@ -145,17 +219,28 @@ def _image(
                     value=label,
                     hint=nearest(label, classes),
                 )
-            box, ignore = _box(thing, file, i), _flag(thing, file, i, "difficult")
+            box, ignore = box_of(thing, file, i), flag(builder, thing, file, i, "difficult")
             builder.add(
                 box,
                 classes.setdefault(label, len(classes)),
                 i,
                 ignore=bool(ignore),
-                truncated=_flag(thing, file, i, "truncated"),
+                truncated=flag(builder, thing, file, i, "truncated"),
                 extra=_besides(thing, _OF_OBJECT, builder, file),
             )
         except InputError as error:
             builder.refuse(error)
+
+
+def _picture(place: Place, name: str, file: Path, stated: str | None) -> Path:
+    """The image of an annotation: by its own name, or else by the one that it states."""
+    try:
+        return place.beside(name.rpartition(".")[0], file, "image")
+    except InputError:
+        stated = (stated or "").strip()
+        if stated and place.ends(stated.replace("\\", "/")):
+            return place.image(stated, file, "filename", near=(name.rpartition("/")[0],))
+        raise
 
 
 def _besides(element: Element, known: frozenset[str], builder: Builder, file: Path) -> str:
@@ -176,43 +261,53 @@ def _besides(element: Element, known: frozenset[str], builder: Builder, file: Pa
     return "".join(found)
 
 
-def _box(thing: Element, file: Path, i: int) -> Box:
+def box_of(thing: Element, file: Path, i: int) -> Box:
+    """Of the corners; else around the polygon or the turned box (its centre, sides and angle)."""
     box = thing.find("bndbox")
-    if box is None:
-        raise InputError("an object without a box", file=file, field=f"object[{i}].bndbox")
-    values: list[float] = []
-    for side in ("xmin", "ymin", "xmax", "ymax"):
-        values.append(number(box.findtext(side), file, f"object[{i}].bndbox.{side}"))
-    return (values[0] - 1, values[1] - 1, values[2], values[3])
+    if box is not None:
+        x1, y1, x2, y2 = (
+            number(box.findtext(side), file, f"object[{i}].bndbox.{side}")
+            for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+        return (x1 - 1, y1 - 1, x2, y2)
+    polygon, turned = thing.find("polygon"), thing.find("robndbox")
+    if polygon is not None and len(polygon):
+        values = [
+            (point.tag, number(point.text, file, f"object[{i}].polygon.{point.tag}"))
+            for point in polygon.iter()
+            if not len(point)
+        ]
+        xs, ys = ([v for tag, v in values if tag.startswith(axis)] for axis in "xy")
+        if xs and ys:
+            return (min(xs) - 1, min(ys) - 1, max(xs), max(ys))
+    if turned is not None:
+        x, y, w, h, angle = (
+            number(turned.findtext(part), file, f"object[{i}].robndbox.{part}")
+            for part in ("cx", "cy", "w", "h", "angle")
+        )
+        cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+        w, h = w * cos + h * sin, w * sin + h * cos
+        return (x - w / 2 - 1, y - h / 2 - 1, x + w / 2, y + h / 2)
+    raise InputError("an object without a box", file=file, field=f"object[{i}].bndbox")
 
 
-def _flag(thing: Element, file: Path, i: int, name: str) -> bool | None:
-    """A flag of an object; None where the file does not state it."""
-    text = (thing.findtext(name) or "").strip()
-    if not text or text.lower() == "unspecified":
+def flag(builder: Builder, thing: Element, file: Path, i: int, name: str) -> bool | None:
+    """A flag of an object; None where the file does not state it. Any number but 0 sets it."""
+    text, field = thing.findtext(name), f"object[{i}].{name}"
+    try:
+        return builder.flag(text, file, field, str)
+    except InputError:
+        value = number(text, file, field) != 0
+        builder.remark(InputError(ODDLY, file=file, field=field, value=text))
+        return value
+
+
+def _listed_classes(place: Place, builder: Builder) -> list[str] | None:
+    """The names in classes.txt, each once; None where there is none, or several alike."""
+    files = sorted(place.by_name.get("classes.txt", ()), key=lambda name: name.count("/"))
+    if not files or (len(files) > 1 and files[0].count("/") == files[1].count("/")):
         return None
-    return number(text, file, f"object[{i}].{name}") != 0
-
-
-def members(folder: Path, split: str) -> list[str]:
-    """The ids of a list; a second column (1, -1, 0 of the per-class lists) is passed over."""
-    lines = lines_of(folder / "ImageSets" / "Main" / f"{split}.txt")
-    return [member(line, folder) for line in lines]
-
-
-def member(line: str, folder: Path) -> str:
-    """The id in a line of a list. An id may hold spaces, and end as a second column would."""
-    parts = line.rsplit(maxsplit=1)
-    if parts[-1] not in ("1", "-1", "0") or os.path.exists(folder / "Annotations" / f"{line}.xml"):
-        return line
-    return parts[0]
-
-
-def _listed_classes(folder: Path, builder: Builder) -> list[str] | None:
-    """The names in classes.txt, each once; None where there is no such file."""
-    path = folder / "classes.txt"
-    if not path.is_file():
-        return None
+    path = place.path(files[0])
     names: dict[str, None] = {}
     for n, line in enumerate(read_text(path).split("\n"), 1):
         name = line.strip()

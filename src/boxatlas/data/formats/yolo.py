@@ -1,213 +1,76 @@
-"""YOLO: data.yaml and a text file for each image: class, centre x, centre y, width, height.
+"""YOLO: a text file for each image: class, centre x, centre y, width, height.
 
 The four numbers are fractions of the image. A file of images/train/a.jpg lies at
-labels/train/a.txt; an image without one (or with an empty one) has no object.
+labels/train/a.txt, or beside it; an image without one (or with an empty one) has no object. Lines
+of a polygon (class, x, y, x, y, ...), of an oriented box (its four corners) and, where the YAML
+file says `kpt_shape`, of a pose (a box and its points) are read too.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from boxatlas.data.formats.building import (
-    Box,
-    Builder,
-    by_stem,
-    images_below,
-    inside,
-    leaves,
-    number,
-    read_text,
-    sizes_of,
-)
+from boxatlas.data.formats import yolo_yaml
+from boxatlas.data.formats.building import Box, Builder, number, read_text, sizes_of
+from boxatlas.data.formats.places import Place, Seen
+from boxatlas.data.formats.yolo_yaml import MOST_CLASSES, Refuse, stop
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "line {}"
-_MOST_CLASSES = 100_000  # where nothing says how many there are
-
-_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_USUAL = ("train", "val", "valid", "test")
-Refuse = Callable[[InputError], None]  # what is done about a flaw
 
 
-def _stop(error: InputError) -> None:
-    raise error
+def evidence(place: Place) -> Seen | None:
+    found = yolo_yaml.description_files(place)
+    if found:
+        return Seen(f"{found[0]} describes a set of YOLO's")
+    if place.own(".data"):
+        return None  # Darknet's, whose labels are the same
+    labels = place.own(".txt")
+    for name in place.few(labels):
+        stem = name.rpartition(".")[0]
+        line = next((one for one in place.head(name).split("\n") if one.strip()), "")
+        if _is_row(line) and place.companion(stem) is not None:
+            return Seen(f"{name} has a line of class and box in fractions")
+    named = [name for name in labels if "labels" in name.split("/")[:-1]]
+    return Seen(f"{named[0]} lies in a folder labels", sure=False) if named else None
 
 
-def looks_like(folder: Path) -> bool:
-    return description_file(folder) is not None or (folder / "labels").is_dir()
-
-
-def splits(folder: Path, refuse: Refuse = _stop) -> list[str]:
-    return sorted(roots(folder, describe(folder, refuse), refuse))
-
-
-def description_file(folder: Path) -> Path | None:
-    for name in _NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    return None
-
-
-def describe(folder: Path, refuse: Refuse = _stop) -> dict[str, Any]:
-    """data.yaml as a mapping; empty where there is none or it cannot be read."""
-    import yaml
-
-    path = description_file(folder)
-    if path is None:
-        return {}
-    found: Any = {}
+def _is_row(line: str) -> bool:
+    """A class number, and at least four numbers, not all of which are whole."""
+    words = line.split()
     try:
-        found = yaml.safe_load(read_text(path))
-    except InputError as error:
-        refuse(error)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        refuse(InputError(f"is not valid YAML: {error}", file=path))
-    if not isinstance(found, dict):
-        refuse(InputError("is not a mapping of `names` and splits", file=path))
-        return {}
-    return found
+        values = [float(word) for word in words]
+    except ValueError:
+        return False
+    return len(values) >= 5 and values[0] == int(values[0]) >= 0
 
 
-@dataclass(frozen=True)
-class Classes:
-    """names: each once, None where nothing says them; numbers: which of them a number in a label
-    file is, None where it is just that one."""
-
-    names: list[str] | None
-    numbers: list[int] | None = None
-
-    @property
-    def written(self) -> list[str] | None:
-        """The name of each number in a label file."""
-        if self.names is None or self.numbers is None:
-            return self.names
-        return [self.names[n] for n in self.numbers]
+def splits(place: Place, refuse: Refuse = stop) -> list[str]:
+    found, missing = yolo_yaml.roots(place, yolo_yaml.describe(place, refuse))
+    if missing and not found:
+        refuse(missing[0])
+    return sorted(found)
 
 
-def classes_of(folder: Path, description: dict[str, Any], refuse: Refuse = _stop) -> Classes:
-    """The classes of data.yaml or classes.txt."""
-    path, names = description_file(folder), description.get("names")
-    fields: list[str] | None = None
-    if names is None:
-        path = folder / "classes.txt"
-        if not path.is_file():
-            return Classes(None)
-        lines = {f"line {n}": line.strip() for n, line in enumerate(read_text(path).split("\n"), 1)}
-        fields = [field for field, line in lines.items() if line]
-        names = [lines[field] for field in fields]
-    if isinstance(names, dict):
-        names = _numbered(names, path, refuse)
-    if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
-        refuse(InputError("must be a list of class names", file=path, field="names"))
-        return Classes(None)
-    first: dict[str, int] = {}
-    numbers = []
-    for i, name in enumerate(map(str, names)):
-        if name in first:
-            refuse(
-                InputError(
-                    "two classes of one name",
-                    file=path,
-                    value=name,
-                    field=fields[i] if fields else f"names[{i}]",
-                )
-            )
-        numbers.append(first.setdefault(name, len(first)))
-    return Classes(list(first), None if len(first) == len(numbers) else numbers)
-
-
-def _numbered(names: dict[Any, Any], path: Path | None, refuse: Refuse) -> Any:
-    """The names in the order of their numbers; a number that has none is named by itself."""
-    if not all(type(n) is int and 0 <= n < _MOST_CLASSES for n in names):
-        return None
-    gaps = [n for n in range(max(names, default=-1)) if n not in names]
-    if gaps:
-        refuse(
-            InputError(
-                "class numbers must run from 0",
-                file=path,
-                field="names",
-                value=sorted(names),
-                hint=f"there is no {gaps[0]}",
-            )
-        )
-    return [names.get(n, f"class{n}") for n in range(len(names) + len(gaps))]
-
-
-def roots(
-    folder: Path, description: dict[str, Any], refuse: Refuse = _stop
-) -> dict[str, list[Path]]:
-    """Split -> its image folders (or list files)."""
-    found: dict[str, list[Path]] = {}
-    for split, entry in entries(description):
-        try:
-            root = resolve(folder, description, entry, split)
-        except InputError as error:
-            refuse(error)
-        else:
-            found.setdefault("val" if split == "valid" else split, []).append(root)
-    if not found:
-        for split in _USUAL:
-            for root in (folder / "images" / split, folder / split / "images"):
-                if root.is_dir():
-                    found.setdefault("val" if split == "valid" else split, []).append(root)
-    return found
-
-
-def entries(description: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(split, where it lies) of data.yaml: the usual names, and each that its folder bears too."""
-    others = (split for split in description if isinstance(split, str) and split not in _USUAL)
-    own = [s for s in others if description[s] in (f"images/{s}", f"{s}/images")]
-    found = []
-    for split in (*_USUAL, *own):
-        given = description.get(split) or []
-        found += [(split, one) for one in (given if isinstance(given, list) else [given])]
-    return found
-
-
-def resolve(folder: Path, description: dict[str, Any], entry: Any, split: str) -> Path:
-    """Where a split lies: below the folder, whatever machine's root `path` speaks of."""
-    path = description_file(folder) or folder
-    if not isinstance(entry, str):
-        raise InputError("must be a folder", file=path, field=split, value=type(entry).__name__)
-    base, tries = description.get("path"), _meant(entry)
-    places = [folder]
-    if isinstance(base, str) and not leaves(base):
-        places.insert(0, folder / base)
-    for place in places:
-        for name in tries:
-            if not leaves(name) and os.path.exists(place / name):
-                return place / name
-    inside(folder, tries[-1], path, split)
-    raise InputError("the split's images are missing", file=path, field=split, value=entry)
-
-
-def _meant(entry: str) -> list[str]:
-    """What an entry may mean: Roboflow writes ../train/images for train/images."""
-    return [entry.removeprefix("./"), *([entry.removeprefix("../")] if entry[:3] == "../" else [])]
-
-
-def leads_out(entry: str) -> bool:
-    """Whether an entry can mean nothing but a place outside the folder."""
-    return leaves(_meant(entry)[-1])
-
-
-def read(folder: Path, split: str | None, builder: Builder) -> Table:
-    """The images of a split, or of all of them."""
-    description = describe(folder, builder.refuse)
-    classes = classes_of(folder, description, builder.refuse)
-    found = roots(folder, description, builder.refuse)
+def read(place: Place, split: str | None, builder: Builder) -> Table:
+    """The images of a split, or of all of them. A split that is stated and not there is passed
+    over, unless it is the only one."""
+    description = yolo_yaml.describe(place, builder.refuse)
+    classes = yolo_yaml.classes_of(place, description, builder.refuse)
+    found, missing = yolo_yaml.roots(place, description)
+    count = yolo_yaml.wrong_count(place, description, classes)
+    for error in [*missing, *([count] if count else [])]:
+        if missing and not found:
+            builder.refuse(error)
+        builder.remark(error)
     chosen = found.get(split, []) if split is not None else [r for rs in found.values() for r in rs]
-    if not found:
-        chosen = [folder / "images"] if (folder / "images").is_dir() else [folder]
-    pairs = [pair for root in chosen for pair in _pairs(root, folder, builder)]
-    highest = -1
+    if not found and not missing:
+        chosen = [place.root / "images"] if "images" in place.folders else [place.root]
+    pairs = [pair for root in chosen for pair in _pairs(place, root, builder)]
+    highest, pose = -1, yolo_yaml.keypoint_values(description)
     for (image, label), size in zip(pairs, sizes_of([p for p, _ in pairs]), strict=True):
         if isinstance(size, InputError):
             builder.refuse(size)
@@ -215,7 +78,9 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
         builder.image(image, image.stem, size, label)
         if label.is_file():
             try:
-                kind = add_objects(builder, label, size, classes.written, classes.numbers)
+                kind = add_objects(
+                    builder, label, size, classes.written, classes.numbers, pose=pose
+                )
             except InputError as error:  # the file cannot be opened
                 builder.refuse(error)
             else:
@@ -224,72 +89,82 @@ def read(folder: Path, split: str | None, builder: Builder) -> Table:
     return builder.table([f"class{i}" for i in range(highest + 1)] if names is None else names)
 
 
-def annotation_files(folder: Path) -> list[Path]:
-    """Every text file that describes the set."""
-    head = [p for p in (description_file(folder), folder / "classes.txt") if p and p.is_file()]
-    labels = {
-        p
-        for name in ("labels", "*/labels")
-        for root in folder.glob(name)
-        for p in root.rglob("*.txt")
-    }
-    if not labels:  # beside the images, and the lists of images
-        labels = {p for p in folder.rglob("*.txt") if p.name != "classes.txt"}
-    return [*head, *sorted(labels)]
+def annotation_files(place: Place) -> list[Path]:
+    """Every text file that describes the set: the YAML file, names, lists, labels."""
+    head = [place.path(name) for name in yolo_yaml.description_files(place)[:1]]
+    classes = yolo_yaml.names_file(place, lambda error: None)
+    head += [classes] if classes is not None else []
+    labels = [place.path(n) for n in place.files if n.endswith(".txt") and _may_be_label(place, n)]
+    return list(dict.fromkeys([*head, *labels]))
 
 
-def images_of(folder: Path) -> dict[str, Path]:
-    """The images by name."""
-    return by_stem(folder)
+def _may_be_label(place: Place, name: str) -> bool:
+    """In a folder of labels, beside an image of its name, or a list at the top."""
+    inner = name.split("/")[:-1]
+    return not inner or "labels" in inner or name.rpartition(".")[0] in place.by_stem
 
 
-def _pairs(root: Path, folder: Path, builder: Builder) -> list[tuple[Path, Path]]:
-    """Each image and where its labels would lie."""
-    if not root.is_file():
-        images = [p for p in images_below(root) if "labels" not in p.relative_to(root).parts]
-        return [(image, label_of(image)) for image in images]
-    images = []  # a list of images, one a line
+def _pairs(place: Place, root: Path, builder: Builder) -> list[tuple[Path, Path]]:
+    """Each image and where its labels lie, or would lie."""
+    name = place.relative(root) if root != place.root else ""
+    if name not in place.known:
+        start = f"{name}/" if name else ""
+        images = [
+            one
+            for one in place.images
+            if one.startswith(start) and "labels" not in one[len(start) :].split("/")[:-1]
+        ]
+        return [(place.path(one), label_of(place, one)) for one in images]
+    pairs = []  # a list of images, one a line
     for n, line in enumerate(map(str.strip, read_text(root).split("\n")), 1):
         try:
-            image = listed(line, n, root, folder) if line else None
+            image = place.relative(listed(line, n, root, place)) if line else ""
         except InputError as error:
             builder.refuse(error)
         else:
-            images += [image] if image else []
-    return [(image, label_of(image)) for image in images]
+            pairs += [(place.path(image), label_of(place, image))] if image else []
+    return pairs
 
 
-def listed(line: str, n: int, file: Path, folder: Path) -> Path:
+def listed(line: str, n: int, file: Path, place: Place) -> Path:
     """The image that the n-th line of a list names."""
-    image = inside(folder, line.removeprefix("./"), file, f"line {n}")
-    if not os.path.isfile(image):
-        raise InputError("the image is missing", file=file, field=f"line {n}", value=line)
-    return image
+    near = ("", place.relative(file.parent).removeprefix("."))
+    return place.image(line, file, f"line {n}", near)
 
 
-def label_of(image: Path) -> Path:
-    """Where an image's labels lie: the last folder named images becomes labels."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            return Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-    return image.with_suffix(".txt")
+def label_of(place: Place, image: str | Path) -> Path:
+    """Where an image's labels lie: below a folder `labels` in place of the last one `images`, or
+    beside it, or in a folder `labels` there; the first of them that has the file."""
+    name = place.relative(image) if isinstance(image, Path) else image
+    parts = f"{name.rpartition('.')[0]}.txt".split("/")
+    tries = []
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] in ("images", "JPEGImages"):
+            tries.append([*parts[:at], "labels", *parts[at + 1 :]])
+            break
+    tries += [parts, [*parts[:-2], "labels", parts[-1]], [*parts[:-1], "labels", parts[-1]]]
+    names = ["/".join(one) for one in tries]
+    return place.path(next((one for one in names if one in place.known), names[0]))
 
 
 def add_objects(
     builder: Builder,
     label: Path,
     size: tuple[int, int],
-    classes: list[str] | None,
-    numbers: list[int] | None = None,
+    classes: Sequence[str] | None,
+    numbers: Sequence[int] | None = None,
+    pose: int = 0,
 ) -> int:
-    """Add an image's objects; returns the highest class number. numbers: what a class becomes."""
+    """Add an image's objects; returns the highest class number.
+
+    numbers: what a class becomes; pose: how many numbers of points follow a box.
+    """
     highest = -1
     for n, line in enumerate(read_text(label).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            kind, box, mask = _row(line, label, f"line {n}", size, classes)
+            kind, box, mask = _row(builder, line, label, f"line {n}", size, classes, pose)
         except InputError as error:
             builder.refuse(error)
             continue
@@ -299,16 +174,29 @@ def add_objects(
 
 
 def _row(
-    line: str, label: Path, field: str, size: tuple[int, int], classes: list[str] | None
+    builder: Builder,
+    line: str,
+    label: Path,
+    field: str,
+    size: tuple[int, int],
+    classes: Sequence[str] | None,
+    pose: int,
 ) -> tuple[int, Box, Mask]:
     """Class, box and, where the line is a polygon, mask."""
     values = line.split()
+    if pose and len(values) == 5 + pose:
+        values = values[:5]
+    elif len(values) == 6:
+        builder.oddly(f"a confidence, {values[5]}", label, field)
+        number(values.pop(), label, field)
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
         raise InputError(
             "must be: class, centre x, centre y, width, height", file=label, field=field, value=line
         )
     kind = number(values[0], label, field)
-    if kind != int(kind) or not 0 <= kind < (_MOST_CLASSES if classes is None else len(classes)):
+    if not values[0].isdecimal() and kind == int(kind) >= 0:
+        builder.oddly(values[0], label, field)
+    if kind != int(kind) or not 0 <= kind < (MOST_CLASSES if classes is None else len(classes)):
         most = "" if classes is None else f" (there are {len(classes)})"
         raise InputError(f"no such class{most}", file=label, field=field, value=values[0])
     numbers = [number(v, label, field) for v in values[1:]]

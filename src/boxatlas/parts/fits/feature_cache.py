@@ -25,8 +25,8 @@ class FeatureCache:
     """[T, D] float16 in one file whose size is known before the first image.
 
     counts [N]: boxes of each image. `done` images are there already; the next ones are `add`ed in
-    order, and `finish` ends. Work that was stopped goes on where it was, if counts and width are
-    the same. Raises InputError where the disk has no room.
+    order. Work that was stopped resumes where it was, if counts and width are the same. Raises
+    InputError where the disk has no room.
     """
 
     def __init__(self, folder: Path, counts: Sequence[int], width: int) -> None:

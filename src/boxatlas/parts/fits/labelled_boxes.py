@@ -5,9 +5,10 @@ Shape letters: N images, T boxes of all images, K classes, M objects, R boxes of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,14 +21,23 @@ from boxatlas.parts.base import Track
 from boxatlas.structures import Batch
 
 
+class ImageLoader(Protocol):
+    """Batches of `batch_size` images; epoch 0 has every image in order, from batch `start` on."""
+
+    @property
+    def batch_size(self) -> int: ...
+    def __len__(self) -> int: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]: ...
+
+
 @dataclass(frozen=True)
-class Windows:
-    """Objects to learn and proposals of N images, image after image.
+class LabelledBoxes:
+    """Objects and proposals of N images, image after image.
 
     counts [N]; boxes [T, 4] in input pixels; own [T]: the class of a box that is itself an object
-    to learn, else -1; overlaps [T, K]: largest IoU with an object of the class, those marked ignore
-    among them; best [T]: largest IoU with an object to learn; nearest [T, 4], label [T]: that
-    object's box and class (-1 where best is 0).
+    not to ignore, else -1; overlaps [T, K]: largest IoU with an object of the class, those marked
+    ignore among them; best [T]: largest IoU with an object not to ignore; nearest [T, 4], label
+    [T]: that object's box and class (-1 where best is 0).
     """
 
     counts: NDArray[np.int64]
@@ -39,8 +49,8 @@ class Windows:
     label: NDArray[np.int64]
 
     @classmethod
-    def of(cls, loader: Any, folder: Path, classes: int, track: Track) -> Self:
-        """Of a loader's epoch 0, kept in the folder: every image once, in order."""
+    def of(cls, loader: ImageLoader, folder: Path, classes: int, track: Track) -> Self:
+        """The boxes of a loader's epoch 0, every image once, in order; kept in the folder."""
         file = folder / "windows.npz"
         names = [f.name for f in fields(cls)]
         if file.is_file():
@@ -61,7 +71,7 @@ class Windows:
         return whole
 
     def close(self, iou: float) -> Self:
-        """Only the boxes that overlap an object to learn by more than `iou`."""
+        """Only the boxes that overlap an object not to ignore by more than `iou`."""
         keep = self.best > iou
         image = np.repeat(np.arange(len(self.counts)), self.counts)
         counts = np.bincount(image[keep], minlength=len(self.counts))
@@ -70,11 +80,11 @@ class Windows:
 
 
 def _measured(batch: Batch, classes: int) -> tuple[Tensor, ...]:
-    """The fields of Windows of one batch's images."""
+    """The fields of LabelledBoxes for one batch's images."""
     targets = batch.targets
-    learned = targets.valid & ~targets.ignore
-    boxes, valid = targets.boxes, learned
-    own = torch.where(learned, targets.labels, -1)
+    counts = targets.valid & ~targets.ignore
+    boxes, valid = targets.boxes, counts
+    own = torch.where(counts, targets.labels, -1)
     if batch.proposals is not None and batch.valid is not None:
         boxes = torch.cat([boxes, batch.proposals], 1)
         valid = torch.cat([valid, batch.valid], 1)
@@ -87,7 +97,7 @@ def _measured(batch: Batch, classes: int) -> tuple[Tensor, ...]:
         iou = pairwise_iou(boxes, targets.boxes) * targets.valid[:, None]  # [B, R, M]
         column = targets.labels.clamp(min=0)[:, None].expand_as(iou)
         overlaps.scatter_reduce_(2, column, iou, "amax")
-        best, at = (iou * learned[:, None]).max(2)
+        best, at = (iou * counts[:, None]).max(2)
         nearest = targets.boxes.gather(1, at[..., None].expand(-1, -1, 4))
         label = torch.where(best > 0, targets.labels.gather(1, at), -1)
     kept = (x[valid] for x in (boxes, own, overlaps, best, nearest, label))

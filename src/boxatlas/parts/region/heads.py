@@ -53,7 +53,7 @@ class BoxPredictor(nn.Module):
     """Class logits [R, K + 1] and deltas [R, D * 4].
 
     D is K, or 1 where a box serves every class (`class_agnostic`), and one more where the first is
-    the background's, which nothing reads (`background_box`, a habit of many programs).
+    the background's, which nothing reads (`background_box`).
     """
 
     def __init__(

@@ -7,27 +7,113 @@ Boxes are xyxy in pixels of the network's input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from boxatlas.boxes.anchors import AnchorCache, AnchorRule
+from boxatlas.boxes.anchors import (
+    AnchorCache,
+    AnchorChoices,
+    cell_anchors,
+    image_strides,
+    pyramid_anchors,
+)
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import match_thresholds
 from boxatlas.boxes.nms import Proposals, proposal_nms, top_per_level
 from boxatlas.boxes.sampling import sample
+from boxatlas.errors import InputError
+from boxatlas.options import (
+    AtLeastOne,
+    Fraction,
+    NotNegative,
+    Options,
+    Positive,
+    habit,
+    idea,
+    setting,
+)
 from boxatlas.structures import Targets
 
 
-class Anchors(AnchorCache):
-    """The anchors that a rule spells."""
+class RPNChoices(Options):
+    """Anchors, targets and selection; with `AnchorChoices` what every method with an RPN has."""
 
-    def __init__(self, rule: AnchorRule) -> None:
-        super().__init__(rule.make)
-        self.rule = rule
+    rpn_cls: Literal["sigmoid", "softmax"] = idea(
+        "sigmoid", "Faster R-CNN section 3.1.1: a softmax pair, or logistic regression"
+    )
+    rpn_border: bool = idea(
+        False, "Faster R-CNN section 3.3 drops anchors that cross the border; FPN section 4.1 keeps"
+    )
+
+    anchor_sizes: tuple[Positive | tuple[Positive, ...], ...] = setting(
+        (32, 64, 128, 256, 512),
+        "side of each level's square anchor, in pixels; of all, where there is one level",
+        min_length=1,
+    )
+    rpn_width: AtLeastOne | None = setting(
+        None, "channels of the RPN's 3x3 convolutions; None: those of its maps"
+    )
+    rpn_convs: AtLeastOne = setting(1, "3x3 convolutions before the RPN's outputs")
+    rpn_count: AtLeastOne = setting(256, "anchors of an image that are trained")
+    rpn_positive_iou: Fraction = setting(
+        0.7,
+        "Faster R-CNN section 3.1.2: IoU with an object from which an anchor is positive",
+        gt=0,
+    )
+    rpn_background_iou: Fraction = setting(
+        0.3, "Faster R-CNN section 3.1.2: IoU below which an anchor is background"
+    )
+    rpn_positive_fraction: Fraction = setting(
+        0.5, "largest part of positives among trained anchors"
+    )
+    proposals_loss: tuple[AtLeastOne, AtLeastOne] = setting(
+        (2000, 2000), "proposals of a level before, of an image after suppression, when training"
+    )
+    proposals_detect: tuple[AtLeastOne, AtLeastOne] = setting(
+        (1000, 1000), "proposals of a level before, of an image after suppression, when detecting"
+    )
+    rpn_nms: Fraction = setting(0.7, "of two proposals that overlap more, the better one stays")
+    min_size: NotNegative = setting(0.0, "smallest side of a proposal, in pixels of the input")
+
+    anchor_base: AtLeastOne | None = habit(
+        None, "side of the inclusive base box that anchors are grown from; None: they have none"
+    )
+    rpn_beta: NotNegative = habit(1 / 9, "where the RPN's smooth L1 turns linear; 0: L1")
+    rpn_score: Fraction = habit(0.0, "least probability of a proposal; 0: any")
+    min_size_first: bool = habit(
+        False, "`min_size` counts pixels of the source and acts before the best are chosen"
+    )
+
+    @model_validator(mode="after")
+    def _rpn_rules(self) -> Self:
+        if self.rpn_background_iou > self.rpn_positive_iou:
+            raise ValueError(
+                f"rpn_background_iou {self.rpn_background_iou} is above "
+                f"rpn_positive_iou {self.rpn_positive_iou}"
+            )
+        for name, (before, after) in (
+            ("proposals_loss", self.proposals_loss),
+            ("proposals_detect", self.proposals_detect),
+        ):
+            if after > before:
+                raise ValueError(
+                    f"{name} ({before}, {after}): more are kept after suppression than before"
+                )
+        return self
+
+
+class Rows(NamedTuple):
+    """What an RPN says of its anchors: per level logits [B, A_l] and deltas [B, A_l, 4]; all
+    anchors [A, 4]."""
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: Tensor
 
 
 class RPNHead(nn.Module):
@@ -82,131 +168,140 @@ class RPNHead(nn.Module):
         return flat_scores, flat_deltas
 
 
-@dataclass(frozen=True)
-class RPNTargets:
-    """How anchors learn: section 3.1.2 and the conventions of the programs."""
+def anchor_sizes(config: RPNChoices, levels: int) -> list[list[float]]:
+    """The anchors' sizes on each level; one level has them all.
 
-    high: float = 0.7
-    low: float = 0.3
-    low_quality: Literal["argmax", "argmax_including_zero", "claim"] = "argmax"
-    low_quality_min_iou: float = 0.0
-    border: bool = False  # True: anchors that cross the image's border learn nothing
-    count: int = 256
-    positive_fraction: float = 0.5
-    beta: float = 1 / 9
-    inclusive: bool = False
-    box_weight: float = 1.0  # equation 1's lambda, beside a mean over the anchors drawn
-
-
-@dataclass(frozen=True)
-class RPNSelection:
-    """Which anchors become proposals: the best `before` of each level, NMS, the best `after`.
-
-    min_score: the least probability of an object (0: any). min_size: the least side in pixels of
-    the input, or with `source_size` of the source; `small_first`: what is smaller goes before the
-    best are chosen (py-faster-rcnn), not after.
+    Raises InputError where they do not fit the levels.
     """
+    assert isinstance(config, AnchorChoices)
+    rows = [list(s) if isinstance(s, tuple) else [s] for s in config.anchor_sizes]
+    rows = [[size * factor for size in row for factor in config.anchor_scales] for row in rows]
+    if levels == 1:
+        return [[size for row in rows for size in row]]
+    if len(rows) != levels or len({len(row) for row in rows}) != 1:
+        raise InputError(
+            f"needs a size, or equally many, for each of {levels} levels",
+            field="anchor_sizes",
+            value=config.anchor_sizes,
+        )
+    return rows
 
-    before: int = 1000
-    after: int = 1000
-    nms: float = 0.7
-    min_size: float = 0.0
-    inclusive: bool = False
-    min_score: float = 0.0
-    source_size: bool = False
-    small_first: bool = False
+
+def anchors_of(
+    config: RPNChoices,
+    sizes: Sequence[Sequence[float]],
+    strides: Sequence[int],
+    grids: Sequence[tuple[int, int]],
+    image: tuple[int, int],
+) -> Tensor:
+    """Anchors [A, 4] of each level's sizes and stride, for maps of these (rows, columns) and an
+    input of `image` (height, width)."""
+    assert isinstance(config, AnchorChoices)
+    cells = [
+        cell_anchors(
+            row,
+            config.anchor_ratios,
+            rounded=config.anchor_rounded or config.anchor_base is not None,
+            base_size=config.anchor_base,
+            order=config.anchor_order,
+        )
+        for row in sizes
+    ]
+    steps: list[float | tuple[float, float]] = list(strides)
+    if config.anchor_stride == "image // grid":
+        steps = list(image_strides(grids, image))
+    return pyramid_anchors(cells, grids, steps)
 
 
 class RPN(nn.Module):
-    """Anchors, head, targets and selection."""
+    """Anchors, head, targets and selection, over maps of `channels` and `strides`.
+
+    coder: how deltas are written, and whether corners are pixels that belong to a box. Raises
+    InputError where `anchor_sizes` do not fit the levels.
+    """
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        rule: AnchorRule,
-        *,
-        cls: Literal["sigmoid", "softmax"] = "sigmoid",
-        convs: int = 1,
-        coder: DeltaCoder,
-        targets: RPNTargets,
+        self, config: RPNChoices, coder: DeltaCoder, channels: int, strides: Sequence[int]
     ) -> None:
         super().__init__()
-        self.head = RPNHead(channels, width, rule.per_cell, cls, convs)
-        self.anchors = Anchors(rule)
-        self.coder, self.targets = coder, targets
+        self.config, self.coder, self.strides = config, coder, tuple(strides)
+        assert isinstance(config, AnchorChoices)
+        sizes = anchor_sizes(config, len(self.strides))
+        self.head = RPNHead(
+            channels,
+            config.rpn_width or channels,
+            len(sizes[0]) * len(config.anchor_ratios),
+            config.rpn_cls,
+            config.rpn_convs,
+        )
+        self.anchors = AnchorCache(partial(anchors_of, config, sizes, self.strides))
 
-    def forward(
-        self, maps: Sequence[Tensor], size: tuple[int, int]
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """-> per level logits [B, A_l] and deltas [B, A_l, 4], and all anchors [A, 4]."""
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Rows:
+        """Maps of an input of `size` (height, width) -> what is said of every anchor."""
         logits, deltas = self.head.rows(*self.head(maps))
-        return logits, deltas, self.anchors(maps, size)
+        return Rows(logits, deltas, self.anchors(maps, size))
 
     @torch.no_grad()
     def select(
-        self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        anchors: Tensor,
-        limits: Tensor,
-        rule: RPNSelection,
-        scales: Tensor | None = None,
+        self, rows: Rows, counts: tuple[int, int], limits: Tensor, scales: Tensor | None = None
     ) -> Proposals:
-        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first, P = rule.after.
+        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first.
 
+        counts: the best of each level that enter suppression, and P, those of an image that stay.
         limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
         [B]: pixels of the input for one of the source.
         """
-        counts = [level.shape[1] for level in logits]
-        logit, delta = torch.cat(logits, 1), torch.cat(deltas, 1)
-        edge = limits.repeat(1, 2)[:, None] - int(rule.inclusive)
-        side = rule.min_size * (scales[:, None] if rule.source_size and scales is not None else 1.0)
-        if rule.small_first:
-            every = torch.minimum(self.coder.decode(delta, anchors).clamp(min=0), edge)
-            small = ~_sides_reach(every, side, rule.inclusive)
-            logit = logit.masked_fill(small, float("-inf"))
-        index, level = top_per_level(logit, counts, rule.before)
+        config, (before, after), inclusive = self.config, counts, self.coder.inclusive
+        levels = [level.shape[1] for level in rows.logits]
+        logit, delta = torch.cat(rows.logits, 1), torch.cat(rows.deltas, 1)
+        edge = limits.repeat(1, 2)[:, None] - int(inclusive)
+        side: Tensor | float = config.min_size
+        if config.min_size_first:
+            side = config.min_size * (1.0 if scales is None else scales[:, None])
+            every = torch.minimum(self.coder.decode(delta, rows.anchors).clamp(min=0), edge)
+            logit = logit.masked_fill(~_sides_reach(every, side, inclusive), float("-inf"))
+        index, level = top_per_level(logit, levels, before)
         delta = delta.gather(1, index[..., None].expand(-1, -1, 4))
-        box, score = self.coder.decode(delta, anchors[index]), logit.gather(1, index)
+        box, score = self.coder.decode(delta, rows.anchors[index]), logit.gather(1, index)
         box = torch.minimum(box.clamp(min=0), edge)
-        usable = _sides_reach(box, side, rule.inclusive) & score.isfinite()
-        if rule.min_score > 0:
-            usable &= score.sigmoid() >= rule.min_score
+        usable = _sides_reach(box, side, inclusive) & score.isfinite()
+        if config.rpn_score > 0:
+            usable &= score.sigmoid() >= config.rpn_score
         return proposal_nms(
-            box, score, rule.nms, rule.after, usable=usable, level=level, inclusive=rule.inclusive
+            box, score, config.rpn_nms, after, usable=usable, level=level, inclusive=inclusive
         )
 
     def loss(
         self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        anchors: Tensor,
+        rows: Rows,
         targets: Targets,
         limits: Tensor,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Objectness: mean over the sampled anchors; boxes: smooth L1 of positives / sampled."""
-        rule = self.targets
-        logit, delta = torch.cat(logits, 1), torch.cat(deltas, 1)
+        config, anchors = self.config, rows.anchors
+        logit, delta = torch.cat(rows.logits, 1), torch.cat(rows.deltas, 1)
         usable = None
-        if rule.border:
+        if config.rpn_border:
             inside = (anchors[:, :2] >= 0).all(1)
-            edge = anchors[None, :, 2:] + int(rule.inclusive)
+            edge = anchors[None, :, 2:] + int(self.coder.inclusive)
             usable = inside & (edge <= limits[:, None]).all(-1)
         matches = match_thresholds(
             anchors,
             targets.boxes,
             targets.valid & ~targets.ignore,
-            rule.high,
-            rule.low,
-            low_quality=rule.low_quality,
-            low_quality_min_iou=rule.low_quality_min_iou,
+            config.rpn_positive_iou,
+            config.rpn_background_iou,
+            low_quality="argmax",
             usable=usable,
-            inclusive=rule.inclusive,
+            inclusive=self.coder.inclusive,
         )
         drawn = sample(
-            matches.positive, matches.negative, rule.count, rule.positive_fraction, generator
+            matches.positive,
+            matches.negative,
+            config.rpn_count,
+            config.rpn_positive_fraction,
+            generator,
         )
         positive, negative = drawn.masks(logit.shape[1])
         chosen = positive | negative
@@ -218,8 +313,8 @@ class RPN(nn.Module):
         wanted = self.coder.encode(
             targets.boxes[image, matches.index[image, anchor]], anchors[anchor]
         )
-        box = F.smooth_l1_loss(delta[image, anchor], wanted, beta=rule.beta, reduction="sum")
-        return {"rpn_cls": cls / count, "rpn_box": box / count * rule.box_weight}
+        box = F.smooth_l1_loss(delta[image, anchor], wanted, beta=config.rpn_beta, reduction="sum")
+        return {"rpn_cls": cls / count, "rpn_box": box / count}
 
 
 def _sides_reach(boxes: Tensor, side: Tensor | float, inclusive: bool) -> Tensor:

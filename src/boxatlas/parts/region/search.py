@@ -14,7 +14,7 @@ from boxatlas.images import Preprocess
 from boxatlas.structures import Frame
 
 
-def searched(
+def selective_search_proposals(
     images: Tensor,
     frames: Sequence[Frame] | None,
     preprocess: Preprocess,
@@ -27,7 +27,7 @@ def searched(
     Looks at each network input's content as pixels. most: of each image; min_side: boxes that are
     narrower or lower, in pixels of the source, are left out.
     """
-    found: list[Tensor] = []
+    proposals: list[Tensor] = []
     views = []
     for i, image in enumerate(images.detach()):
         if frames is None:
@@ -44,5 +44,5 @@ def searched(
             moved = moved + torch.tensor(frames[i].offset).repeat(2)
             scale = min(frames[i].scale)
         sides = moved[:, 2:] - moved[:, :2]
-        found.append(moved[(sides >= min_side * scale).all(1)][:most])
-    return torch.nn.utils.rnn.pad_sequence(found, batch_first=True).to(images)
+        proposals.append(moved[(sides >= min_side * scale).all(1)][:most])
+    return torch.nn.utils.rnn.pad_sequence(proposals, batch_first=True).to(images)

@@ -1,8 +1,8 @@
 """Trunks that end in one map of stride 16, and the heads that a RoI of it goes through.
 
-Fast R-CNN cut networks for classification in two: their convolutions see the whole image once,
+Fast R-CNN split networks for classification in two: their convolutions see the whole image once,
 their fully connected layers see each RoI, pooled to the size they were made for. VGG-16, ZF and
-CaffeNet are cut after their last convolution; a ResNet after conv4, its conv5 being the head (C4,
+CaffeNet are split after their last convolution; a ResNet after conv4, its conv5 being the head (C4,
 He et al. 2015), or after a conv5 that keeps the stride by dilation (DC5).
 
 Shape letters: B images, R RoIs, C channels, s the side of a pooled RoI.
@@ -10,75 +10,49 @@ Shape letters: B images, R RoIs, C channels, s the side of a pooled RoI.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from boxatlas.backbones.alexnet import CaffeNet
 from boxatlas.backbones.choice import (
+    BackboneChoices,
+    TrunkChoices,
     has_own_norms,
     pyramid_backbone,
-    pyramid_preprocess,
-    side_limits,
 )
 from boxatlas.backbones.download import imagenet_state
 from boxatlas.backbones.resnet import ResNet, norm_layer, residual_stage
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.backbones.zf import ZF
-from boxatlas.boxes.anchors import AnchorRule
-from boxatlas.detectors.fpn import (
-    RoIConfig,
-    TwoStageConfig,
-    coder_of,
-    head_parts,
-    rpn_targets,
-)
-from boxatlas.images import Preprocess
-from boxatlas.options import convention, switch
-from boxatlas.parts.region.detector import RoIRule
+from boxatlas.options import Options, habit, idea, setting
 from boxatlas.parts.region.heads import TwoFC
-from boxatlas.parts.region.rpn import RPN
+from boxatlas.parts.region.roi import RoIChoices
+
+STRIDE = 16  # of the map
 
 _DEEP = ("resnet50", "resnet101", "resnet152")
 _SMALL = {"caffenet": 6, "zf": 6}  # the side that their fc6 was made for; 7 elsewhere
 
 
-class OneMapAnchors(TwoStageConfig):
-    """The choices of an RPN on one map."""
+class SingleLevelChoices(Options):
+    """Where a classification network is split into a trunk and a RoI's head."""
 
-    anchor_base: int | None = convention(16, "the base box that anchors are grown from")
-    rpn_width: int = convention(512, "channels of the RPN's 3x3 convolution", ge=1)
+    train_from: Literal["all", "conv2_1", "conv3_1", "fc"] = idea(
+        "conv3_1", "Fast R-CNN section 4.5: the first layer of VGG-16 that is trained"
+    )
 
+    resnet_map: Literal["c4", "dc5"] = setting(
+        "c4", "a ResNet's map: conv4, with conv5 as the RoI's head, or a dilated conv5"
+    )
+    dropout: float = setting(0.5, "dropout of fc6 and fc7", ge=0, lt=1)
 
-class OneMapConfig(RoIConfig):
-    """The choices of methods on one map."""
-
-    backbone: str = convention(
-        "vgg16", 'vgg16, zf, caffenet, resnet50, ..., darknet53, ... or "timm/NAME"'
+    c4_side: Literal[7, 14] = habit(
+        14, "cells a side of a RoI for conv5: 14, which it halves, or 7, which it does not"
     )
-    size: tuple[int, int] = convention(
-        (600, 1000), "shorter side, and the longer one's limit; one number s: s and 5/3 s"
-    )
-    train_from: Literal["all", "conv2_1", "conv3_1", "fc"] = switch(
-        "conv3_1", "Fast R-CNN section 4.5: the first layer of VGG-16 that learns"
-    )
-    resnet_map: Literal["c4", "dc5"] = convention(
-        "c4", "of a ResNet: conv4, with conv5 as the head, or a dilated conv5"
-    )
-    c4_side: Literal[7, 14] = convention(
-        14, "a RoI for conv5: 14 x 14, which it halves, or 7 x 7, which it does not"
-    )
-    ceil_pools: bool = convention(True, "VGG's pools round up, as Caffe's do")
-    dropout: float = convention(0.5, "of fc6 and fc7", ge=0, lt=1)
-    box_width: int = convention(4096, "width of fc6 and fc7", ge=1)
-    nms: float = convention(0.3, "suppression among detections of a class")
-    roi_count: int = convention(128, "RoIs that learn, per image")
-
-    _one_number = field_validator("size", mode="before")(side_limits)
+    ceil_pools: bool = habit(True, "VGG's pools round up, as Caffe's do")
 
 
 class OneMap(nn.Module):
@@ -97,8 +71,9 @@ class Res5(nn.Module):
 
     width = 2048
 
-    def __init__(self, config: OneMapConfig) -> None:
+    def __init__(self, config: SingleLevelChoices) -> None:
         super().__init__()
+        assert isinstance(config, TrunkChoices)
         self.blocks = residual_stage(
             1024,
             512,
@@ -112,69 +87,87 @@ class Res5(nn.Module):
         return self.blocks(rois).mean((2, 3))
 
 
+Head = TwoFC | Res5
+
+
 @dataclass
-class Cut:
-    """A classification network cut in two: channels of the map, side of a pooled RoI."""
+class TrunkAndHead:
+    """A classification network in two; channels of the trunk's map, side of a pooled RoI."""
 
     trunk: nn.Module
-    head: Any
+    head: Head
     channels: int
     side: int
 
 
-def cut(config: OneMapConfig) -> Cut:
+def split_backbone(config: SingleLevelChoices) -> TrunkAndHead:
     """The trunk and the head that a config names. Raises InputError for an unknown backbone."""
+    # Groups of every config on one map, which a type cannot say of several together.
+    assert isinstance(config, BackboneChoices)
+    assert isinstance(config, TrunkChoices)
+    assert isinstance(config, RoIChoices)
     name = config.backbone
-
-    def made(trunk: nn.Module, channels: int, side: int = 7) -> Cut:
-        head = TwoFC(channels, side, config.box_width, config.dropout)
-        return Cut(trunk, head, channels, side)
-
-    if name == "vgg16":
-        pools = (1, 2, 3, 4) if config.ceil_pools else ()
-        parts = made(VGG16(("conv5_3",), fc="none", ceil_pools=pools), 512)
-        if config.pretrained:
-            _load_vgg(parts)
-        return parts
-    if name == "zf":
-        parts = made(ZF(), 256, _SMALL[name])
-    elif name == "caffenet":
-        parts = made(OneMap(CaffeNet(padded=True)), 256, _SMALL[name])
-    elif has_own_norms(name):
-        network = pyramid_backbone(name, (4,), pretrained=config.pretrained, fold=config.fold_norms)
-        return made(network, network.channels[0])
+    trunk, channels, side = _trunk(config)
+    if name in _DEEP and config.resnet_map == "c4":
+        head: Head = Res5(config)
+        side = config.c4_side
     else:
-        return _resnet(config, made)
+        head = TwoFC(channels, side, config.box_width, config.dropout)
+    parts = TrunkAndHead(trunk, head, channels, side)
     if config.pretrained:
-        imagenet_state(name)  # says that there are none
+        _load_pretrained(name, parts)
     return parts
 
 
-def _resnet(config: OneMapConfig, made: Any) -> Cut:
-    dilated = config.resnet_map == "dc5"
-    trunk = ResNet(
-        config.backbone,
-        stages=(5,) if dilated else (4,),
-        dilate_c5=dilated,
+def _trunk(config: SingleLevelChoices) -> tuple[nn.Module, int, int]:
+    """The convolutions, channels of their map, and the side of a RoI for fully connected layers."""
+    assert isinstance(config, BackboneChoices)
+    assert isinstance(config, TrunkChoices)
+    name = config.backbone
+    if name == "vgg16":
+        pools = (1, 2, 3, 4) if config.ceil_pools else ()
+        return VGG16(("conv5_3",), fc="none", ceil_pools=pools), 512, 7
+    if name == "zf":
+        return ZF(), 256, _SMALL[name]
+    if name == "caffenet":
+        return OneMap(CaffeNet(padded=True)), 256, _SMALL[name]
+    if has_own_norms(name):
+        network = pyramid_backbone(name, (4,), pretrained=config.pretrained, fold=config.fold_norms)
+        return network, network.channels[0], 7
+    last = 5 if config.resnet_map == "dc5" else 4
+    resnet = ResNet(
+        name,
+        stages=(last,),
+        dilate_c5=last == 5,
         norm=norm_layer(config.norm, config.norm_eps),
         stride_in_1x1=config.stride_in_1x1,
-        last=5 if dilated else 4,
+        last=last,
     )
-    if config.pretrained:
-        trunk.load_pretrained()
-    if dilated or config.backbone not in _DEEP:
-        return made(trunk, trunk.channels[0])
-    head = Res5(config)
-    if config.pretrained:
-        state = imagenet_state(config.backbone)
-        own = {k.removeprefix("layer4."): v for k, v in state.items() if k.startswith("layer4.")}
-        head.blocks.load_state_dict(own, strict=False)  # frozen norms keep no counters
-    return Cut(trunk, head, trunk.channels[0], config.c4_side)
+    return resnet, resnet.channels[0], 7
 
 
 @torch.no_grad()
-def _load_vgg(parts: Cut) -> None:
-    """torchvision's ImageNet weights: the convolutions, and fc6 and fc7 of the classifier."""
+def _load_pretrained(name: str, parts: TrunkAndHead) -> None:
+    """ImageNet weights. Raises InputError where there are none."""
+    if name == "vgg16":
+        _load_vgg(parts)
+    elif isinstance(parts.trunk, ResNet):
+        parts.trunk.load_pretrained()
+        if isinstance(parts.head, Res5):
+            start = "layer4."
+            state = {
+                key.removeprefix(start): value
+                for key, value in imagenet_state(name).items()
+                if key.startswith(start)
+            }
+            parts.head.blocks.load_state_dict(state, strict=False)  # frozen norms keep no counters
+    elif not has_own_norms(name):
+        imagenet_state(name)  # raises: there are none
+
+
+def _load_vgg(parts: TrunkAndHead) -> None:
+    """torchvision's: the convolutions, and fc6 and fc7 of the classifier."""
+    assert isinstance(parts.head, TwoFC)
     state = imagenet_state("vgg16")
     convs = [m for m in parts.trunk.modules() if isinstance(m, nn.Conv2d)]
     indices = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
@@ -185,43 +178,35 @@ def _load_vgg(parts: Cut) -> None:
         layer.bias.copy_(state[f"{name}.bias"])
 
 
-def learned_layers(config: OneMapConfig, trunk: str = "trunk") -> tuple[str, ...]:
-    """Name patterns of what learns in the trunk; only VGG-16 is cut by `train_from`."""
+def trained_layers(config: SingleLevelChoices, trunk: str = "trunk") -> tuple[str, ...]:
+    """Name patterns of what is trained in the trunk; only VGG-16 is divided by `train_from`."""
+    assert isinstance(config, BackboneChoices)
     if config.backbone != "vgg16" or config.train_from == "all":
         return (f"{trunk}.*",)
     first = {"conv2_1": 2, "conv3_1": 3, "fc": 6}[config.train_from]
     return tuple(f"{trunk}.conv{i}_*" for i in range(first, 6))
 
 
-def one_map_parts(config: OneMapConfig, parts: Cut) -> dict[str, Any]:
-    """The rules that a config spells, as RegionDetector takes them."""
-    rule = RoIRule(config.roi_op, parts.side, config.roi_sampling, config.roi_aligned, (16,))
-    return {"trunk": parts.trunk, "head": parts.head, "roi": rule, **head_parts(config)}
+def idle_of_trunk(config: SingleLevelChoices) -> dict[str, str]:
+    """Ideas of the trunk that do nothing: name -> why."""
+    assert isinstance(config, BackboneChoices)
+    return {} if config.backbone == "vgg16" else {"train_from": "only VGG-16 is trained in part"}
 
 
-def one_map_rpn(config: OneMapAnchors, channels: int, strides: Sequence[int] = (16,)) -> RPN:
-    """An RPN whose anchors all lie on one map."""
-    sizes = tuple(
-        s for row in config.anchor_sizes for s in (row if isinstance(row, tuple) else [row])
-    )
-    rule = AnchorRule(
-        (sizes,),
-        config.anchor_ratios,
-        tuple(strides),
-        rounded=config.anchor_rounded or config.anchor_base is not None,
-        base=None if config.anchor_base is None else (config.anchor_base,),
-        order=config.anchor_order,
-        stride=config.anchor_stride,
-    )
-    return RPN(
-        channels,
-        config.rpn_width,
-        rule,
-        cls=config.rpn_cls,
-        coder=coder_of(config),
-        targets=rpn_targets(config),
-    )
-
-
-def one_map_preprocess(config: OneMapConfig) -> Preprocess:
-    return pyramid_preprocess(config.backbone, config.size)
+# As the published ResNets on one map are trained: anchors of five sizes kept at the border, one
+# objectness logit, RoIAlign.
+RESNET: dict[str, Any] = {
+    "backbone": "resnet50",
+    "size": (800, 1333),
+    "rpn_cls": "sigmoid",
+    "rpn_border": False,
+    "anchor_base": None,
+    "anchor_sizes": (32, 64, 128, 256, 512),
+    "anchor_order": "size,ratio",
+    "roi_op": "align",
+    "roi_count": 512,
+    "min_size": 0.0,
+    "nms_iou": 0.5,
+    "dropout": 0.0,
+    "proposals_detect": (6000, 1000),
+}

@@ -1,5 +1,5 @@
-"""What the RoIs of a head learn: which of them, which class, which box. Girshick 2015, arXiv
-1504.08083, section 2.3.
+"""What RoIs are trained on: which of them, which class, which box. Girshick 2015, arXiv 1504.08083,
+section 2.3.
 
 Shape letters: B images, P proposals and S samples of an image, K classes (background is column 0 of
 the K + 1 logits), M objects, D box columns.
@@ -7,8 +7,7 @@ the K + 1 logits), M objects, D box columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,32 +19,13 @@ from boxatlas.boxes.matching import match_thresholds
 from boxatlas.boxes.sampling import sample
 from boxatlas.structures import Targets
 
-
-@dataclass(frozen=True)
-class RoITargets:
-    """How RoIs learn (Fast R-CNN, section 2.3): thresholds, the draw, and the box loss.
-
-    A RoI is positive from `high` on and background in [low, high). sampler "ohem" (Shrivastava et
-    al. 2016) keeps the `count` RoIs of largest loss instead of a random draw. Objects to ignore are
-    none to learn (`learn_ignored`: VOC's difficult ones are); a RoI of which more than `crowd` lies
-    in one of them learns nothing.
-    """
-
-    high: float = 0.5
-    low: float = 0.0
-    count: int = 512
-    positive_fraction: float = 0.25
-    sampler: Literal["random", "ohem"] = "random"
-    append_objects: bool = True
-    beta: float = 1.0
-    inclusive: bool = False
-    learn_ignored: bool = False
-    crowd: float | None = 0.7
+# A RoI of which more than this lies in an object that is to be ignored is not trained.
+CROWD = 0.7
 
 
 class HeadBatch(NamedTuple):
-    """What heads learn from: the maps, proposals [B, P, 4] with valid [B, P], the objects, width
-    and height [B, 2] of each image's content, and the generator of every draw."""
+    """What heads are trained on: the maps, proposals [B, P, 4] with valid [B, P], the objects,
+    width and height [B, 2] of each image's content, and the generator of every draw."""
 
     features: list[Tensor]
     boxes: Tensor
@@ -56,7 +36,7 @@ class HeadBatch(NamedTuple):
 
 
 class SampledRoIs(NamedTuple):
-    """What the heads learn from: boxes [B, S, 4], labels [B, S] (0 background, -1 padding),
+    """Labelled RoIs: boxes [B, S, 4], labels [B, S] (0 background, -1 padding),
     wanted [B, S, 4]: the object each positive answers for, owner [B, S]: which object."""
 
     boxes: Tensor
@@ -72,21 +52,36 @@ def delta_column(label: Tensor, columns: int, agnostic: bool, classes: int) -> T
     return label + (columns - classes)
 
 
-def all_rois(rule: RoITargets, boxes: Tensor, valid: Tensor, targets: Targets) -> SampledRoIs:
-    """Every proposal (and object, where they are appended) with its label and target."""
-    usable = targets.valid if rule.learn_ignored else targets.valid & ~targets.ignore
-    if rule.append_objects:
+def label_rois(
+    boxes: Tensor,
+    valid: Tensor,
+    targets: Targets,
+    *,
+    positive_iou: float,
+    background_low: float = 0.0,
+    learn_difficult: bool = False,
+    append_objects: bool = True,
+    inclusive: bool = False,
+) -> SampledRoIs:
+    """Every proposal [B, P, 4] (and object, where they are appended) with its label and target.
+
+    A RoI is positive from `positive_iou` on and background in [background_low, positive_iou).
+    learn_difficult: objects to ignore are trained as others are; without it RoIs that lie in one
+    are left out. inclusive: corners are pixels that belong to a box.
+    """
+    usable = targets.valid if learn_difficult else targets.valid & ~targets.ignore
+    if append_objects:
         boxes = torch.cat([targets.boxes, boxes], 1)
         valid = torch.cat([usable, valid], 1)
-    matches = match_thresholds(boxes, targets.boxes, usable, rule.high, inclusive=rule.inclusive)
+    matches = match_thresholds(boxes, targets.boxes, usable, positive_iou, inclusive=inclusive)
     label = matches.labels(targets.labels + 1, background=0)
-    learns = valid & (matches.positive | (matches.iou >= rule.low))
+    trained = valid & (matches.positive | (matches.iou >= background_low))
     aside = targets.valid & ~usable
-    if rule.crowd is not None and bool(aside.any()):
+    if bool(aside.any()):
         regions = targets.boxes * aside[..., None]  # those of no area hold nothing
-        inside = pairwise_ioa(boxes, regions, rule.inclusive).amax(-1) > rule.crowd
-        learns &= matches.positive | ~inside
-    label = torch.where(learns, label, -1)
+        inside = pairwise_ioa(boxes, regions, inclusive).amax(-1) > CROWD
+        trained &= matches.positive | ~inside
+    label = torch.where(trained, label, -1)
     index = matches.index.clamp(min=0)
     if targets.boxes.shape[1] == 0:
         wanted = boxes
@@ -96,22 +91,20 @@ def all_rois(rule: RoITargets, boxes: Tensor, valid: Tensor, targets: Targets) -
 
 
 @torch.no_grad()
-def sample_rois(
-    rule: RoITargets,
-    boxes: Tensor,
-    valid: Tensor,
-    targets: Targets,
+def draw_rois(
+    rois: SampledRoIs,
+    count: int,
+    positive_fraction: float,
     generator: torch.Generator | None = None,
 ) -> SampledRoIs:
-    """Draw `count` RoIs an image, at most `positive_fraction` of them on objects."""
-    rois = all_rois(rule, boxes, valid, targets)
-    drawn = sample(rois.labels > 0, rois.labels == 0, rule.count, rule.positive_fraction, generator)
+    """A random draw of `count` RoIs an image, at most `positive_fraction` of them on objects."""
+    drawn = sample(rois.labels > 0, rois.labels == 0, count, positive_fraction, generator)
     taken = take(rois, drawn.index)
     return taken._replace(labels=torch.where(drawn.valid, taken.labels, -1))
 
 
 def take(rois: SampledRoIs, index: Tensor) -> SampledRoIs:
-    """Of each image the RoIs at index [B, S]."""
+    """Select RoIs by index [B, S] within each image."""
     wide = index[..., None].expand(-1, -1, 4)
     return SampledRoIs(
         rois.boxes.gather(1, wide),

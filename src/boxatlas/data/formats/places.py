@@ -1,0 +1,365 @@
+"""Where a data set lies: its files, listed once, and what a file means by the name of an image.
+
+Nothing outside the folder is ever opened: a name that leads elsewhere (an absolute path, another
+machine's, one with `..`) means the one image below whose path ends as the name does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from boxatlas.data.formats import json_stream
+from boxatlas.data.formats.building import decoded, leaves, read_text
+from boxatlas.errors import InputError
+from boxatlas.images import IMAGE_SUFFIXES
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_HEAD = 1 << 16  # bytes of a file that are looked at
+_PIECES = 64  # members and elements of a JSON document that are looked at
+_SMALL = 1 << 26  # bytes of a document that is looked at whole
+_LOOKED_AT = 32  # files of a folder and suffix that are looked at
+
+
+class Seen(NamedTuple):
+    """What speaks for a layout. sure: files of it were read; else names alone say so."""
+
+    what: str
+    sure: bool = True
+
+
+class Document(NamedTuple):
+    """How a JSON file begins. kind: "object", "list" or "" (neither); value: the members, each list
+    with only its first elements; or the first elements of the list. whole: it could be read."""
+
+    kind: str
+    value: Any
+    whole: bool = True
+
+
+def split_name(name: str) -> str:
+    """The split a name means: `valid`, `validation` and `dev` are val; others are what they say."""
+    return SPLIT_NAMES.get(name.lower(), name)
+
+
+def split_in(path: str) -> str:
+    """The split whose name a folder of this path bears, "" where none does; its year is dropped."""
+    for part in reversed(path.split("/")[:-1]):
+        found = SPLIT_NAMES.get(re.sub(r"20\d\d$", "", part.lower()))
+        if found:
+            return found
+    return ""
+
+
+def split_of_file(name: str) -> str:
+    """The split that a file bears in its own name (train_labels.csv), or else its folders; ""."""
+    stem = name.rpartition("/")[2].rpartition(".")[0].lower()
+    words = (re.sub(r"20\d\d$", "", word) for word in re.split(r"[^a-z0-9]+", stem))
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "") or split_in(name)
+
+
+def by_split(
+    names: Iterable[str], split_of: Callable[[str], str] = split_of_file
+) -> dict[str, list[str]]:
+    """Split -> files; those of no split are "", or go by their own names beside others.
+
+    split_of: `split_in` for files that are called as their images are.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(split_of(name), []).append(name)
+    if len(found) > 1 and split_of is split_of_file:
+        for name in found.pop("", []):
+            found.setdefault(name.rpartition("/")[2].rpartition(".")[0], []).append(name)
+    return found
+
+
+class Place:
+    """A data set's folder, or one file of it that was named instead; listed once.
+
+    root: the folder that images are looked for below. files: every file below it, as
+    `folder/name` relative to it, in order; links are followed, but none twice.
+    """
+
+    def __init__(self, given: str | Path) -> None:
+        self.given = Path(given)
+        try:
+            is_file = self.given.is_file()
+            if not is_file and not self.given.is_dir():
+                raise InputError("no such folder", file=given)
+        except (OSError, ValueError) as error:  # a name too long, or with a NUL
+            raise InputError(f"no such folder: {error}", file=repr(str(given))) from None
+        self.named = self.given if is_file else None
+        self.root = self.given.parent if is_file else self.given
+        self.files = sorted(_below(str(self.root)))
+        if is_file and not self.images:  # annotations/a.json beside images/
+            del self.images
+            self.root = Path(os.path.abspath(self.root)).parent
+            self.files = sorted(_below(str(self.root)))
+
+    @cached_property
+    def images(self) -> list[str]:
+        """The files that are images by their suffix."""
+        return [name for name in self.files if suffix_of(name) in IMAGE_SUFFIXES]
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """Every folder that holds a file, or a folder; the root is ""."""
+        found = {""}
+        for name in self.files:
+            while "/" in name:
+                name = name.rpartition("/")[0]
+                if name in found:
+                    break
+                found.add(name)
+        return sorted(found)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        return frozenset(self.files)
+
+    @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """File name without folders -> the files of that name."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.files:
+            found[name.rpartition("/")[2]].append(name)
+        return found
+
+    @cached_property
+    def by_stem(self) -> dict[str, str]:
+        """Path without suffix -> the image (of two that differ in it the last)."""
+        return {name.rpartition(".")[0]: name for name in self.images}
+
+    @cached_property
+    def by_bare_stem(self) -> dict[str, list[str]]:
+        """Image name without folders and suffix -> the images of that name."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            found[name.rpartition("/")[2].rpartition(".")[0]].append(name)
+        return found
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def own(self, *suffixes: str) -> list[str]:
+        """The files of these suffixes: only the one that was named, where one was."""
+        if self.named is not None:
+            name = self.relative(self.named)
+            return [name] if suffix_of(name) in suffixes else []
+        return self._with_suffix(suffixes)
+
+    def _with_suffix(self, suffixes: Sequence[str]) -> list[str]:
+        return [name for name in self.files if suffix_of(name) in suffixes]
+
+    def relative(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+    def few(self, names: Iterable[str], most: int = _LOOKED_AT) -> Iterator[str]:
+        """Of each folder only the first so many: what is looked at to tell a layout."""
+        seen: dict[str, int] = defaultdict(int)
+        for name in names:
+            folder = name.rpartition("/")[0]
+            seen[folder] += 1
+            if seen[folder] <= most:
+                yield name
+
+    def head(self, name: str) -> str:
+        """The text that a file begins with; empty where it cannot be read."""
+        try:
+            with open(self.root / name, "rb") as file:
+                return decoded(file.read(_HEAD))[0]
+        except (OSError, ValueError):
+            return ""
+
+    @cached_property
+    def _documents(self) -> dict[str, Document]:
+        return {}
+
+    def document(self, name: str) -> Document:
+        """How a JSON file begins."""
+        if name not in self._documents:
+            self._documents[name] = _document(self.root / name)
+        return self._documents[name]
+
+    def documents(self, names: Iterable[str], is_mine: Callable[[Place, str], bool]) -> list[str]:
+        """The JSON files that are a layout's, with those that cannot be read to their end and have
+        the name or the folder of one that is: their reader says what is wrong with them."""
+        names = list(names)
+        mine = {name for name in names if is_mine(self, name)}
+        folders = {name.rpartition("/")[0] for name in mine}
+        called = {name.rpartition("/")[2] for name in mine}
+
+        def kin(name: str) -> bool:
+            folder, _, bare = name.rpartition("/")
+            near = folder in folders or bare in called
+            return near and name.endswith(".json") and not self.document(name).whole
+
+        return [name for name in names if name in mine or kin(name)]
+
+    def of_folders(self, names: Sequence[str], is_mine: Callable[[Place, str], bool]) -> list[str]:
+        """The files, one an image, of the folders in which one of the first is a layout's, and of
+        those that are called as they are (train/labels, val/labels)."""
+        mine = {n.rpartition("/")[0] for n in self.few(names, 8) if is_mine(self, n)}
+        called = {folder.rpartition("/")[2] for folder in mine if "/" in folder}
+        folders = (name.rpartition("/")[0] for name in names)
+        return [
+            name
+            for name, folder in zip(names, folders, strict=True)
+            if folder in mine or ("/" in folder and folder.rpartition("/")[2] in called)
+        ]
+
+    def image(
+        self,
+        name: str,
+        file: Path,
+        field: str,
+        near: Sequence[str] = (),
+        within: Sequence[str] = ("",),
+    ) -> Path:
+        """The image that `file` means by `name` in its `field`.
+
+        near: folders (relative) that the name may begin at, the first that has it counts. Else it
+        is the only one below the folders `within` whose path ends as the name's does; of several
+        ends the longest counts. Raises InputError where there is none, or several.
+        """
+        name = name.replace("\\", "/")
+        out = leaves(name)
+        for folder in near:
+            path = f"{folder}/{name}" if folder else name
+            if out or name.startswith("./"):
+                path = posixpath.normpath(path)
+            if path in self.known:
+                return self.root / path
+        found = self.ends(name, within)
+        if len(found) == 1:
+            return self.root / found[0]
+        problem = "a path that leaves the folder" if out else "the image is missing"
+        if found:
+            problem = f"{problem}: {len(found)} others below have its name"
+        raise InputError(problem, file=file, field=field, value=name)
+
+    def ends(self, name: str, within: Sequence[str] = ("",)) -> list[str]:
+        """The files whose path ends as the name does, by the longest end that any has."""
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        found = self.by_name.get(parts[-1], []) if parts else []
+        if within != ("",):
+            found = [one for one in found if any(_is_below(one, folder) for folder in within)]
+        for k in range(len(parts) - 1 if len(found) > 1 else 0):
+            end = "/".join(parts[k:])
+            longer = [one for one in found if one == end or one.endswith(f"/{end}")]
+            if longer:
+                return longer
+        return found
+
+    def beside(self, name: str, file: Path, field: str) -> Path:
+        """The image of an annotation by its own path without suffix: in its folder, or in one of
+        images that lies beside its folder or further up; else the only one of its bare name."""
+        found = self.companion(name)
+        if found is not None:
+            return self.root / found
+        bare = name.rpartition("/")[2]
+        several = self.by_bare_stem.get(bare, [])
+        if len(several) == 1:
+            return self.root / several[0]
+        problem = "the image of this annotation is missing"
+        if several:
+            problem += f": {len(several)} images below have its name"
+        raise InputError(problem, file=file, field=field, value=bare)
+
+    def companion(self, name: str) -> str | None:
+        """The image whose path is an annotation's but for the suffix and a folder's name."""
+        if name in self.by_stem:
+            return self.by_stem[name]
+        parts = name.split("/")
+        for at in range(len(parts) - 2, -1, -1):  # a folder is called otherwise
+            rest = "/".join(parts[at + 1 :])
+            start = "/".join(parts[:at])
+            for other in _IMAGE_FOLDERS:
+                path = "/".join(part for part in (start, other, rest) if part)
+                if path in self.by_stem:
+                    return self.by_stem[path]
+        return None
+
+
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "image", "img", "imgs", "image_2", "data", "")
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in small letters."""
+    bare = name.rpartition("/")[2]
+    return f".{bare.rpartition('.')[2].lower()}" if "." in bare[1:] else ""
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return not folder or name.startswith(f"{folder}/")
+
+
+def _below(root: str) -> Iterator[str]:
+    """Every file below a folder; a folder that links lead to again is not entered again."""
+    start = len(root.rstrip("/\\")) + 1
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        at = os.stat(folder)
+        if (at.st_dev, at.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((at.st_dev, at.st_ino))
+        inner = folder[start:].replace(os.sep, "/")
+        yield from (f"{inner}/{name}" if inner else name for name in files)
+        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER)
+
+
+_PASSED_OVER = frozenset((".git", "__MACOSX", ".ipynb_checkpoints"))
+
+
+def _document(path: Path) -> Document:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) and os.stat(path).st_size < _SMALL:
+            return _wide_document(path)
+    except OSError:
+        return Document("", None, False)
+    start = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    found: dict[str, Any] = {}
+    try:
+        if start == b"[":
+            first = [value for value, _ in zip(json_stream.elements(path), range(4), strict=False)]
+            return Document("list", first)
+        if start != b"{":
+            return Document("", None)
+        for (key, i, value), _ in zip(json_stream.members(path), range(_PIECES), strict=False):
+            if i is None or i < 0:
+                found[key] = value
+            elif i < 4:
+                found[key].append(value)
+    except InputError:
+        return Document("list" if start == b"[" else "object", found, False)
+    return Document("object", found)
+
+
+def _wide_document(path: Path) -> Document:
+    """One in UTF-16."""
+    try:
+        value = json.loads(read_text(path))
+    except (InputError, ValueError, RecursionError):
+        return Document("", None, False)
+    kinds = {list: "list", dict: "object"}
+    return Document(kinds.get(type(value), ""), value[:4] if isinstance(value, list) else value)

@@ -1,0 +1,237 @@
+"""What the detectors on default boxes share: SSD's matching, mining and loss; their backbones.
+
+SSD, DSSD, FSSD, DSOD, RFBNet, RefineDet and M2Det differ in backbone, neck, head and tables and say
+so in their own files. Shape letters: B images, A default boxes, K classes, M objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from boxatlas.backbones.choice import BackboneChoices
+from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet
+from boxatlas.backbones.dsod import DSODNet
+from boxatlas.backbones.mobilenet_v1 import MobileNetV1
+from boxatlas.backbones.mobilenet_v3 import MobileNetV3Large
+from boxatlas.backbones.resnet import ResNet
+from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
+from boxatlas.backbones.vgg import VGG16
+from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
+from boxatlas.boxes.coders import CLAMP, DeltaCoder
+from boxatlas.boxes.matching import (
+    MatchChoices,
+    Matches,
+    match_argmax_per_object,
+    match_bipartite,
+)
+from boxatlas.errors import InputError
+from boxatlas.images import Preprocess
+from boxatlas.losses.multibox import multibox_loss
+from boxatlas.options import NotNegative, Options, Positive, habit, idea
+from boxatlas.parts.default_boxes import (
+    DefaultBoxChoices,
+    Ratios,
+    Sizes,
+    Steps,
+    by_ratio,
+    even_steps,
+    option_or_table,
+)
+from boxatlas.parts.dense import DenseDetector, Grid, Head
+from boxatlas.structures import Batch, Targets
+
+PaperBackbone = (
+    VGG16 | ResNet | MobileNetV1 | MobileNetV3Large | DSODNet
+)  # what the papers built on
+Backbone = PaperBackbone | TimmFeatures | Darknet
+
+
+class MultiboxChoices(Options):
+    """SSD's training: which default boxes answer for an object, which others are background."""
+
+    negatives: NotNegative = idea(3.0, "SSD, section 2.2: hard negatives for each positive")
+    loc_weight: NotNegative = idea(1.0, "SSD, equation 1: weight of the localisation loss")
+    match: Literal["bipartite", "argmax"] = habit(
+        "bipartite",
+        "an object's own default box: by bipartite matching, or its nearest, as the ports do",
+    )
+    difficult: Literal["keep", "drop"] = habit(
+        "keep", "objects marked difficult are trained on, or left out"
+    )
+
+
+class VarianceChoices(Options):
+    """How a box is written relative to its default box."""
+
+    variances: tuple[Positive, Positive, Positive, Positive] = habit(
+        (0.1, 0.1, 0.2, 0.2), "divisors of a box code's x, y, width and height"
+    )
+    clamp_deltas: bool = habit(
+        False, "a decoded box is at most 62.5 times as wide and as high as its default box"
+    )
+
+
+class SingleShot(DenseDetector):
+    """A dense detector on default boxes. `ratios`, `sizes` and `steps` are a method's tables.
+
+    Its config has `DefaultBoxChoices`, `MatchChoices`, `MultiboxChoices` and `VarianceChoices` too.
+    log_epsilon is added inside the logarithm of the box code.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        preprocess: Preprocess,
+        config: Any,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module | None,
+        head: Head,
+        ratios: Ratios,
+        sizes: Sizes,
+        steps: Steps = even_steps,
+        log_epsilon: float = 0.0,
+    ) -> None:
+        code: VarianceChoices = config
+        tables: DefaultBoxChoices = config
+        super().__init__(
+            classes,
+            preprocess,
+            config,
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            coder=DeltaCoder.from_variances(
+                code.variances,
+                clamp=CLAMP if code.clamp_deltas else None,
+                log_epsilon=log_epsilon,
+            ),
+        )
+        self.ratios, self.default_steps = ratios, steps
+        self.min_sizes = option_or_table(tables.min_sizes, sizes[0], "min_sizes")
+        # A map's largest size is by rule the next one's smallest: given sizes move it along.
+        follows = tables.min_sizes is not None and None not in sizes[1]
+        upper = [*self.min_sizes[1:], sizes[1][-1]] if follows else sizes[1]
+        self.max_sizes = option_or_table(tables.max_sizes, upper, "max_sizes")
+        if isinstance(tables.offset, tuple):
+            option_or_table(tables.offset, [0.5] * len(ratios), "offset")
+
+    def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
+        """The default boxes of SSD, section 2.2: [A, 4] xyxy in pixels."""
+        choices: DefaultBoxChoices = self.config
+        offset = choices.offset
+        offsets = offset if isinstance(offset, tuple) else (offset,) * len(grids)
+        steps = option_or_table(choices.steps, self.default_steps(grids, image), "steps")
+        parts = zip(grids, steps, self.min_sizes, self.max_sizes, self.ratios, offsets, strict=True)
+        levels = [DefaultBoxLevel(*part) for part in parts]
+        if choices.cell_order == "ratio":
+            levels = [by_ratio(level, choices.truncate_sizes) for level in levels]
+        return default_boxes(
+            levels,
+            image,
+            clip=choices.clip_boxes,
+            truncate_sizes=choices.truncate_sizes,
+            centre="offset + index * step"
+            if choices.offset_unit == "pixels"
+            else "(index + offset) * step",
+        )
+
+    def matches(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Matches:
+        """Which object each default box answers for (SSD, section 2.2, matching strategy).
+
+        anchors [A, 4] or [B, A, 4], boxes [B, M, 4], valid [B, M].
+        """
+        choices: MultiboxChoices = self.config
+        overlap: MatchChoices = self.config
+        if choices.match == "argmax":
+            return match_argmax_per_object(anchors, boxes, valid, overlap.match_iou)
+        return match_bipartite(anchors, boxes, valid, overlap.match_iou)
+
+    def trained_on(self, targets: Targets) -> Tensor:
+        """[B, M] bool: the objects that the losses are computed for."""
+        choices: MultiboxChoices = self.config
+        valid = targets.valid
+        return valid & ~targets.ignore if choices.difficult == "drop" else valid
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """SSD, equation 1: confidence over positives and hard negatives, localisation."""
+        return self.multibox(self(batch.images), batch.targets)
+
+    def multibox(self, raw: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """Equation 1 of raw outputs: "logits" [B, A, C], "deltas" [B, A, 4], "anchors" [A, 4]."""
+        choices: MultiboxChoices = self.config
+        overlap: MatchChoices = self.config
+        losses = multibox_loss(
+            raw["logits"],
+            raw["deltas"],
+            self.matches(raw["anchors"], targets.boxes, self.trained_on(targets)),
+            raw["anchors"],
+            targets.boxes,
+            targets.labels,
+            self.coder,
+            ratio=choices.negatives,
+            neg_overlap=overlap.match_iou,
+        )
+        box = choices.loc_weight * losses.box
+        return {"classification": losses.classes, "localisation": box}
+
+
+# -- backbones -------------------------------------------------------------------------------------
+
+_SMALLEST = 32  # side of an input: the deepest map has a cell then
+_CAFFE_RGB = {"mean": (123.0, 117.0, 104.0), "std": (1.0, 1.0, 1.0), "scale": 1.0}
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255}
+_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "scale": 1 / 255}
+_INPUTS = {
+    "vgg16": _CAFFE_RGB,
+    "resnet101": _IMAGENET,
+    "mobilenet_v3_large": _HALF,
+    "mobilenet_v1": _IMAGENET,
+    "dsod": _CAFFE_RGB,
+}
+
+
+def backbone_of(
+    choices: BackboneChoices,
+    shape: tuple[int, int],
+    strides: Sequence[int],
+    **makers: Callable[[], PaperBackbone],
+) -> tuple[Backbone, Preprocess]:
+    """The backbone that is chosen, and what its weights expect of an image.
+
+    shape: of the input, at least 32 a side. strides: of the maps of a timm or Darknet backbone;
+    makers: of the paper's backbones, by name. Raises InputError naming the option.
+    """
+    name, pretrained = choices.backbone, choices.pretrained
+    if min(shape) < _SMALLEST:
+        raise InputError(f"must be at least {_SMALLEST}", field="size", value=min(shape))
+    if name.startswith(PREFIX):
+        features = TimmFeatures(name, strides, pretrained=pretrained, fold=choices.fold_norms)
+        mean, std = normalisation(name)
+        return features, Preprocess.of(size=shape, mean=mean, std=std, scale=1 / 255)
+    backbone: PaperBackbone | Darknet
+    if name in makers:
+        backbone, inputs = makers[name](), _INPUTS[name]
+    elif name in STAGES:
+        backbone, inputs = Darknet(name, strides), {**INPUTS, "scale": 1 / 255}
+    else:
+        raise InputError(
+            "no such backbone",
+            field="backbone",
+            value=name,
+            hint=", ".join([*makers, *STAGES, "or timm/NAME"]),
+        )
+    if pretrained:
+        if isinstance(backbone, MobileNetV1 | DSODNet):
+            raise InputError(
+                f"there are no ImageNet weights for {name}",
+                field="pretrained",
+                value=True,
+                hint="pretrained=false, or a timm backbone",
+            )
+        backbone.load_pretrained()
+    return backbone, Preprocess.of(size=shape, **inputs)
