@@ -163,9 +163,9 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("missing.safetensors", "missing.safetensors: no such checkpoint"),
+        ("missing.safetensors", "missing.safetensors: no such file"),
         ("ssd300_vg16", "did you mean 'ssd300_vgg16'"),
-        ("yolov1", "no weights are bundled for yolov1"),
+        ("yolov1", "whose trained weights the package does not carry"),
     ],
 )
 def test_a_detector_that_is_none(say, made_scenes: Path, what: str, message: str) -> None:
