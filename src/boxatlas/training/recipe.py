@@ -301,7 +301,7 @@ def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any)
             "no such key of a recipe",
             field="--set",
             value=".".join(parts),
-            hint=nearest(parts[-1], Recipe.model_fields),
+            hint=f"{nearest(parts[-1], Recipe.model_fields)} an option of the model is model.NAME",
         )
 
 
