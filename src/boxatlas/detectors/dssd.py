@@ -45,7 +45,7 @@ from boxatlas.parts.default_boxes import (
     ssd_sizes,
 )
 from boxatlas.parts.dense import DenseChoices, DenseHead, grids_of
-from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
 
@@ -66,7 +66,6 @@ class Config(
     TableChoices,
     MatchChoices,
     MultiboxChoices,
-    VarianceChoices,
     CaffeResNetChoices,
     PredictionModuleChoices,
 ):

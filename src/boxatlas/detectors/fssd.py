@@ -41,7 +41,7 @@ from boxatlas.parts.default_boxes import (
     ssd_sizes,
 )
 from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
-from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
 METHOD = Method(
@@ -65,7 +65,6 @@ class Config(
     FirstMapChoices,
     MatchChoices,
     MultiboxChoices,
-    VarianceChoices,
     VGGChoices,
     FusionChoices,
     UpsamplingChoices,

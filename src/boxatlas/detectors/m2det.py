@@ -36,7 +36,7 @@ from boxatlas.parts.default_boxes import (
     per_cell,
 )
 from boxatlas.parts.dense import DenseChoices, DenseHead, Grid, Predictor, grids_of
-from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
 METHOD = Method(
@@ -57,7 +57,6 @@ class Config(
     DefaultBoxChoices,
     MatchChoices,
     MultiboxChoices,
-    VarianceChoices,
     VGGChoices,
     MLFPNChoices,
 ):

@@ -40,7 +40,7 @@ from boxatlas.parts.default_boxes import (
     per_cell,
 )
 from boxatlas.parts.dense import DenseChoices, DenseHead, Grid, Predictor
-from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, VarianceChoices, backbone_of
+from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
 
@@ -63,7 +63,6 @@ class Config(
     DefaultBoxChoices,
     MatchChoices,
     MultiboxChoices,
-    VarianceChoices,
     RefinementChoices,
     VGGChoices,
     L2NormChoices,

@@ -55,7 +55,6 @@ from boxatlas.parts.single_shot import (
     Backbone,
     MultiboxChoices,
     SingleShot,
-    VarianceChoices,
     backbone_of,
 )
 from boxatlas.registry import Method, Published
@@ -81,7 +80,6 @@ class Config(
     FirstMapChoices,
     MatchChoices,
     MultiboxChoices,
-    VarianceChoices,
     VGGChoices,
     L2NormChoices,
     ReceptiveFieldChoices,

@@ -44,7 +44,6 @@ from boxatlas.parts.single_shot import (
     Backbone,
     MultiboxChoices,
     SingleShot,
-    VarianceChoices,
     backbone_of,
 )
 from boxatlas.registry import Method, Published
@@ -62,7 +61,6 @@ class Config(
     FirstMapChoices,
     MatchChoices,
     MultiboxChoices,
-    VarianceChoices,
     VGGChoices,
     UnitTrunkChoices,
     L2NormChoices,

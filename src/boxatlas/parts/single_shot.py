@@ -51,7 +51,7 @@ Backbone = PaperBackbone | TimmFeatures | Darknet
 
 
 class MultiboxChoices(Options):
-    """SSD's training: which default boxes answer for an object, which others are background."""
+    """SSD's training: what default boxes answer for, which are background, how a box is written."""
 
     negatives: NotNegative = idea(3.0, "SSD, section 2.2: hard negatives for each positive")
     loc_weight: NotNegative = idea(1.0, "SSD, equation 1: weight of the localisation loss")
@@ -62,11 +62,6 @@ class MultiboxChoices(Options):
     difficult: Literal["keep", "drop"] = habit(
         "keep", "objects marked difficult are trained on, or left out"
     )
-
-
-class VarianceChoices(Options):
-    """How a box is written relative to its default box."""
-
     variances: tuple[Positive, Positive, Positive, Positive] = habit(
         (0.1, 0.1, 0.2, 0.2), "divisors of a box code's x, y, width and height"
     )
@@ -78,7 +73,7 @@ class VarianceChoices(Options):
 class SingleShot(DenseDetector):
     """A dense detector on default boxes. `ratios`, `sizes` and `steps` are a method's tables.
 
-    Its config has `DefaultBoxChoices`, `MatchChoices`, `MultiboxChoices` and `VarianceChoices` too.
+    Its config has `DefaultBoxChoices`, `MatchChoices` and `MultiboxChoices` too.
     log_epsilon is added inside the logarithm of the box code.
     """
 
@@ -96,7 +91,7 @@ class SingleShot(DenseDetector):
         steps: Steps = even_steps,
         log_epsilon: float = 0.0,
     ) -> None:
-        code: VarianceChoices = config
+        code: MultiboxChoices = config
         tables: DefaultBoxChoices = config
         super().__init__(
             classes,
