@@ -269,6 +269,28 @@ def test_classes_count_and_suppression_of_one_call(model: Detector) -> None:
     assert len(model.detect(PICTURE, score=LOW, max_detections=2)) == 2
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssdlite320_efficientnet_lite0",
+        "yolov3_efficientnet_lite0",
+        "faster_rcnn320_efficientnet_lite0_fpn",
+    ],
+)
+def test_suppression_is_set_for_one_call(name: str) -> None:
+    torch.manual_seed(0)
+    model = boxatlas.create_model(name, classes=("cat", "dog"), size=128, pretrained=False).eval()
+    fast = model.fast()
+    most, least = (
+        len(model.detect(PICTURE, score=0.0, nms_iou=iou, max_detections=500))
+        for iou in (1.0, 0.05)
+    )
+    assert least < most
+    assert model.fast() is fast
+    model.config = model.config.model_copy(update={"nms_iou": 0.05})  # read where it stands
+    assert len(model.detect(PICTURE, score=0.0, max_detections=500)) == least
+
+
 def test_pictures_are_kept_only_when_asked_for(model: Detector, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(PICTURE).save(path)

@@ -45,3 +45,9 @@ def test_colours_are_told_apart() -> None:
 def test_boxes_beyond_the_border_and_none_at_all() -> None:
     draw(GREY, np.array([[-20.0, -5.0, 900.0, 900.0], [5.0, 5.0, 5.0, 5.0]]), ["a", "b"], [0, 1])
     assert (np.asarray(draw(GREY, np.zeros((0, 4)), [], [])) == 128).all()
+
+
+def test_no_two_of_voc_s_classes_have_nearly_one_colour() -> None:
+    colours = np.array([colour(k) for k in range(20)], float)
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + 1e3 * np.eye(20)
+    assert apart.min() > 40

@@ -16,13 +16,15 @@ from boxatlas.errors import InputError
 from boxatlas.files import write_with
 
 _GOLDEN = 0.61803398875  # hues this far apart stay apart however many there are
+_TONES = ((0.75, 0.95), (0.9, 0.55), (0.4, 0.95), (0.55, 0.72))  # saturation, value
 _MASK_SHARE = 0.45
 
 
 def colour(label: int) -> tuple[int, int, int]:
     """The colour of a class: the same in every picture."""
     hue = (0.58 + label * _GOLDEN) % 1.0
-    r, g, b = colorsys.hsv_to_rgb(hue, 0.75, 0.65 if label // 8 % 2 else 0.95)
+    # Hues come near again after 8, 13 and 21 classes: by then another tone has its turn.
+    r, g, b = colorsys.hsv_to_rgb(hue, *_TONES[label // 8 % len(_TONES)])
     return round(r * 255), round(g * 255), round(b * 255)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _UNSET = object()
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 400, 400
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 30
 
 
 class InputError(ValueError):
@@ -96,5 +100,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    text = _SHORT.repr(value)  # which stops early: a value may unfold to gigabytes
     return text if len(text) <= limit else text[: limit - 3] + "..."

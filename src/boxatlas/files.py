@@ -34,6 +34,18 @@ def check_file(path: str | Path) -> int:
     return status.st_size
 
 
+def check_format(number: object, path: str | Path, known: int = 1) -> None:
+    """Raise InputError for a file of ours in a format that this version does not know."""
+    if type(number) is not int or number > known:
+        raise InputError(
+            f"is of a newer format; this version reads {known}",
+            file=path,
+            field="format",
+            value=number,
+            hint="upgrade boxatlas",
+        )
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block succeeds.

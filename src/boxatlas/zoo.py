@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import boxatlas.detectors  # noqa: F401  every method registers its models
@@ -13,9 +14,14 @@ from boxatlas.parts.base import Detector
 from boxatlas.registry import MODELS, VOC_CLASSES, ModelInfo
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """The names of the models that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(MODELS, pattern))
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """The names of the models that match a shell pattern, sorted.
+
+    pretrained: only those whose trained weights the package carries, so that `load(name)` detects.
+    """
+    names = sorted(fnmatch.filter(MODELS, pattern))
+    carried = files("boxatlas").joinpath("weights", "bundled")
+    return [n for n in names if not pretrained or carried.joinpath(f"{n}.safetensors").is_file()]
 
 
 def model_info(name: str) -> ModelInfo:

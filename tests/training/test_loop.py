@@ -198,3 +198,15 @@ def test_two_processes_one_of_them_without_any_object(tmp_path: Path) -> None:
     state = load_file(tmp_path / "run" / "last.safetensors")
     assert int(state["images_seen"]) == 12 * 4
     assert all(torch.isfinite(v).all() for v in state.values())
+
+
+@pytest.mark.parametrize("judged", [{}, {"mAP": None}, {"mAP": 0.0}])
+def test_the_best_is_the_latest_of_equals_and_where_nothing_judges(
+    tmp_path: Path, judged: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    begun = job(tmp_path, RECIPE.changed({"iterations": 4, "eval_every": 2}))
+    begun.evaluate = lambda detector: dict(judged)
+    run(begun)
+    best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last"))
+    assert torch.equal(best["box.weight"], last["box.weight"])
+    assert "inf" not in capfd.readouterr().err

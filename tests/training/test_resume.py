@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from tiny import RECIPE, Tiny, job
 
 from boxatlas.errors import InputError
+from boxatlas.training import runs
 from boxatlas.training.checkpoint import STATE, read_header
+from boxatlas.training.guard import Patience, check_shared_memory, of_workers
 from boxatlas.training.loop import run
 
 TINY = Path(__file__).with_name("tiny.py")
@@ -176,3 +178,75 @@ def test_a_cut_off_state_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / STATE).write_bytes(b"\x10\x00\x00\x00")
     with pytest.raises(InputError, match="not the state of a run"):
         run(job(tmp_path))
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.3)
+    code = (
+        "import fcntl, os, sys, time; h = os.open(sys.argv[1], os.O_RDONLY); "
+        "fcntl.flock(h, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(InputError, match="another process is training"), runs.held(tmp_path):
+        pass
+    other.kill()  # the lock dies with the process
+    other.wait()
+    with runs.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        OSError(28, "No space left on device: '/torch_7_8'"),
+        RuntimeError("unable to write to file </torch_1>: No space left in shared memory"),
+    ],
+)
+def test_a_lost_worker_costs_nothing(tmp_path: Path, error: Exception) -> None:
+    begun = job(tmp_path, RECIPE.changed({"iterations": 4, "save_minutes": 100.0}))
+    loaders = begun.loader
+
+    def failing(*args, **options):
+        loader = loaders(*args, **options)
+        whole = loader.epoch
+
+        def epoch(number: int, start: int = 0):
+            for k, batch in enumerate(whole(number, start)):
+                if k == 2:
+                    raise error
+                yield batch
+
+        loader.epoch = epoch
+        return loader
+
+    begun.loader = failing
+    with pytest.raises(InputError, match=r"workers.*--resume and --set workers=0"):
+        run(begun)
+    header = read_header(tmp_path)
+    assert header is not None
+    assert header["position"].step == 2
+
+
+def test_other_errors_are_not_taken_for_lost_workers() -> None:
+    assert of_workers(RuntimeError("shape mismatch")) is None
+
+
+def test_too_little_shared_memory_is_said_before_training() -> None:
+    with pytest.raises(InputError, match="workers=0"):
+        check_shared_memory(2, 2**60)
+    check_shared_memory(0, 2**60)
+    check_shared_memory(2, 1)
+
+
+def test_waiting_for_a_batch_ends() -> None:
+    # As where shared memory is full: workers neither deliver nor end.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Patience(0.05) as patience:
+            time.sleep(5)
+        assert patience.over
+    finally:
+        signal.signal(signal.SIGINT, before)

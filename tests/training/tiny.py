@@ -91,6 +91,8 @@ def stored(
 class Made:
     """The agreed loader: batches that depend on (seed, epoch, number) alone."""
 
+    workers = 0
+
     def __init__(
         self, batch: int, count: int = 6, seed: int = 0, rank: int = 0, **kinds: Any
     ) -> None:

@@ -19,6 +19,30 @@ from boxatlas._version import __version__
 from boxatlas.errors import InputError, nearest
 
 _SHARED = {"common"}
+_INTERRUPTED = 130
+# What other programs call things.
+_OTHER_VERBS = {
+    "predict": "that is `boxatlas detect`",
+    "infer": "that is `boxatlas detect`",
+    "val": "that is `boxatlas eval`",
+    "test": "that is `boxatlas eval`",
+    "validate": "that is `boxatlas eval`; for labels `boxatlas data check`",
+    "help": "see boxatlas --help",
+}
+_OTHER_OPTIONS = {
+    "conf": "--score",
+    "confidence": "--score",
+    "threshold": "--score",
+    "iou": "--nms-iou",
+    "weights": "--model",
+    "checkpoint": "--model",
+    "batch": "--batch-size",
+    "classes": "--class",
+    "max_det": "--max-detections",
+    "output": "--out",
+    "save_dir": "--out",
+    "project": "--out",
+}
 _UsageError: Any = typer.BadParameter.__mro__[1]  # Click's, which typer has within it or beside it
 
 
@@ -27,11 +51,12 @@ class _Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            other = _OTHER_VERBS.get(args[0]) if _verb(ctx) is None else None
             raise InputError(
                 "no such command",
                 field=_verb(ctx),
                 value=args[0],
-                hint=nearest(args[0], self.list_commands(ctx)),
+                hint=other or nearest(args[0], self.list_commands(ctx)),
             )
         return super().resolve_command(ctx, args)
 
@@ -85,9 +110,10 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:  # accepted anywhere on the line
         arguments = [a for a in arguments if a != "--debug"]
     try:
-        sys.exit(
-            build()(args=arguments, prog_name="boxatlas", obj=arguments, standalone_mode=False)
-        )
+        code = build()(args=arguments, prog_name="boxatlas", obj=arguments, standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            print("boxatlas: stopped", file=sys.stderr)
+        sys.exit(code)
     except InputError as error:
         if debug:
             raise
@@ -101,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("boxatlas: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -115,7 +141,7 @@ def _explained(error: Any) -> InputError:
             "no such option",
             field=_verb(error.ctx),
             value=error.option_name,
-            hint=nearest(error.option_name, known),
+            hint=_hint(_verb(error.ctx), error.option_name, known),
         )
     hint = f"see {error.ctx.command_path} --help" if error.ctx else None
     refused = getattr(error.__cause__, "errors", list)()  # pydantic's, which hold the value
@@ -124,6 +150,21 @@ def _explained(error: Any) -> InputError:
     value = refused[0]["input"]
     problem = "not a number" if _is_nan(value) else error.message  # no bound is what it offends
     return InputError(problem, field=error.param.opts[0], value=value, hint=hint)
+
+
+def _hint(verb: str | None, option: str, known: list[str]) -> str:
+    """What an option of another program, or a key of the recipe, is called here."""
+    name = option.lstrip("-").replace("-", "_")
+    if verb == "train":
+        from boxatlas.training.recipe import Recipe
+
+        ours = {"imgsz": "model.size", "size": "model.size", "weights": "init"}
+        ours |= {"batch_size": "batch", "learning_rate": "lr"}
+        key = ours.get(name, name)
+        if key in Recipe.model_fields or key.startswith("model."):
+            return f"that is --set {key}=VALUE"
+    meant = _OTHER_OPTIONS.get(name)
+    return f"that is {meant} here" if meant in known else nearest(option, known)
 
 
 def _verb(ctx: Any) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boxatlas.errors import InputError, nearest, shown
+from boxatlas.errors import InputError, shown
 from boxatlas.files import check_writable
 
 if TYPE_CHECKING:
@@ -60,25 +60,9 @@ def open_detector(what: str, device: torch.device) -> Detector:
 
     Raises InputError, naming what is there, where it is none of these.
     """
-    from boxatlas.weights import bundled, load
-    from boxatlas.zoo import list_models
+    from boxatlas.weights import load
 
-    path = Path(what)
-    if path.is_dir() and (path / "best.safetensors").is_file():
-        path = path / "best.safetensors"  # a run's folder
-    if path.is_file():
-        return load(path).to(device)
-    if what == "bundled":
-        return load(what).to(device)
-    if what in list_models():
-        return load(bundled(what)).to(device)
-    if path.suffix or "/" in what:
-        raise InputError("no such checkpoint", file=what)
-    raise InputError(
-        "neither a checkpoint nor a model",
-        value=what,
-        hint=nearest(what, ("bundled", *list_models())),
-    )
+    return load(what).to(device)
 
 
 def reserve_file(path: Path, force: bool) -> None:

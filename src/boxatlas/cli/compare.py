@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from boxatlas.data import Table
     from boxatlas.evaluation.comparison import Compared
+    from boxatlas.structures import Detections
 
 
 What = Annotated[
@@ -94,14 +95,21 @@ def command(
     table, conditions = _labelled(data or [], split, format, metric)
     chosen = pick_device(device)
     rows = survey_rows() if survey else []
+    seen: dict[str, list[Detections]] = {}
     for name in track(expand(what or []), "comparing"):
-        measured, machine = _measured(name, chosen, seed, seconds, table, metric)
+        measured, machine = _measured(name, chosen, seed, seconds, table, metric, seen)
         conditions |= machine
         _place(rows, measured)
+    if table is not None and len(seen) > 1:
+        conditions["paired"] = _pairs(seen, table)
     if out is not None:
         again = shlex.join(["boxatlas", *context.obj])
         write_comparison(out, rows, conditions, again)
-    text = _machine_text(conditions) + (f"report: {out / 'report.html'}" if out else "")
+    text = (
+        _machine_text(conditions)
+        + _paired_text(conditions)
+        + (f"report: {out / 'report.html'}" if out else "")
+    )
     emit(document_of(rows, conditions), as_json, rows=table_rows(rows), text=text)
 
 
@@ -125,9 +133,16 @@ def _labelled(
 
 
 def _measured(
-    name: str, device: torch.device, seed: int, seconds: float, table: Table | None, metric: Any
+    name: str,
+    device: torch.device,
+    seed: int,
+    seconds: float,
+    table: Table | None,
+    metric: Any,
+    seen: dict[str, list[Detections]],
 ) -> tuple[Compared, dict[str, Any]]:
-    """(the row of a checkpoint or model, the machine it was timed on)."""
+    """(the row of a checkpoint or model, the machine it was timed on). What it detects in the
+    images goes into `seen`."""
     from boxatlas.cli.bench import open_or_make
     from boxatlas.evaluation import evaluate, predict
     from boxatlas.evaluation.comparison import published_row
@@ -147,10 +162,21 @@ def _measured(
     if not untrained:
         row.source = name
         if table is not None:
-            numbers = evaluate(predict(detector, table), table, metric)
+            seen[name] = predict(detector, table)
+            numbers = evaluate(seen[name], table, metric)
             row.ap, row.ap50 = numbers["coco"]["AP"], numbers["coco"]["AP50"]
             row.map = numbers["mAP"]
     return row, {"device": speed.device, "threads": speed.threads}
+
+
+def _pairs(seen: dict[str, list[Detections]], table: Table) -> list[dict[str, Any]]:
+    """Each detector after the first against the first."""
+    from boxatlas.evaluation.diagnosis import paired
+
+    (base, reference), *others = seen.items()
+    return [
+        {"first": base, "second": name, **paired(reference, found, table)} for name, found in others
+    ]
 
 
 def _place(rows: list[Compared], new: Compared) -> None:
@@ -172,6 +198,14 @@ def _place(rows: list[Compared], new: Compared) -> None:
                 setattr(row, name, getattr(new, name))
             return
     rows.append(new)
+
+
+def _paired_text(conditions: dict[str, Any]) -> str:
+    return "".join(
+        f"{pair['second']} against {pair['first']}: AP {100 * pair['AP']:+.1f}, 95 % interval "
+        f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}\n"
+        for pair in conditions.get("paired", ())
+    )
 
 
 def _machine_text(conditions: dict[str, Any]) -> str:

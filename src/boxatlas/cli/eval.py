@@ -144,9 +144,10 @@ def command(
         "seconds": time.perf_counter() - start,
         **evaluate(found, table, metric, score=score, iou=iou),  # type: ignore[arg-type]
     }
+    document |= _conditions(detector, context.obj)
     _add_more(document, found, table, detector if speed else None)
     if out is not None:
-        _write(out, document, found, table, detector)
+        _write(out, document, found, table, detector, _history(what))
     _print(document, out, as_json)
 
 
@@ -276,6 +277,7 @@ def _add_more(
 ) -> None:
     """How sure mAP is, the kinds of mistakes, and the speed of the detector, if one is given."""
     from boxatlas.evaluation import interval
+    from boxatlas.evaluation.diagnosis import diagnosis
     from boxatlas.evaluation.errors import mistakes
     from boxatlas.evaluation.speed import measure
 
@@ -283,6 +285,7 @@ def _add_more(
     if len(table) <= _FEW:
         document["interval"] = interval(found, table, document["metric"], iou=iou)
     document["errors"] = mistakes(found, table, iou=iou).document()
+    document["diagnosis"] = diagnosis(found, table)
     if timed is not None:
         measured = measure(timed, table.paths[:16], seconds=3.0)
         document["fps"] = measured.fps
@@ -290,27 +293,68 @@ def _add_more(
 
 
 def _write(
-    out: Path, document: dict[str, Any], found: list[Detections], table: Table, detector: Detector
+    out: Path,
+    document: dict[str, Any],
+    found: list[Detections],
+    table: Table,
+    detector: Detector,
+    history: Path | None,
 ) -> None:
+    """The numbers first: they are kept whatever becomes of the page."""
+    from boxatlas.errors import InputError, parsing
+    from boxatlas.evaluation import coco
     from boxatlas.evaluation.report import write_report
     from boxatlas.files import write_text
 
     write_text(out / "metrics.json", json.dumps(document, indent=1) + "\n")
     write_text(out / "per_class.csv", _csv(document["classes"]))
-    rows = [row for i, one in enumerate(found) for row in one.to_coco(i + 1)]
+    objects, rows = coco.files(found, table)
+    write_text(out / "objects.json", json.dumps(objects) + "\n")
     write_text(out / "detections.json", json.dumps(rows) + "\n")
-    write_report(out / "report.html", document, found, table, detector)
+    try:
+        with parsing(out / "report.html", "the page could not be made"):
+            write_report(out / "report.html", document, found, table, detector, history=history)
+    except InputError as error:
+        document["notes"].append(str(error))
+
+
+def _conditions(detector: Detector, arguments: list[str]) -> dict[str, Any]:
+    """What made the numbers: the command, when, and a checksum of the weights."""
+    import hashlib
+    import shlex
+    from datetime import UTC, datetime
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(detector.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return {
+        "command": shlex.join(["boxatlas", *map(str, arguments or ())]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "weights": f"sha256 {digest.hexdigest()[:16]}",
+    }
+
+
+def _history(what: str) -> Path | None:
+    """metrics.csv of the run that a checkpoint, or the run's folder, belongs to."""
+    path = Path(what)
+    found = (path if path.is_dir() else path.parent) / "metrics.csv"
+    return found if path.exists() and found.is_file() else None
 
 
 def _csv(classes: dict[str, dict[str, Any]]) -> str:
     import csv
     import io
 
+    from boxatlas.errors import cell
+
     out = io.StringIO()
     names = ["class", *next(iter(classes.values()), {})]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"class": name, **values} for name, values in classes.items())
+    writer.writerows({"class": cell(name), **values} for name, values in classes.items())
     return out.getvalue()
 
 
@@ -352,12 +396,21 @@ def _text(document: dict[str, Any], out: Path | None) -> str:
     if "coco_masks" in document:
         masks = document["coco_masks"]
         lines.append("masks " + ", ".join(f"{n} {shown(masks[n])}" for n in list(masks)[:6]))
+    calibration, likely = (
+        document["diagnosis"]["calibration"],
+        document["diagnosis"]["label_errors"],
+    )
+    lines.append(
+        f"scores {calibration['ece']:.3f} from the share that is right"
+        + (f"; {len(likely)} labels may be wrong (--json or --out lists them)" if likely else "")
+    )
     lost = document["errors"]["lost_ap"]
     lines.append("lost  " + ", ".join(f"{kind} {shown(value)}" for kind, value in lost.items()))
     if "fps" in document:
         parts = document["speed"]["parts_ms"]
         lines.append(
-            f"FPS   {document['fps']:.1f} at batch 1 ("
+            f"FPS   {document['fps']:.1f} at batch 1, half of the images between "
+            "{:.1f} and {:.1f} (".format(*document["speed"]["fps_between"])
             + ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts.items())
             + ")"
         )

@@ -73,7 +73,6 @@ def command(
     if resume and out is None:
         raise InputError("say which run to resume", field="--resume", hint="--out RUN")
     of_recipe = {
-        "--set": settings,
         "--data": data,
         "--format": format,
         "--seed": seed,
@@ -83,6 +82,8 @@ def command(
     changes = [name for name, value in of_recipe.items() if value not in (None, [])]
     if what is None and changes:  # a run is resumed by its own recipe
         raise InputError("needs the model or recipe named too", field=changes[0])
+    if what is None and settings:  # the run's own recipe; what may not change is refused below
+        what = str(Path(str(out)) / "recipe.yaml")
     recipe = None if what is None else _recipe(what, settings or [], data, format, seed)
     if show and recipe is not None:
         emit(recipe.model_dump(mode="json"), as_json, text=recipe.text().rstrip())

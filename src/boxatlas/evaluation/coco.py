@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
-from boxatlas.evaluation.found import Floats, Found
+from boxatlas.evaluation.found import Floats, Found, flatten
+from boxatlas.ops.rle import packed
+from boxatlas.structures import Detections
 
 Backend = Literal["hotcoco", "faster-coco-eval", "pycocotools"]
 NUMBERS = (
@@ -117,22 +119,41 @@ class Accumulated:
         }
 
 
-def ground_truth(table: Table, *, masks: bool = False) -> dict[str, Any]:
-    """A table as COCO's dictionary, ids from 1: an annotation of id 0 counts as unmatched.
+def ids_of(table: Table) -> tuple[list[int], list[int]]:
+    """(image ids [N], category ids [K]) as the data's own COCO file has them, else from 1."""
+    images: list[Any] = list(table.ids)
+    if not _numbers_apart(images):
+        images = list(range(1, len(table) + 1))
+    kinds: list[Any] = list(table.category_ids or ())
+    if len(kinds) != len(table.classes) or not _numbers_apart(kinds):
+        kinds = list(range(1, len(table.classes) + 1))
+    return images, kinds
 
-    Areas are those that the data states. Image i has the id i + 1, class k the id k + 1.
+
+def _numbers_apart(ids: list[Any]) -> bool:
+    return all(type(i) is int for i in ids) and len(set(ids)) == len(ids)
+
+
+def ground_truth(
+    table: Table, *, masks: bool = False, ids: tuple[list[int], list[int]] | None = None
+) -> dict[str, Any]:
+    """A table as COCO's dictionary, annotation ids from 1: one of id 0 counts as unmatched.
+
+    Areas are those that the data states. ids: of images and categories, as `ids_of` gives them; by
+    default image i has the id i + 1, class k the id k + 1.
     """
+    image_ids, kinds = ids or (range(1, len(table) + 1), range(1, len(table.classes) + 1))
     sides = table.boxes.astype(np.float64)
     boxes = np.concatenate([sides[:, :2], sides[:, 2:] - sides[:, :2]], 1).tolist()
     areas = table.object_areas.astype(np.float64).tolist()
-    labels, crowd = (table.labels + 1).tolist(), table.ignore.astype(int).tolist()
-    images = (table.image_of + 1).tolist()
+    labels, crowd = table.labels.tolist(), table.ignore.astype(int).tolist()
+    images = table.image_of.tolist()
     annotations = []
     for k in range(len(labels)):
         row = {
             "id": k + 1,
-            "image_id": images[k],
-            "category_id": labels[k],
+            "image_id": image_ids[images[k]],
+            "category_id": kinds[labels[k]],
             "bbox": boxes[k],
             "area": areas[k],
             "iscrowd": crowd[k],
@@ -143,12 +164,36 @@ def ground_truth(table: Table, *, masks: bool = False) -> dict[str, Any]:
         annotations.append(row)
     return {
         "images": [
-            {"id": i + 1, "height": int(h), "width": int(w)}
+            {"id": image_ids[i], "file_name": table.name(i), "height": int(h), "width": int(w)}
             for i, (h, w) in enumerate(table.sizes.tolist())
         ],
         "annotations": annotations,
-        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(table.classes)],
+        "categories": [{"id": id_, "name": n} for id_, n in zip(kinds, table.classes, strict=True)],
     }
+
+
+def files(
+    detections: Sequence[Detections], table: Table
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the objects judged, the results) as COCO's JSON files have them, with the same ids in both,
+    so that any program that knows them can judge again."""
+    ids = ids_of(table)
+    found, _ = flatten(detections, table)
+    sides = found.boxes.copy()
+    sides[:, 2:] -= sides[:, :2]
+    rows: list[dict[str, Any]] = [
+        {"image_id": ids[0][i], "category_id": ids[1][k], "bbox": box, "score": score}
+        for i, k, box, score in zip(
+            found.image.tolist(),
+            found.label.tolist(),
+            sides.tolist(),
+            found.scores.tolist(),
+            strict=True,
+        )
+    ]
+    for row, outline in zip(rows, found.outlines or (), strict=False):
+        row["segmentation"] = packed(outline)
+    return ground_truth(table, masks=table.masks is not None, ids=ids), rows
 
 
 def results(found: Found, *, masks: bool = False) -> NDArray[np.float64] | list[dict[str, Any]]:

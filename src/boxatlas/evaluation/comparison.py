@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from boxatlas._version import __version__
+from boxatlas.errors import cell
 from boxatlas.evaluation import plots
 from boxatlas.evaluation.page import Section, write_page
 from boxatlas.evaluation.survey import SURVEY, headline
@@ -104,42 +106,78 @@ def write_comparison(
     text = io.StringIO()
     writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_text(folder / "comparison.csv", text.getvalue())
-    plot = speed_accuracy(rows)
-    write_text(folder / "speed_accuracy.svg", plot + "\n")
-    _write_page(folder / "report.html", rows, conditions, command, plot)
-
-
-def speed_accuracy(rows: Sequence[Compared]) -> str:
-    """AP over FPS, published and measured, as SVG text."""
-    name = {id(row): row.method for row in rows}
-    published = [
-        (row.published_fps, row.published_ap, name[id(row)])
-        for row in rows
-        if row.published_fps and row.published_ap
-    ]
-    measured = [
-        (row.fps, 100 * row.ap, row.model or row.method)
-        for row in rows
-        if row.fps and row.ap is not None
-    ]
-    return plots.scatter(
-        {"published (COCO test-dev, each on its own GPU)": published, "measured here": measured},
-        "FPS at batch 1",
-        "AP in percent",
+    writer.writerows(
+        {k: cell(v) if isinstance(v, str) else v for k, v in asdict(row).items()} for row in rows
     )
+    write_text(folder / "comparison.csv", text.getvalue())
+    drawn = {
+        "speed_accuracy.svg": ("published", published_plot(rows)),
+        "measured.svg": ("measured here", measured_plot(rows, conditions)),
+    }
+    for name, (_, plot) in drawn.items():
+        if plot is not None:
+            write_text(folder / name, plot + "\n")
+    plots_ = {title: plot for title, plot in drawn.values() if plot is not None}
+    _write_page(folder / "report.html", rows, conditions, command, plots_)
+
+
+def published_plot(rows: Sequence[Compared]) -> str | None:
+    """AP on COCO test-dev over FPS as the papers have them, coloured by family, sizes of one
+    network joined. What was measured here is another measure and stands in a plot of its own."""
+    groups: dict[str, list[tuple[float, float, str]]] = {}
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        if not row.published_fps or not row.published_ap:
+            continue
+        point = (row.published_fps, row.published_ap)
+        groups.setdefault(_family(row), []).append((*point, f"{row.method}, {row.backbone}"))
+        kind = re.sub(r"\d+(?=\D*$)", "", row.method)  # SSD300* and SSD512*: one line
+        lines.setdefault((kind, row.backbone), []).append(point)
+    joined = [line for line in lines.values() if len(line) > 1]
+    axes = ("FPS, each on its authors' GPU", "AP on COCO test-dev in percent")
+    return plots.scatter(groups, *axes, joined) if groups else None
+
+
+def measured_plot(rows: Sequence[Compared], conditions: dict[str, Any]) -> str | None:
+    """COCO AP over FPS as both were measured here."""
+    groups: dict[str, list[tuple[float, float, str]]] = {}
+    for row in rows:
+        if row.fps and row.ap is not None:
+            point = (row.fps, 100 * row.ap, f"{row.model or row.method}, {row.input}")
+            groups.setdefault(_family(row), []).append(point)
+    where = ", ".join(conditions.get("data") or ())
+    x = plots.plain(f"FPS at batch 1 on {conditions.get('device', '')}")
+    y = plots.plain(f"AP (COCO) on {where} in percent")
+    return plots.scatter(groups, x, y) if groups else None
+
+
+def _family(row: Compared) -> str:
+    from boxatlas.zoo import model_info
+
+    return model_info(row.model).family if row.model else "others"
 
 
 def _write_page(
-    path: Path, rows: Sequence[Compared], conditions: dict[str, Any], command: str, plot: str
+    path: Path,
+    rows: Sequence[Compared],
+    conditions: dict[str, Any],
+    command: str,
+    drawn: dict[str, str],
 ) -> None:
-    drawn = [plot]
+    sections = [Section(f"Speed and accuracy, {t}", plots=[plot]) for t, plot in drawn.items()]
     speeds = {row.model or row.method: row.fps for row in rows if row.fps}
     if speeds:
-        drawn.append(plots.bars(speeds, f"FPS at batch 1 on {conditions.get('device', '')}"))
-    sections = [
-        Section("Speed and accuracy", plots=drawn),
+        bars = plots.bars(speeds, f"FPS at batch 1 on {conditions.get('device', '')}")
+        sections.append(Section("Speed here", plots=[bars]))
+    for pair in conditions.get("paired", ()):
+        proven = "does not hold 0" if pair["low"] * pair["high"] > 0 else "holds 0: nothing proven"
+        said = (
+            f"{pair['second']} has {100 * pair['AP']:+.1f} AP against {pair['first']} on the same "
+            f"images; the 95 % interval, {100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}, "
+            f"{proven}."
+        )
+        sections.append(Section("Compared in pairs", said))
+    sections += [
         Section(
             "Table",
             "Published: FPS on the authors' GPU, AP on COCO test-dev, mAP on VOC07. "
@@ -149,5 +187,7 @@ def _write_page(
         ),
         Section("Made again by", command),
     ]
-    said = ", ".join(f"{k} {v}" for k, v in conditions.items() if v not in (None, [], ()))
+    said = ", ".join(
+        f"{k} {v}" for k, v in conditions.items() if v not in (None, [], ()) and k != "paired"
+    )
     write_page(path, "Comparison of detectors", said, sections)

@@ -57,6 +57,7 @@ class Mistakes:
     confusion: Ints
     iou: float
     background_iou: float
+    score: float = 0.25  # detections of at least this stand in the matrix
 
     def counts(self) -> dict[str, int]:
         """How many there are of each kind."""
@@ -71,6 +72,7 @@ class Mistakes:
             "counts": self.counts(),
             "iou": self.iou,
             "background_iou": self.background_iou,
+            "confusion_score": self.score,
             "confusion": self.confusion.tolist(),
         }
 
@@ -100,7 +102,17 @@ def mistakes(
     reachable[meant[(kind == CLASS) | (kind == PLACE)]] = True
     missed = ~claimed & ~reachable & ~truth.ignore
     judged = Mistakes(
-        found, truth, kind, meant, missed, None, {}, np.zeros(0, np.int64), iou, background_iou
+        found,
+        truth,
+        kind,
+        meant,
+        missed,
+        None,
+        {},
+        np.zeros(0, np.int64),
+        iou,
+        background_iou,
+        score,
     )
     classes = len(table.classes)
     ap, lost = _lost(judged, claimed, classes)

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from boxatlas.errors import shown
 from boxatlas.files import write_text
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -57,7 +58,8 @@ def write_page(
     from jinja2 import Environment
 
     environment = Environment(autoescape=True)
-    environment.filters["number"] = shown
+    environment.filters["number"] = number
+    environment.filters["shown"] = shown
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     write_text(
         path,
@@ -67,17 +69,17 @@ def write_page(
             sections=sections,
             lead=lead,
             notes=notes,
-            numbers=[(name, shown(value)) for name, value in numbers],
+            numbers=[(name, number(value)) for name, value in numbers],
         ),
     )
 
 
-def shown(value: Any) -> str:
-    """A number as people read it; "-" where there is none."""
+def number(value: Any) -> str:
+    """A number as people read it; "-" where there is none. Names are made printable."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
+        return shown(value)
     if isinstance(value, int):
         return f"{value:,}"
     digits = 3 if abs(value) <= 1 else 2 if abs(value) < 10 else 1

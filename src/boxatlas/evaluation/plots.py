@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from boxatlas.errors import shown
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -31,12 +34,24 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     return figure, figure.add_subplot()
 
 
+def plain(name: object) -> str:
+    """A name as matplotlib shows it and nothing else: no formula, no hidden legend entry."""
+    text = shown(name).replace("$", "\\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def _svg(figure: Figure) -> str:
     """The <svg> element alone, without date, so that equal numbers give equal files."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that its font lacks: the page's font has them
+        _save(figure, out)
     text = out.getvalue()
     return text[text.index("<svg") :]
+
+
+def _save(figure: Figure, out: io.StringIO) -> None:
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
 
 
 def _colours(count: int) -> list[Any]:
@@ -56,7 +71,7 @@ def precision_recall(curves: Mapping[str, Curve]) -> str:
                 [0, *recall],
                 [precision[0] if len(precision) else 0, *precision],
                 color=colours[k] if named else "0.8",
-                label=name if named else None,
+                label=plain(name) if named else None,
                 linewidth=1.3 if named else 0.6,
                 zorder=2 if named else 1,
             )
@@ -72,11 +87,12 @@ def bars(values: Mapping[str, float | None], unit: str) -> str:
         figure, axes = _figure(5.2, 0.5 + 0.28 * max(1, len(values)))
         names = list(values)[::-1]
         numbers = [values[n] or 0.0 for n in names]
-        axes.barh(names, numbers, color="#4c72b0", height=0.65)
+        axes.barh(range(len(names)), numbers, color="#4c72b0", height=0.65)
         for y, name in enumerate(names):
             value = values[name]
             axes.text(numbers[y], y, " -" if value is None else f" {value:.3g}", va="center")
-        axes.set_xlabel(unit)
+        axes.set_yticks(range(len(names)), [plain(name) for name in names])
+        axes.set_xlabel(plain(unit))
         axes.margins(x=0.15)
         axes.grid(axis="y", visible=False)
         return _svg(figure)
@@ -84,7 +100,8 @@ def bars(values: Mapping[str, float | None], unit: str) -> str:
 
 def matrix(values: NDArray[Any], names: Sequence[str]) -> str:
     """A confusion matrix [K + 1, K + 1]; the last row is background, the last column missed."""
-    rows, columns = [*names, "background"], [*names, "missed"]
+    rows = [*map(plain, names), "background"]
+    columns = [*map(plain, names), "missed"]
     side = 1.6 + 0.34 * len(rows)
     with rc_context({**_STYLE, "axes.grid": False}):
         figure, axes = _figure(side + 0.6, side)
@@ -115,7 +132,7 @@ def lines(curves: Mapping[str, Curve], x: str, y: str, *, log: bool = False) -> 
                 xs,
                 ys,
                 color=colour,
-                label=name,
+                label=plain(name),
                 linewidth=1.3,
                 marker="." if len(xs) < 40 else None,
             )
@@ -127,27 +144,36 @@ def lines(curves: Mapping[str, Curve], x: str, y: str, *, log: bool = False) -> 
         return _svg(figure)
 
 
-def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y: str) -> str:
-    """Named points (x, y, name) in groups; x runs by powers."""
+def scatter(
+    groups: Mapping[str, Sequence[tuple[float, float, str]]],
+    x: str,
+    y: str,
+    lines: Sequence[Sequence[tuple[float, float]]] = (),
+) -> str:
+    """Named points (x, y, name) in groups, some joined by lines; x runs by powers."""
     with rc_context(_STYLE):
-        figure, axes = _figure(7.6, 4.8)
+        figure, axes = _figure(7.6, 5.2)
+        for line in lines:
+            axes.plot(*zip(*sorted(line), strict=True), color="0.7", linewidth=0.8, zorder=1)
+        everything = [point for points in groups.values() for point in points]
+        colours = _colours(len(groups))
         for k, (group, points) in enumerate(groups.items()):
             if not points:
                 continue
             axes.scatter(
                 [p[0] for p in points],
                 [p[1] for p in points],
-                label=group,
+                label=plain(group),
                 s=28,
-                color=_colours(10)[k % 10],
-                marker="os^D"[k % 4],
+                color=colours[k],
+                marker="os^Dv"[k % 5],
                 zorder=3,
             )
             for px, py, name in points:
                 # A name goes to the left where another point follows close at the right.
-                left = any(1 < qx / px < 1.35 and abs(qy - py) < 0.8 for qx, qy, _ in points)
+                left = any(1 < qx / px < 1.35 and abs(qy - py) < 0.8 for qx, qy, _ in everything)
                 axes.annotate(
-                    name,
+                    plain(name),
                     (px, py),
                     fontsize=6,
                     xytext=(-3 if left else 3, 3),
@@ -158,5 +184,5 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y:
         for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:g}")
         if any(groups.values()):
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import platform
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from boxatlas._version import __version__
 from boxatlas.data.table import Table
 from boxatlas.drawing import draw
+from boxatlas.errors import InputError
 from boxatlas.evaluation import plots, voc
 from boxatlas.evaluation.errors import PASSED, RIGHT, Mistakes, mistakes
 from boxatlas.evaluation.found import flatten, truth_of
@@ -60,6 +62,7 @@ def write_report(
         _curves(document, detections, table),
         _coco(document),
         _mistakes(document, judged, table),
+        *_diagnosis(document),
         *_speed(document),
         *_history(history),
         _conditions(document, detector),
@@ -122,11 +125,35 @@ def _curves(document: dict[str, Any], detections: Sequence[Detections], table: T
 
 
 def _coco(document: dict[str, Any]) -> Section:
-    rows = [{"": "boxes", **document["coco"]}]
+    kinds = {"boxes": document["coco"]}
     if "coco_masks" in document:
-        rows.append({"": "masks", **document["coco_masks"]})
+        kinds["masks"] = document["coco_masks"]
+    rows = [{"": n, **{kind: v[n] for kind, v in kinds.items()}} for n in document["coco"]]
     text = "AP is the mean over overlaps 0.5 to 0.95; sizes are areas below 32², to 96², above."
     return Section("COCO's numbers", text, rows=rows)
+
+
+def _diagnosis(document: dict[str, Any]) -> list[Section]:
+    """Whether scores can be believed, and which labels are likely wrong."""
+    known = document.get("diagnosis")
+    if not known or not document["detections"]:
+        return []
+    calibration = known["calibration"]
+    bins = [b for b in calibration["bins"] if b["count"]]
+    curve = ([b["avg_confidence"] for b in bins], [b["avg_accuracy"] for b in bins])
+    drawn = {"score = share": ([0.0, 1.0], [0.0, 1.0]), "this detector": curve}
+    sections = [
+        Section(
+            "Can scores be believed",
+            f"The share of detections that are right, by score: {calibration['ece']:.3f} apart on "
+            "average (expected calibration error).",
+            plots=[plots.lines(drawn, "score", "share that is right")],
+        )
+    ]
+    if known["label_errors"]:
+        said = "Images whose labels a confident detection contradicts: the first to look at."
+        sections.append(Section("Labels that may be wrong", said, rows=known["label_errors"]))
+    return sections
 
 
 def _mistakes(document: dict[str, Any], judged: Mistakes, table: Table) -> Section:
@@ -138,7 +165,10 @@ def _mistakes(document: dict[str, Any], judged: Mistakes, table: Table) -> Secti
     return Section(
         "Mistakes",
         "What is wrong with the detections that are not right (TIDE): fixing one kind would raise "
-        f"AP at IoU {judged.iou:g} by so much. The matrix holds detections of score 0.25 and more.",
+        f"AP at IoU {judged.iou:g} by so much. The numbers count every detection down to the "
+        "lowest score (an object is missed where none has it); the matrix, its last row and "
+        f"column too, only those of score {judged.score:g} and more; recall above is at the score "
+        "said there.",
         plots=drawn,
         rows=rows,
     )
@@ -151,8 +181,9 @@ def _speed(document: dict[str, Any]) -> list[Section]:
     rows = [{"part": part, "median ms": ms} for part, ms in speed["parts_ms"].items()]
     text = (
         f"{speed['device']}, {speed['threads']} threads, one image at a time, {speed['images']} "
-        f"timed. FPS counts network and postprocess (box decoding, suppression); with reading and "
-        f"preprocessing it is {speed['fps_whole']:.1f}."
+        f"timed. FPS counts network and postprocess (box decoding, suppression): half of the "
+        f"images between {speed['fps_between'][0]:.1f} and {speed['fps_between'][1]:.1f}; with "
+        f"reading and preprocessing it is {speed['fps_whole']:.1f}."
     )
     return [Section("Speed", text, rows=rows)]
 
@@ -214,8 +245,9 @@ def _conditions(document: dict[str, Any], detector: Detector | None) -> Section:
         ("Python", platform.python_version()),
         ("system", platform.platform()),
     ]
-    if document.get("checkpoint"):
-        rows.insert(0, ("checkpoint", str(document["checkpoint"])))
+    for name in ("date", "command", "weights", "checkpoint"):
+        if document.get(name):
+            rows.insert(0, (name, str(document[name])))
     if detector is not None:
         options = ", ".join(f"{k}={v}" for k, v in detector.options.items())
         rows.insert(0, ("model", detector.name + (f" ({options})" if options else "")))
@@ -248,19 +280,35 @@ def _pictures(
         Section(
             "Pictures",
             shown,
-            pictures=[_one(detections[i], table, i, limits) for i in spread.astype(int).tolist()],
+            pictures=_opened(
+                [(i, "") for i in spread.astype(int).tolist()], detections, table, limits
+            ),
         )
     ]
     if worst:
         sections.append(
             Section(
                 "Pictures with most mistakes",
-                pictures=[
-                    _one(detections[i], table, i, limits, f"{many[i]} mistakes") for i in worst
-                ],
+                pictures=_opened(
+                    [(i, f"{many[i]} mistakes") for i in worst], detections, table, limits
+                ),
             )
         )
     return sections
+
+
+def _opened(
+    chosen: Sequence[tuple[int, str]],
+    detections: Sequence[Detections],
+    table: Table,
+    limits: np.ndarray,
+) -> list[Picture]:
+    """Those that can still be read; one that cannot costs the page nothing else."""
+    pictures = []
+    for i, said in chosen:
+        with contextlib.suppress(InputError):
+            pictures.append(_one(detections[i], table, i, limits, said))
+    return pictures
 
 
 def _one(found: Detections, table: Table, i: int, limits: np.ndarray, said: str = "") -> Picture:

@@ -34,7 +34,8 @@ _USUAL_OBJECTS = 100  # what an untrained network is made to find
 class Speed:
     """Seconds are never mixed with milliseconds here: every `_ms` is one, `seconds` the other.
 
-    fps: 1000 / median of network + postprocess at batch 1; fps_whole: all parts, such as reading,
+    fps: 1000 / median of network + postprocess at batch 1; fps_between: half of the
+    images lie between these; fps_whole: all parts, such as reading,
     preprocessing and a search for proposals, where the method takes them from outside; latency_ms,
     latency_p95_ms: of network + postprocess; parts_ms: medians; throughput: batch
     size -> images a second; images, seconds: what was timed; score: the threshold where one was
@@ -42,6 +43,7 @@ class Speed:
     """
 
     fps: float
+    fps_between: tuple[float, float]
     fps_whole: float
     latency_ms: float
     latency_p95_ms: float
@@ -101,6 +103,7 @@ def measure(
     shape = tuple(int(v) for v in _input(detector, [inputs[0]])[0].shape[-2:])
     return Speed(
         fps=1 / float(np.median(both)),
+        fps_between=tuple((1 / np.percentile(both, [75, 25])).tolist()),
         fps_whole=1 / float(np.median(rounds.sum(1))),
         latency_ms=1000 * float(np.median(both)),
         latency_p95_ms=1000 * float(np.percentile(both, 95)),

@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from boxatlas.errors import InputError
-from boxatlas.files import write_tensors
+from boxatlas.files import check_format, write_tensors
 from boxatlas.training.ema import Ema
 
 STATE = "resume.safetensors"
@@ -75,7 +75,10 @@ def read_header(folder: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["boxatlas_run"])
+        check_format(header["format"], path)
         header["position"] = Position(**header["position"])
+    except InputError:
+        raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"not the state of a run: {error}", file=path) from None
     return header

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import math
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,8 @@ from torch import Tensor
 from boxatlas.errors import InputError
 from boxatlas.files import write_tensors
 from boxatlas.structures import Batch
+
+_SHARED = "/dev/shm"
 
 
 class Stop:
@@ -46,6 +51,60 @@ class Stop:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+
+
+class Patience:
+    """Ends the wait for a batch that will not come: workers that starve, as where shared memory is
+    full, neither deliver nor end. `over` says that it was so; the wait then ends as by Ctrl-C."""
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def _end(self) -> None:
+        self.over = True
+        _thread.interrupt_main()
+
+    def __enter__(self) -> Patience:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+WITHOUT_WORKERS = "go on with --resume and --set workers=0"
+
+
+def of_workers(error: BaseException) -> InputError | None:
+    """What is said of an error of the processes that read images; None: it is not of them."""
+    text = str(error)
+    signs = ("DataLoader worker", "shared memory", "Bus error", "Too many open files", "/torch_")
+    if not any(sign in text for sign in signs):
+        return None
+    return InputError(
+        f"a process that reads images was lost: {(text.splitlines() or [''])[0][:120]}",
+        field="workers",
+        hint=WITHOUT_WORKERS,
+    )
+
+
+def check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Raise InputError where the batches that workers hold ready do not fit in shared memory, as
+    in a container with its usual 64 MB: they would wait for ever."""
+    if workers == 0 or not hasattr(os, "statvfs") or not os.path.isdir(_SHARED):
+        return
+    status = os.statvfs(_SHARED)
+    free = status.f_bavail * status.f_frsize
+    if free < batch_bytes * 2:
+        raise InputError(
+            f"shared memory has {free / 2**20:.0f} MB free and a batch takes "
+            f"{batch_bytes / 2**20:.0f}",
+            field="workers",
+            value=workers,
+            hint="--set workers=0, or give the container more (--shm-size)",
+        )
 
 
 class FiniteLoss:

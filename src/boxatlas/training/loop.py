@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -28,12 +29,20 @@ from boxatlas.training import phases as staging
 from boxatlas.training.checkpoint import Position, load_state, read_header, save_state
 from boxatlas.training.distributed import any_of
 from boxatlas.training.ema import Ema
-from boxatlas.training.guard import FiniteLoss, Stop
+from boxatlas.training.guard import (
+    WITHOUT_WORKERS,
+    FiniteLoss,
+    Patience,
+    Stop,
+    check_shared_memory,
+    of_workers,
+)
 from boxatlas.training.log import Log, Meter, memory_mb
 from boxatlas.training.optim import divided, make_optimizer, schedule, set_rate, steps_in
 from boxatlas.training.phases import Job
 from boxatlas.training.recipe import Recipe
 
+_PATIENCE = 600  # seconds that a batch may take to come
 _AGREE_EVERY = 10  # iterations after which several processes tell one another of Ctrl-C
 
 
@@ -94,7 +103,15 @@ def run_phase(
         if resumed:
             descent.load()
             log.say(f"going on from iteration {position.step} of {descent.total}")
-        descent.run()
+        try:
+            descent.run()
+        except KeyboardInterrupt:
+            log.end()
+            log.say(
+                f"stopped at iteration {position.step} of {descent.total}; go on with: "
+                f"boxatlas train --resume --out {shlex.quote(str(job.folder))}"
+            )
+            raise
         product = descent.product
     staging.finish(job, stages, index, product)
     over = index + 1 == len(stages)
@@ -144,6 +161,8 @@ class Descent:
             self.network = DistributedDataParallel(self.network, find_unused_parameters=True)
         self.finite = FiniteLoss(job.folder)
         self.meter = Meter()
+        height, width = self.model.preprocess.size
+        check_shared_memory(self.loader.workers, size * 3 * height * width * 4)
         self._saved = self._began = time.monotonic()
         self._seconds = position.seconds
 
@@ -173,13 +192,35 @@ class Descent:
         self.log.end()
 
     def _group(self, batches: Iterator[Batch]) -> list[Batch]:
-        """The batches of one step; the state is saved before the error of an unreadable image."""
+        """The batches of one step; the state is saved before the error of one that fails."""
+        alone = self.job.world.size == 1
+        self.stop.at_once = alone  # the weights stand still; several processes stop together
+        patience = Patience(_PATIENCE) if alone and self.loader.workers else None
         try:
-            return list(islice(batches, self.parts))
-        except InputError:
-            if self.position.step:
-                self.save()
+            with patience or nullcontext():
+                return list(islice(batches, self.parts))
+        except (InputError, KeyboardInterrupt):
+            self._keep()
+            if patience is not None and patience.over:
+                raise InputError(
+                    f"no batch came in {_PATIENCE} s",
+                    field="workers",
+                    value=self.loader.workers,
+                    hint=WITHOUT_WORKERS,
+                ) from None
             raise
+        except (RuntimeError, OSError) as error:
+            known = of_workers(error)
+            if known is None:
+                raise
+            self._keep()
+            raise known from None
+        finally:
+            self.stop.at_once = False
+
+    def _keep(self) -> None:
+        if self.position.step:
+            self.save()
 
     def step(self, group: Sequence[Batch]) -> None:
         """One iteration: the gradient of a whole batch, in parts, and one step of the optimizer."""
@@ -255,9 +296,15 @@ class Descent:
                 raise KeyboardInterrupt
             with self.log.aside():
                 metrics = self.job.evaluate(self.product)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, InputError):
             self.save()
             raise
+        except (RuntimeError, OSError) as error:
+            known = of_workers(error)
+            if known is None:
+                raise
+            self.save()
+            raise known from None
         finally:
             self.stop.at_once = False
         self._mode()
@@ -286,18 +333,19 @@ class Descent:
 
     def _judge(self, metrics: dict[str, Any]) -> None:
         numbers = scalars(metrics)
-        score = numbers.get("mAP", -math.inf)
+        score = numbers.get("mAP")
+        best = self.position.best
         self.position.metrics = metrics
         self._row(numbers)
-        better = self.position.best is None or score > self.position.best
+        # The latest of equals; and where there is no AP, which judges nothing, the latest.
+        better = best is None if score is None else best is None or score >= best
         if better:
             self.position.best = score
             save_detector(self.job, self.product, "best.safetensors", self.position)
         epoch = self.position.step / self.epoch_steps
-        self.log.say(
-            f"epoch {epoch:g}, iteration {self.position.step}: {self.recipe.metric} mAP "
-            f"{score:.4f}{' (best so far)' if better else ''}"
-        )
+        judged = "no AP: nothing to judge by" if score is None else f"mAP {score:.4f}"
+        place = f"epoch {epoch:g}, iteration {self.position.step}"
+        self.log.say(f"{place}: {self.recipe.metric} {judged}{' (best so far)' if better else ''}")
 
     def _row(self, values: dict[str, Any]) -> None:
         step = self.position.step

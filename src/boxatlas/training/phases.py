@@ -31,7 +31,10 @@ _START = "start"  # the weights as training began
 
 
 class EpochBatches(Protocol):
-    """Batches of an epoch, the same in every run; `start` skips that many unread."""
+    """Batches of an epoch, the same in every run; `start` skips that many unread.
+    workers: processes that read for it."""
+
+    workers: int
 
     def __len__(self) -> int: ...
     def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]: ...

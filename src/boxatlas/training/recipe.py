@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import check_file
 from boxatlas.options import NotNegative, Options, replaced, validated
 
 _PREFIXES = ("train", "data", "eval")  # `--set train.epochs=12` is `--set epochs=12`
@@ -174,6 +175,16 @@ class Recipe(Options):
         return "\n".join(lines) + "\n"
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without references: a few lines of them unfold to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "references (*name) are not read", mark)
+        return super().compose_node(parent, index)
+
+
 def read_recipe(path: str | Path | Traversable, settings: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, with `key=value` settings on top.
 
@@ -182,10 +193,14 @@ def read_recipe(path: str | Path | Traversable, settings: Sequence[str] = ()) ->
     """
     where = path if isinstance(path, Traversable) else Path(path)
     try:
-        document = yaml.safe_load(where.read_text(encoding="utf-8"))
+        if isinstance(where, Path):
+            check_file(where)
+        document = yaml.load(where.read_text(encoding="utf-8"), _Plain)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"not valid YAML: {_first_line(error)}", file=str(path)) from None
     if not isinstance(document, dict):
         raise InputError("a recipe is a list of `key: value`", file=str(path))
@@ -240,8 +255,8 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if not equals:
             raise InputError("must be KEY=VALUE", field="--set", value=setting)
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = yaml.load(text, _Plain)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise InputError(
                 f"not a YAML value: {_first_line(error)}", field="--set", value=setting
             ) from None
@@ -286,7 +301,7 @@ def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any)
             "no such key of a recipe",
             field="--set",
             value=".".join(parts),
-            hint=nearest(parts[-1], Recipe.model_fields),
+            hint=f"{nearest(parts[-1], Recipe.model_fields)} an option of the model is model.NAME",
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from boxatlas.training.prepare import prepare, resolve_init
 from boxatlas.training.recipe import Recipe, differences, read_recipe
 
 RECIPE = "recipe.yaml"
+_LOCK_SECONDS = 7.0  # more than torch's workers take to see that their parent is gone
 # What may change when a run is resumed, without changing what it computes.
 _FREE = ("workers", "log_every", "save_every", "save_minutes", "data", "format")
 
@@ -63,12 +67,12 @@ def train(
     """
     folder = Path(out)
     recipe = None if recipe is None else resolve_init(recipe)
-    with world(torch.device(device)) as (here, own_device):
+    with world(torch.device(device)) as (here, own_device), ExitStack() as own:
         recipe = _settled(recipe, folder, resume)
         wait(here)  # all have looked at the folder before the first writes to it
         new = not folder.exists() or not any(folder.iterdir())
         if here.first:
-            make_folder(folder)
+            own.enter_context(held(make_folder(folder)))
             for pattern in (".*.part", ".tmp*"):  # what a kill left half written
                 for left in folder.rglob(pattern):
                     left.unlink(missing_ok=True)
@@ -93,6 +97,40 @@ def train(
         position.seconds,
         position.metrics,
     )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """A lock on a run's folder that ends with this process, however that ends.
+
+    Raises InputError where another process trains in it. Reading workers of one that was killed
+    hold it for a few seconds more, so that it is tried for so long.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InputError(
+                        "another process is training in this folder",
+                        file=folder,
+                        hint="wait for it or stop it, or pass another --out",
+                    ) from None
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 def _withdraw(folder: Path) -> None:

@@ -8,6 +8,7 @@ its options, preprocess and weights, never a bare state dict.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.files import check_format
 from boxatlas.images import Preprocess
 from boxatlas.options import validated
 from boxatlas.parts.base import Detector
@@ -60,10 +62,12 @@ SOURCES = (
 def load(path: str | Path) -> Detector:
     """The whole detector from a checkpoint: model, options, classes, preprocess, weights.
 
-    path: a file, or "bundled": the detector that the package carries. Raises InputError where the
-    file is not such a checkpoint or its weights do not fit its model.
+    path: a file, a run's folder (its best, else its last), "bundled" or the name of a model whose
+    weights the package carries. It is ready to infer: in
+    eval mode. Raises InputError where the file is not such a checkpoint or its weights do not fit
+    its model.
     """
-    path = bundled("bundled") if path == "bundled" else path
+    path = _place(path)
     state, description = read(path)
     if description is None:
         raise InputError(
@@ -73,7 +77,31 @@ def load(path: str | Path) -> Detector:
         )
     model = described(description, path)
     _load_whole(model, state, path)
-    return model
+    return model.eval()
+
+
+def _place(what: str | Path) -> Path:
+    """The file that is meant. Raises InputError, with what else could be, where there is none."""
+    path = Path(what)
+    if os.path.isdir(path):  # a run's; one that was stopped early has no best yet
+        kept = [path / f"{name}.safetensors" for name in ("best", "last")]
+        found = next((one for one in kept if one.is_file()), None)
+        if found is None:
+            raise InputError("is a folder without best.safetensors or last.safetensors", file=path)
+        return found
+    if os.path.exists(path):  # False, not an error, for a name too long
+        return path
+    known = str(what) in list_models()
+    if what == "bundled" or (known and is_bundled(str(what))):
+        return bundled(str(what))
+    if known:
+        raise InputError(
+            "is a model whose trained weights the package does not carry",
+            value=str(what),
+            hint="train it, or `boxatlas weights list`, `weights fetch` and `weights import`",
+        )
+    hint = None if path.suffix else nearest(str(what), ("bundled", *list_models()))
+    raise InputError("no such file", file=path, hint=hint)
 
 
 def load_into(
@@ -208,6 +236,7 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
 
 def described(description: Mapping[str, Any], path: str | Path) -> Detector:
     """Build what a checkpoint's description says."""
+    check_format(description.get("format", 1), path)
     name, options = description.get("model"), description.get("options", {})
     classes, preprocess = description.get("classes"), description.get("preprocess")
     shapes = (

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import codecs
 import collections
+import io
 import pickle
+import pickletools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ import torch
 from torch import Tensor
 
 from boxatlas.errors import InputError
+from boxatlas.files import check_file
+
+_DEEPEST = 4  # dicts within dicts that weights come in
 
 
 def _encoded(text: str, encoding: str) -> bytes:
@@ -27,16 +33,43 @@ def _encoded(text: str, encoding: str) -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
-_ARRAY, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_KINDS = re.compile(r"[<>|=]?[fiub]\d{1,2}")
+
+
+class _Array:
+    """Stands for numpy's own class, which would take any shape before it has the numbers."""
+
+
+def _empty(kind: object, shape: object, code: object) -> np.ndarray:
+    """What numpy calls to make an array, whose numbers come afterwards and are counted then."""
+    if kind is not _Array:
+        raise _RefusedError("an array of another class")
+    return np.zeros(0)
+
+
+def _dtype(name: object, *_: object) -> np.dtype:
+    text = name.decode("latin1") if isinstance(name, bytes) else str(name)
+    if not _KINDS.fullmatch(text):
+        raise _RefusedError(f"numbers of the type {text[:20]}")
+    return np.dtype(text)
+
+
+def _scalar(kind: np.dtype, value: bytes) -> Any:
+    if not isinstance(kind, np.dtype) or len(value) != kind.itemsize:
+        raise _RefusedError("a number of another length")
+    return _SCALAR(kind, value)
+
+
 _KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("numpy", "ndarray"): _Array,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): _encoded,
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _KNOWN[_module, "_reconstruct"] = _ARRAY
-    _KNOWN[_module, "scalar"] = _SCALAR
+    _KNOWN[_module, "_reconstruct"] = _empty
+    _KNOWN[_module, "scalar"] = _scalar
 
 
 class _RefusedError(pickle.UnpicklingError):
@@ -52,9 +85,11 @@ class _ArraysOnly(pickle.Unpickler):
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """The dict of a pickle, every array a tensor. Raises InputError for anything else in it."""
+    check_file(path)
+    data = path.read_bytes()
     try:
-        with open(path, "rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
+        _check_claims(data)
+        content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except _RefusedError as error:
         raise InputError(
             f"holds more than arrays and could run code; refused unread: {error}",
@@ -68,11 +103,20 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return _tensors(content)
 
 
-def _tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
+def _check_claims(data: bytes) -> None:
+    """Raise ValueError where a length or a number of the pickle's memory is beyond the file: its
+    reader would ask for so much memory first."""
+    for code, argument, _ in pickletools.genops(io.BytesIO(data)):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+            raise ValueError("the pickle's memory is larger than the file")
+
+
+def _tensors(content: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
-            made[str(name)] = _tensors(value)
+            if depth < _DEEPEST:
+                made[str(name)] = _tensors(value, depth + 1)
         elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             made[str(name)] = torch.from_numpy(np.array(value))
         elif isinstance(value, Tensor):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from boxatlas.errors import InputError
+from boxatlas.archives import read_npz
+from boxatlas.errors import InputError, parsing
+from boxatlas.files import check_file
 from boxatlas.weights.pickles import read_pickle
 
 State = dict[str, Tensor]
@@ -35,8 +36,7 @@ def read_state(path: str | Path) -> State:
 def read(path: str | Path) -> tuple[State, dict[str, Any] | None]:
     """(tensors by name, the description if the file is a checkpoint of ours)."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError("no such file", file=path)
+    check_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
@@ -54,17 +54,17 @@ def read(path: str | Path) -> tuple[State, dict[str, Any] | None]:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"truncated or not a safetensors file: {error}", file=path) from None
+    with (
+        parsing(path, "truncated or not a safetensors file"),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if KEY not in metadata:
         return state, None
     try:
         description = json.loads(metadata[KEY])
-    except ValueError:
+    except (ValueError, RecursionError):
         description = None
     if not isinstance(description, dict):
         raise InputError("the description of the detector is damaged", file=path, field=KEY)
@@ -72,14 +72,22 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
 
 
 def _read_torch(path: Path) -> State:
+    with open(path, "rb") as file:
+        head = file.read(512).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(
+            "is a web page, not weights", file=path, hint="download the file, not its page"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        wanted = f" (it would call {named[1]})" if named else ""
         raise InputError(
-            "not a file of weights, or one that holds more than tensors and could run code; "
-            "refused unread",
+            "not a file of weights, or one that holds more than tensors and could run code"
+            f"{wanted}; refused unread",
             file=path,
             hint="save it again as safetensors where you trust it",
         ) from None
@@ -94,11 +102,8 @@ def _read_torch(path: Path) -> State:
 
 
 def _read_arrays(path: Path) -> State:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"truncated or not an npz of arrays: {error}", file=path) from None
+    with parsing(path, "truncated or not an npz of arrays"):
+        return {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
 
 
 def tensors_of(content: object) -> State:
@@ -108,6 +113,7 @@ def tensors_of(content: object) -> State:
     flat = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     inner = [tensors_of(v) for v in content.values() if isinstance(v, Mapping)]
     state = max([flat, *inner], key=len)
-    if state and all(name.startswith("module.") for name in state):  # saved under DataParallel
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):  # of a compiled, a parallel model
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
