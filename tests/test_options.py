@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import pytest
 from pydantic import BaseModel, model_validator
 
 from boxatlas.errors import InputError, nearest
-from boxatlas.options import Options, habit, idea, validated
+from boxatlas.options import Fraction, Options, Positive, habit, idea, setting, validated
 
 
 class Inner(Options):
@@ -86,3 +87,41 @@ def test_an_error_is_always_one_line() -> None:
     assert "\n" not in str(error)
     assert str(error).startswith("a.txt: x: is wrong (got 'yyy")
     assert str(error).endswith("...); do this")
+
+
+@pytest.mark.parametrize("values", [{"weight": True}, {"eps": False}])
+def test_a_truth_value_is_no_number(values: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"is a number, not true or false"):
+        Sample.of(values)
+
+
+class Group(Options):
+    gone: ClassVar[Mapping[str, Any]] = {"old": 1}
+
+    score: Fraction = setting(0.5, "least score")
+    sizes: tuple[Positive, ...] = setting((1.0, 2.0), "sides in pixels")
+
+
+class Paper(Group):
+    score = 0.25  # section 1
+    sizes = idea((3.0,), "table 2: sides in pixels")
+
+
+def test_a_paper_s_value_keeps_type_bounds_and_kind() -> None:
+    """A line without a type gives the value alone; by `idea` its kind and note too."""
+    assert (Paper.of().score, Paper.of().sizes, Group.of().score) == (0.25, (3.0,), 0.5)
+    assert Paper.kinds("setting") == {"score": "least score"}
+    assert Paper.kinds("idea") == {"sizes": "table 2: sides in pixels"}
+    for wrong in ({"score": 2}, {"score": -1}, {"sizes": (1, -1)}, {"sizes": (math.nan,)}):
+        with pytest.raises(InputError, match=r"^(score|sizes)"):
+            Paper.of(wrong)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+
+        class Wrong(Group):
+            score = 2.0
+
+
+def test_an_option_that_is_gone_is_passed_over_at_what_is_done_now() -> None:
+    assert Paper.of({"old": 1}) == Paper.of()
+    with pytest.raises(InputError, match=r"^old: this option is gone; 1 is what is done"):
+        Paper.of({"old": 2})

@@ -27,7 +27,7 @@ from torch import Tensor
 from boxatlas.errors import InputError, parsing
 from boxatlas.files import check_file
 from boxatlas.frame import Frame
-from boxatlas.options import AtLeastOne, Options, Positive, setting
+from boxatlas.options import AtLeastOne, Options, Pixels, Positive, setting
 
 Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
 # The formats of Pillow that are opened, and no others: each parser is a way in for a hostile file.
@@ -61,7 +61,7 @@ _OVERSHOOT = 0.25  # of the range: what interpolation may leave beyond it
 class InputChoices(Options):
     """The size of an input that does not depend on the image."""
 
-    size: AtLeastOne | tuple[AtLeastOne, AtLeastOne] = setting(
+    size: Pixels | tuple[Pixels, Pixels] = setting(
         300, "input in pixels: a side, or (height, width)"
     )
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -34,6 +34,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Layers = Annotated[int, Field(ge=0, le=100)]  # of a network, one after another
+Pixels = Annotated[int, Field(ge=1, le=65_536)]  # a side of an input
 Kind = Literal["idea", "setting", "habit"]
 
 # What older files call an option, and what it is called since.
@@ -114,7 +116,11 @@ class Options(BaseModel, metaclass=_Values):
 
         Raises InputError naming the field, the value and the nearest right name.
         """
-        return validated(cls, {**cls.current(own), **cls.current(given or {})})
+        given = cls.current(given or {})
+        for name, value in given.items():  # which pydantic would take for 1 and 0
+            if isinstance(value, bool) and bool not in _types(cls, name):
+                raise InputError("is a number, not true or false", field=name, value=value)
+        return validated(cls, {**cls.current(own), **given})
 
     @classmethod
     def current(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +168,22 @@ def replaced(options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     given = {RENAMED.get(name, name) for name in values}
     kept = {k: v for k, v in options.items() if RENAMED.get(k, k) not in given}
     return {**kept, **values}
+
+
+def _types(cls: type[BaseModel], name: str) -> set[Any]:
+    """The plain types that a field may have; bool for a name that is no field."""
+    if name not in cls.model_fields:
+        return {bool}
+    left, types = [cls.model_fields[name].annotation], set()
+    while left:
+        annotation = left.pop()
+        members = get_args(annotation)
+        if get_origin(annotation) is Literal:
+            types |= {type(member) for member in members}
+        else:
+            left += members
+            types.add(annotation)
+    return types
 
 
 def kind_of(field: FieldInfo) -> str:

@@ -42,6 +42,8 @@ def class_names(num_classes: int | None, classes: Sequence[str] | None) -> tuple
         raise InputError(f"{len(classes)} class names but num_classes={num_classes}")
     if classes is not None:
         return tuple(classes)
+    if num_classes is not None and not isinstance(num_classes, int):
+        raise InputError("must be a whole number", field="num_classes", value=num_classes)
     if num_classes is None or num_classes == len(VOC_CLASSES):
         return VOC_CLASSES
     if num_classes < 1:

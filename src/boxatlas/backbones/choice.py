@@ -12,7 +12,7 @@ from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
 from boxatlas.backbones.resnet import ResNet, norm_layer
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.images import Preprocess
-from boxatlas.options import AtLeastOne, NotNegative, Options, habit, setting
+from boxatlas.options import AtLeastOne, NotNegative, Options, Pixels, habit, setting
 
 Backbone = ResNet | MobileNetV3Features | TimmFeatures | Darknet
 
@@ -37,7 +37,7 @@ def side_limits(size: object) -> object:
 class TrunkChoices(Options):
     """What `pyramid_backbone` and `pyramid_preprocess` read beside `BackboneChoices`."""
 
-    size: tuple[AtLeastOne, AtLeastOne] = setting(
+    size: tuple[Pixels, Pixels] = setting(
         (800, 1333), "shorter side of an input, and the longer one's limit; s alone: s and 5/3 s"
     )
     train_sizes: tuple[AtLeastOne, ...] = setting((), "shorter sides that training changes among")

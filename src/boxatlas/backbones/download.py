@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import torch
 from torch import Tensor
 
@@ -21,8 +24,14 @@ def imagenet_state(architecture: str) -> dict[str, Tensor]:
             value=True,
             hint="use pretrained=false, or a timm backbone",
         ) from None
+    return fetched(url)
+
+
+def fetched(url: str) -> dict[str, Tensor]:
+    """The tensors of a file that torch's cache holds, or is given. Raises InputError offline."""
     try:
-        return torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
+        with contextlib.redirect_stdout(sys.stderr):  # torch says there what it downloads
+            return torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
     except OSError as error:
         raise InputError(
             f"the ImageNet weights cannot be downloaded: {error}",

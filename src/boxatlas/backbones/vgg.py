@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from boxatlas.backbones.download import fetched
 from boxatlas.errors import InputError, nearest
 from boxatlas.options import Options, habit
 
@@ -128,15 +129,7 @@ class VGG16(nn.Module):
         """
         from torchvision.models import VGG16_Weights
 
-        url = VGG16_Weights.IMAGENET1K_FEATURES.url
-        try:
-            state = torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
-        except OSError as error:
-            raise InputError(
-                f"the ImageNet weights cannot be downloaded: {error}",
-                field="pretrained",
-                hint="connect, or use pretrained=false",
-            ) from None
+        state = fetched(VGG16_Weights.IMAGENET1K_FEATURES.url)
         names = [name for stage in self._stages for name in stage]
         indices = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
         with torch.no_grad():

@@ -27,10 +27,13 @@ IGNORED = -2
 
 
 class MatchChoices(Options):
-    """From which overlap an anchor answers for an object: of every method on anchors."""
+    """From which overlap an anchor answers for an object, in SSD's family and RetinaNet.
+
+    SSD's family also takes its hard negatives from the boxes below it.
+    """
 
     match_iou: Annotated[float, Field(gt=0, le=1)] = idea(
-        0.5, "SSD, section 2.2: a box that overlaps an object by more than this is positive"
+        0.5, "SSD, section 2.2: a box that overlaps an object by this or more is positive"
     )
 
 

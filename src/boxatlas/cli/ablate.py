@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,9 @@ def command(
         recipe = find_recipe(what, [*(settings or ()), *chosen])
         given = {"data": [str(d) for d in data], "format": format, "seed": seed}
         recipes.append((values, recipe.changed({k: v for k, v in given.items() if v is not None})))
+    for folder in data:
+        if not folder.exists():
+            raise InputError("no such folder", file=folder, field="--data")
     _settle(out, resume, what, grid)
     found = []
     for values, recipe in recipes:
@@ -89,7 +93,8 @@ def parse_grid(switches: list[str]) -> dict[str, list[str]]:
     grid: dict[str, list[str]] = {}
     for text in switches:
         name, equals, values = text.partition("=")
-        parts = [v.strip() for v in values.split(",") if v.strip()]
+        # A comma within brackets belongs to a value.
+        parts = [v.strip() for v in re.split(r",(?![^\[({]*[\])}])", values) if v.strip()]
         if not equals or not name or not parts:
             raise InputError("is not NAME=A,B,...", field="--switch", value=text)
         if name in grid:

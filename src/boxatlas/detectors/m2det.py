@@ -64,8 +64,8 @@ class Config(
 
     gone: ClassVar[Mapping[str, Any]] = {"boxes": "coco", "soft_least": FAINTEST}
 
-    tums: AtLeastOne = idea(8, "table 3: U-shapes in a row")
-    scales: Annotated[int, Field(ge=2)] = idea(6, "section 3.2: maps of a pyramid")
+    tums: Annotated[int, Field(ge=1, le=100)] = idea(8, "table 3: U-shapes in a row")
+    scales: Annotated[int, Field(ge=2, le=20)] = idea(6, "section 3.2: maps of a pyramid")
     planes: Annotated[int, Field(ge=2, multiple_of=2)] = idea(
         256, "table 3: channels inside a U-shape"
     )

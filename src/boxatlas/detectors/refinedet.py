@@ -232,7 +232,7 @@ class RefineDet(SingleShot):
 
 def _boxes(ratios: Ratios, config: Config) -> list[int]:
     """Anchors in a cell of each map: one square and two for each ratio."""
-    upper = config.max_sizes or (None,) * len(ratios)
+    upper = option_or_table(config.max_sizes, [None] * len(ratios), "max_sizes")
     return [n + (m is not None) for n, m in zip(per_cell(ratios, 1), upper, strict=True)]
 
 

@@ -32,7 +32,15 @@ from boxatlas.boxes.nms import Candidates, SuppressionChoices, batched_nms, best
 from boxatlas.losses.focal import NormaliseChoices, focal_loss, focal_star_loss, image_weights
 from boxatlas.losses.regression import giou_loss, smooth_l1
 from boxatlas.necks.fpn import FPN, CoarseLevelChoices
-from boxatlas.options import AtLeastOne, Count, Fraction, NotNegative, Positive, idea, setting
+from boxatlas.options import (
+    AtLeastOne,
+    Fraction,
+    Layers,
+    NotNegative,
+    Positive,
+    idea,
+    setting,
+)
 from boxatlas.parts.base import ClassRows, Raw
 from boxatlas.parts.default_boxes import option_or_table
 from boxatlas.parts.dense import DenseChoices, DenseDetector, Grid, Head, flat
@@ -86,7 +94,7 @@ class Config(
     match_iou = setting(0.5, "section 4: from this overlap on an anchor answers for an object")
 
     width: AtLeastOne = setting(256, "channels of the pyramid and the subnets")
-    head_convs: Count = setting(4, "3x3 convolutions of a subnet before its output")
+    head_convs: Layers = setting(4, "3x3 convolutions of a subnet before its output")
     head_norm: Literal["none", "group"] = setting("none", "norms in the subnets")
     anchor_sizes: tuple[tuple[Positive, ...], ...] | None = setting(
         None, "pixels, the anchors' sizes of each level; null: 4 strides times the scales"

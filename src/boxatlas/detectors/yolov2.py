@@ -36,7 +36,7 @@ from boxatlas.losses.yolo import (
     softmax_classes,
 )
 from boxatlas.ops.reorg import Reorg, ReorgChoices
-from boxatlas.options import AtLeastOne, Count, Options, idea, setting
+from boxatlas.options import AtLeastOne, Count, Layers, Options, idea, setting
 from boxatlas.parts.base import ClassRows, Detector, Raw
 from boxatlas.parts.yolo import (
     Map,
@@ -105,7 +105,7 @@ class YOLOv2Choices(Options):
     release: Literal["paper", "later"] = setting(
         "paper", "later: a 1x1 convolution before the passthrough and the public weights' priors"
     )
-    tower: Count = setting(2, "3x3 convolutions of 1024 channels before the passthrough joins")
+    tower: Layers = setting(2, "3x3 convolutions of 1024 channels before the passthrough joins")
     joined: Count = setting(
         1024, "channels of the 3x3 convolution after the passthrough; 0: there is none"
     )

@@ -53,7 +53,7 @@ Backbone = PaperBackbone | TimmFeatures | Darknet
 class MultiboxChoices(Options):
     """SSD's training: what default boxes answer for, which are background, how a box is written."""
 
-    negatives: NotNegative = idea(3.0, "SSD, section 2.2: hard negatives for each positive")
+    negatives: NotNegative = idea(3.0, "SSD, section 2.2: hard negatives for each positive", le=1e6)
     loc_weight: NotNegative = idea(1.0, "SSD, equation 1: weight of the localisation loss")
     match: Literal["bipartite", "argmax"] = habit(
         "bipartite",

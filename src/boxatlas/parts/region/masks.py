@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boxatlas.errors import InputError
 from boxatlas.losses.masks import mask_loss
 from boxatlas.ops.masks import MaskTargetRule, mask_targets, paste_masks
-from boxatlas.options import AtLeastOne, Count, Options, habit, idea, setting
+from boxatlas.options import AtLeastOne, Layers, Options, habit, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.roi import pool_rois
@@ -36,7 +36,7 @@ class MaskChoices(Options):
         0.5, "section 3.1: probability above which a pixel is the object's", gt=0, lt=1
     )
 
-    mask_convs: Count = setting(4, "3x3 convolutions of the mask branch before its map is doubled")
+    mask_convs: Layers = setting(4, "3x3 convolutions of the mask branch before its map is doubled")
     mask_width: AtLeastOne = setting(256, "channels of the mask branch")
     mask_norm: Literal["none", "batch"] = habit(
         "none", "norms after the mask branch's convolutions"

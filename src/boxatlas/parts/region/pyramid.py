@@ -78,7 +78,10 @@ class Pyramid(nn.Module):
 
 def idle_on_one_level(config: PyramidChoices) -> dict[str, str]:
     """Ideas of the pyramid that do nothing: name -> why."""
-    return {"p6": "one_level looks at P2 alone"} if config.one_level else {}
+    idle = {"p6": "one_level looks at P2 alone"} if config.one_level else {}
+    if not config.lateral:  # then a level is the one above, enlarged: there is nothing to add to
+        idle["top_down"] = "without lateral connections nothing else reaches a level"
+    return idle
 
 
 # A pyramid for small machines, with fewer proposals and RoIs.

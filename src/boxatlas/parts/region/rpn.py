@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from boxatlas.boxes.anchors import (
@@ -30,6 +30,7 @@ from boxatlas.errors import InputError
 from boxatlas.options import (
     AtLeastOne,
     Fraction,
+    Layers,
     NotNegative,
     Options,
     Positive,
@@ -38,6 +39,8 @@ from boxatlas.options import (
     setting,
 )
 from boxatlas.structures import Targets
+
+OneSize = Annotated[tuple[Positive, ...], Field(min_length=1)]  # several of one level
 
 
 class RPNChoices(Options):
@@ -50,7 +53,7 @@ class RPNChoices(Options):
         False, "Faster R-CNN section 3.3 drops anchors that cross the border; FPN section 4.1 keeps"
     )
 
-    anchor_sizes: tuple[Positive | tuple[Positive, ...], ...] = setting(
+    anchor_sizes: tuple[Positive | OneSize, ...] = setting(
         (32, 64, 128, 256, 512),
         "side of each level's square anchor, in pixels; of all, where there is one level",
         min_length=1,
@@ -58,7 +61,7 @@ class RPNChoices(Options):
     rpn_width: AtLeastOne | None = setting(
         None, "channels of the RPN's 3x3 convolutions; None: those of its maps"
     )
-    rpn_convs: AtLeastOne = setting(1, "3x3 convolutions before the RPN's outputs")
+    rpn_convs: Layers = setting(1, "3x3 convolutions before the RPN's outputs", ge=1)
     rpn_count: AtLeastOne = setting(256, "anchors of an image that are trained")
     rpn_positive_iou: Fraction = setting(
         0.7,
