@@ -57,6 +57,16 @@ def test_test_is_the_usual_split_and_folders_are_joined(
     assert (document["split"], document["images"]) == ("test", 8)
 
 
+def test_where_neither_test_nor_val_is_all_images_are_judged_aloud(
+    say, checkpoint: Path, tmp_path: Path
+) -> None:
+    scenes.write(tmp_path / "one", {"train": 3})
+    code, out, err = say("eval", checkpoint, "--data", tmp_path / "one", "--no-speed", "--json")
+    assert code == 0, err
+    assert json.loads(out)["images"] == 3
+    assert "neither test nor val is there: all images are judged (train)" in " ".join(err.split())
+
+
 def test_the_report_folder(say, checkpoint: Path, made_scenes: Path, tmp_path: Path) -> None:
     out_folder = tmp_path / "report"
     arguments = ("eval", checkpoint, "--data", made_scenes, "--limit", 2, "--out", out_folder)

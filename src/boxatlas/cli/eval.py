@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 NEEDS_ARGUMENTS = True
 _FEW = 2000  # images whose mAP gets an interval
 _OF_DETECTORS = ("metric", "iou", "score", "speed", "batch", "workers", "scales", "flip", "merge")
-_USUAL_SPLITS = ("test", "val")
 
 
 Data = Annotated[
@@ -253,14 +252,14 @@ def _measure_proposals(
 
 
 def usual_split(folders: list[Path], format: str | None) -> str | None:
-    """test, or else val, where every folder has it; None = all images."""
-    from boxatlas.data import splits
+    """test, or else val, where every folder has it; None = all images, which is said aloud."""
+    from boxatlas.data import split_to_judge
+    from boxatlas.progress import console
 
-    known = [set(splits(folder, format)) for folder in folders]
-    for name in _USUAL_SPLITS:
-        if all(name in names for names in known):
-            return name
-    return None
+    name, said = split_to_judge(folders, format)
+    if name is None and said:
+        console().print(f"warning: {said}", style="yellow", markup=False)
+    return name
 
 
 def _found(detector: Detector, table: Table, views: Views, **options: Any) -> list[Detections]:
