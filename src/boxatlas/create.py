@@ -1,4 +1,4 @@
-"""Making a detector by name, with or without weights: the library's first call."""
+"""Making a detector by name, with or without weights, or from a file: the library's first calls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from boxatlas.options import replaced
 from boxatlas.parts.base import Detector
 from boxatlas.weights import bundled_options, load_into
+from boxatlas.weights import load as load_checkpoint
 from boxatlas.zoo import build, class_names, model_info
 
 
@@ -36,3 +37,16 @@ def create_model(
     if weights is not None:
         load_into(model, weights)
     return model
+
+
+def load(path: str | Path) -> Detector:
+    """The whole detector from a file: model, options, classes, preprocess, weights.
+
+    path: a checkpoint, an ONNX file that `boxatlas export` wrote (its network is then run by ONNX
+    Runtime and cannot be trained), or "bundled". Raises InputError where it is none of these.
+    """
+    if Path(path).suffix == ".onnx":
+        from boxatlas.export import open_onnx
+
+        return open_onnx(path)
+    return load_checkpoint(path)

@@ -97,15 +97,20 @@ def _measured(
 ) -> dict[str, Any]:
     from boxatlas.evaluation.sizes import size_of
     from boxatlas.evaluation.speed import measure
+    from boxatlas.export.deployed import Deployed
 
     detector, untrained = open_or_make(name, device, seed)
-    size = size_of(detector)
+    if isinstance(detector, Deployed):
+        parameters, multiply_adds = detector.parameter_count, None
+    else:
+        size = size_of(detector)
+        parameters, multiply_adds = size.parameters, size.multiply_adds
     speed = measure(detector, sources, seconds=seconds, batches=batches, untrained=untrained)
     return {
         "model": detector.name,
         "checkpoint": None if untrained else name,
-        "parameters": size.parameters,
-        "multiply_adds": size.multiply_adds,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
         **speed.document(),
     }
 

@@ -60,7 +60,8 @@ def open_detector(what: str, device: torch.device) -> Detector:
 
     Raises InputError, naming what is there, where it is none of these.
     """
-    from boxatlas.weights import bundled, load
+    from boxatlas.create import load
+    from boxatlas.weights import bundled
     from boxatlas.zoo import list_models
 
     path = Path(what)

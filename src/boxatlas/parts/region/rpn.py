@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from boxatlas.boxes.anchors import AnchorCache, cell_anchors, pyramid_anchors
+from boxatlas.boxes.anchors import AnchorCache, cell_anchors, image_strides, pyramid_anchors
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import match_thresholds
 from boxatlas.boxes.nms import Proposals, proposal_nms, top_per_level
@@ -123,6 +123,16 @@ class Rows(NamedTuple):
     anchors: Tensor
 
 
+class Ranked(NamedTuple):
+    """What enters suppression: boxes [B, S, 4], their logits [B, S], usable [B, S] (may be a
+    proposal at all), level [S]."""
+
+    boxes: Tensor
+    scores: Tensor
+    usable: Tensor
+    level: Tensor
+
+
 class RPNHead(nn.Module):
     """A 3x3 convolution, then objectness and box deltas by 1x1, shared over the levels.
 
@@ -171,7 +181,7 @@ class RPNHead(nn.Module):
                 background, thing = score.chunk(2, dim=1)
                 score = thing - background
             flat_scores.append(score.permute(0, 2, 3, 1).flatten(1))
-            flat_deltas.append(delta.permute(0, 2, 3, 1).reshape(len(delta), -1, 4))
+            flat_deltas.append(delta.permute(0, 2, 3, 1).reshape(delta.shape[0], -1, 4))
         return flat_scores, flat_deltas
 
 
@@ -214,7 +224,7 @@ def anchors_of(
     ]
     steps: list[float | tuple[float, float]] = list(strides)
     if config.anchor_stride == "image // grid":
-        steps = [(float(image[0] // h), float(image[1] // w)) for h, w in grids]
+        steps = [*image_strides(grids, image)]
     return pyramid_anchors(cells, grids, steps)
 
 
@@ -245,17 +255,9 @@ class RPN(nn.Module):
         logits, deltas = self.head.rows(*self.head(maps))
         return Rows(logits, deltas, self.anchors(maps, size))
 
-    @torch.no_grad()
-    def select(
-        self, rows: Rows, counts: tuple[int, int], limits: Tensor, scales: Tensor | None = None
-    ) -> Proposals:
-        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first.
-
-        counts: the best of each level that enter suppression, and P, those of an image that stay.
-        limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
-        [B]: pixels of the input for one of the source.
-        """
-        config, (before, after), inclusive = self.config, counts, self.coder.inclusive
+    def best(self, rows: Rows, before: int, limits: Tensor, scales: Tensor | None = None) -> Ranked:
+        """The `before` best boxes of each level, as they enter suppression; see `select`."""
+        config, inclusive = self.config, self.coder.inclusive
         levels = [level.shape[1] for level in rows.logits]
         logit, delta = torch.cat(rows.logits, 1), torch.cat(rows.deltas, 1)
         edge = limits.repeat(1, 2)[:, None] - int(inclusive)
@@ -271,8 +273,27 @@ class RPN(nn.Module):
         usable = _sides_reach(box, side, inclusive) & score.isfinite()
         if config.rpn_score > 0:
             usable &= score.sigmoid() >= config.rpn_score
+        return Ranked(box, score, usable, level)
+
+    @torch.no_grad()
+    def select(
+        self, rows: Rows, counts: tuple[int, int], limits: Tensor, scales: Tensor | None = None
+    ) -> Proposals:
+        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first.
+
+        counts: the best of each level that enter suppression, and P, those of an image that stay.
+        limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
+        [B]: pixels of the input for one of the source.
+        """
+        ranked = self.best(rows, counts[0], limits, scales)
         return proposal_nms(
-            box, score, config.rpn_nms, after, usable=usable, level=level, inclusive=inclusive
+            ranked.boxes,
+            ranked.scores,
+            self.config.rpn_nms,
+            counts[1],
+            usable=ranked.usable,
+            level=ranked.level,
+            inclusive=self.coder.inclusive,
         )
 
     def loss(
