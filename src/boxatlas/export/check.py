@@ -174,6 +174,6 @@ def _decided_by_rounding(
         return True
     rival = other.labels == one.labels[i]
     rival &= torch.cdist(box, other.boxes, p=torch.inf)[0] > _OTHER  # not the same one, moved
-    overlap = iou(box, other.boxes[rival])[0]
+    overlap = iou(box, other.boxes[rival])
     level = (other.scores[rival] - score).abs() <= SCORE
     return bool(((overlap > nms_iou) & level).any() | ((overlap - nms_iou).abs() <= 0.01).any())

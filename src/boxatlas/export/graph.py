@@ -69,16 +69,18 @@ def with_constant_padding(network: nn.Module) -> None:
     """
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, Conv2dSame):
-                pads: list[int] = []
-                for size, stride, step in zip(
-                    child.kernel_size[::-1], child.stride[::-1], child.dilation[::-1], strict=True
-                ):
-                    both = max((size - 1) * step + 1 - stride, 0)
-                    pads += [both // 2, both - both // 2]
+            if isinstance(child, nn.Conv2d) and type(child) is Conv2dSame:
+                (top, bottom), (left, right) = (_padding(child, axis) for axis in (0, 1))
                 child.__class__ = nn.Conv2d
-                child.padding = (0, 0)
-                setattr(module, name, nn.Sequential(nn.ZeroPad2d(tuple(pads)), child))
+                padded = nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), child)
+                setattr(module, name, padded)
+
+
+def _padding(conv: nn.Conv2d, axis: int) -> tuple[int, int]:
+    """Cells before and after, of an axis whose length is a multiple of the stride."""
+    reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
+    both = max(reach - conv.stride[axis], 0)
+    return both // 2, both - both // 2
 
 
 class Graph(nn.Module):

@@ -103,7 +103,7 @@ def _quiet() -> Iterator[None]:
 
 def _ordinary(detector: Detector) -> Detector:
     """The folded copy, on the CPU, of tensors that a trace may hold."""
-    twin = folded(detector).to("cpu", memory_format=torch.contiguous_format)
+    twin = folded(detector).to("cpu")
     for module in twin.modules():
         for name, value in list(module._parameters.items()):
             if value is not None:
