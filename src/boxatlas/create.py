@@ -8,7 +8,7 @@ from typing import Any
 
 from boxatlas.options import replaced
 from boxatlas.parts.base import Detector
-from boxatlas.weights import bundled_options, load_into
+from boxatlas.weights import bundled, bundled_options, load_into
 from boxatlas.weights import load as load_checkpoint
 from boxatlas.zoo import build, class_names, model_info
 
@@ -39,14 +39,22 @@ def create_model(
     return model
 
 
-def load(path: str | Path) -> Detector:
+def load(path: str | Path, *, engine: str | None = None) -> Detector:
     """The whole detector from a file: model, options, classes, preprocess, weights.
 
-    path: a checkpoint, an ONNX file that `boxatlas export` wrote (its network is then run by ONNX
-    Runtime and cannot be trained), or "bundled". Raises InputError where it is none of these.
+    path: a checkpoint, an ONNX file that `boxatlas export` wrote (its network cannot be trained),
+    or "bundled". engine: what runs the network: "torch" (a checkpoint's own), "onnx" (an ONNX
+    file's), "openvino", or "auto", the fastest here that finds the same; of a checkpoint the graph
+    is then written once beside it. Raises InputError where the file is none of these, for an
+    unknown engine and where its extra is missing.
     """
     if Path(path).suffix == ".onnx":
         from boxatlas.export import open_onnx
 
-        return open_onnx(path)
-    return load_checkpoint(path)
+        return open_onnx(path, engine or "onnx")
+    detector = load_checkpoint(path)
+    if engine in (None, "torch"):
+        return detector
+    from boxatlas.export.engines import by_engine
+
+    return by_engine(detector, bundled("bundled") if path == "bundled" else Path(path), engine)

@@ -31,7 +31,7 @@ LIGHT: dict[str, dict[str, Any]] = {
 }
 SLOW: dict[str, dict[str, Any]] = {
     "retinanet320_efficientnet_lite0_fpn": {"size": 128},
-    "yolov1_tiny": {"size": 128},
+    "yolov1_tiny": {"size": 256},
     "yolov2_efficientnet_lite0": {"size": 96},
     "yolov2_tiny": {"size": 96, "width": 0.1},
     "refinedet320_vgg16": {"size": 128},

@@ -24,6 +24,13 @@ JsonOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps. auto takes a GPU if any.")
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="auto, torch, onnx or openvino; auto takes the fastest here that finds the same.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Makes the run repeatable.")]
 DataOption = Annotated[
     list[Path],
@@ -54,13 +61,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def open_detector(what: str, device: torch.device) -> Detector:
+def open_detector(what: str, device: torch.device, engine: str | None = None) -> Detector:
     """The detector of a checkpoint, a run's folder, a model's name (then its bundled weights) or
     "bundled".
 
-    Raises InputError, naming what is there, where it is none of these.
+    engine: what runs the network, as `create.load` has it; "auto" says on standard error which it
+    took. Raises InputError, naming what is there, where it is none of these.
     """
-    from boxatlas.create import load
     from boxatlas.weights import bundled
     from boxatlas.zoo import list_models
 
@@ -68,11 +75,11 @@ def open_detector(what: str, device: torch.device) -> Detector:
     if path.is_dir() and (path / "best.safetensors").is_file():
         path = path / "best.safetensors"  # a run's folder
     if path.is_file():
-        return load(path).to(device)
+        return _by_engine(path, device, engine)
     if what == "bundled":
-        return load(what).to(device)
+        return _by_engine(what, device, engine)
     if what in list_models():
-        return load(bundled(what)).to(device)
+        return _by_engine(bundled(what), device, engine)
     if path.suffix or "/" in what:
         raise InputError("no such checkpoint", file=what)
     raise InputError(
@@ -80,6 +87,15 @@ def open_detector(what: str, device: torch.device) -> Detector:
         value=what,
         hint=nearest(what, ("bundled", *list_models())),
     )
+
+
+def _by_engine(path: str | Path, device: torch.device, engine: str | None) -> Detector:
+    from boxatlas.create import load
+
+    detector = load(path, engine=engine).to(device)
+    if engine == "auto":
+        print(f"engine: {detector.engine}", file=sys.stderr)
+    return detector
 
 
 def reserve_file(path: Path, force: bool) -> None:

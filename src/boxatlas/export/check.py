@@ -15,8 +15,8 @@ from torch import Tensor
 from boxatlas.boxes.formats import iou
 from boxatlas.errors import InputError
 from boxatlas.images import read
-from boxatlas.parts.base import Detector
-from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.base import Detector, Raw
+from boxatlas.parts.region.detector import RegionDetector, content_limits
 from boxatlas.photos import photos
 from boxatlas.structures import Detections, Frame
 
@@ -76,22 +76,10 @@ def _of_photo(original: Detector, exported: Detector, path: Path) -> Agreement:
     theirs = exported(images, frames, given)
     if isinstance(original, RegionDetector) and original.rpn is not None:
         # Which of two equal proposals is kept is rounding's; what is made of them is compared.
-        lost = _other_proposals(original, images, frames, theirs)
-        given = original.outward(theirs["proposals"], frames)
+        lost, ours = _on_their_proposals(original, images, frames, theirs)
     else:
-        lost = 0
-    ours = original(images, frames, given)
-    for threshold in _THRESHOLDS:
-        a = original.postprocess(ours, frames, score=threshold)[0]
-        if len(a) >= LEAST:
-            break
-    else:
-        raise InputError(
-            f"finds {len(a)} things on a photo even without a threshold: the export cannot be "
-            "verified",
-            file=path,
-            hint="train it first",
-        )
+        lost, ours = 0, original(images, frames, given)
+    a, threshold = _enough(original, ours, frames, path)
     b = exported.postprocess(theirs, frames, score=threshold)[0]
     cut = original.config.model_dump().get("score") if threshold is None else threshold
     config: Any = original.config
@@ -106,6 +94,23 @@ def _of_photo(original: Detector, exported: Detector, path: Path) -> Agreement:
     )
 
 
+def _enough(
+    original: Detector, raw: Raw, frames: Sequence[Frame], path: Path
+) -> tuple[Detections, float | None]:
+    """At least `LEAST` detections, and the threshold that they passed (None: the method's own)."""
+    count = 0
+    for threshold in _THRESHOLDS:
+        found = original.postprocess(raw, frames, score=threshold)[0]
+        count = len(found)
+        if count >= LEAST:
+            return found, threshold
+    raise InputError(
+        f"finds {count} things on a photo even without a threshold: the export cannot be verified",
+        file=path,
+        hint="train it first",
+    )
+
+
 def _made_boxes(images: Tensor) -> Tensor:
     """Boxes [1, 400, 4] all over an input."""
     height, width = images.shape[-2:]
@@ -115,18 +120,23 @@ def _made_boxes(images: Tensor) -> Tensor:
     return torch.cat([corner, corner + size], -1) * torch.tensor([width, height] * 2)
 
 
-def _other_proposals(
-    original: RegionDetector, images: Tensor, frames: Sequence[Frame], theirs: dict[str, Tensor]
-) -> int:
-    """How many of the original's proposals the graph lacks, beyond one in fifty."""
+def _on_their_proposals(
+    original: RegionDetector, images: Tensor, frames: Sequence[Frame], theirs: Raw
+) -> tuple[int, Raw]:
+    """(how many of the original's proposals the graph lacks, where that is more than one in fifty;
+    what the original's heads say of the graph's proposals)."""
     size = (images.shape[-2], images.shape[-1])
-    boxes, _, valid = original.propose(original.features(images), frames, size)
-    own, found = boxes[0][valid[0]], theirs["proposals"][0]
-    if not len(own):
-        return 0
-    near = (torch.cdist(own, found, p=torch.inf) <= BOX).any(1)
-    lost = int((~near).sum())
-    return lost if lost > len(own) / 50 else 0
+    features = original.features(images)
+    boxes, _, valid = original.propose(features, frames, size)
+    given = theirs.get("rpn_proposals", theirs["proposals"])
+    own, found = boxes[0][valid[0]], given[0]
+    lost = 0
+    if len(own):
+        near = (torch.cdist(own, found, p=torch.inf) <= BOX).any(1)
+        lost = int((~near).sum())
+    heads = original.heads(features, given, content_limits(images, frames, size))
+    raw = {"proposals": given, "valid": theirs["valid"], **heads}
+    return (lost if lost > len(own) / 50 else 0), raw
 
 
 def compared(a: Detections, b: Detections, cut: float, nms_iou: float, most: int) -> Agreement:

@@ -1,4 +1,4 @@
-"""A detector from an ONNX file: the network by ONNX Runtime, everything else the method's own."""
+"""A detector from an ONNX file: the network by a runtime, everything else the method's own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxatlas.errors import InputError, parsing
-from boxatlas.export.extras import extra
+from boxatlas.errors import InputError, nearest, parsing
 from boxatlas.export.onnx_file import Contents, opened
+from boxatlas.export.runtimes import RUNTIMES, Runtime
 from boxatlas.parts.base import ClassRows, Detector, Raw
 from boxatlas.parts.region.detector import RegionDetector, content_limits, image_scales
 from boxatlas.parts.region.search import selective_search_proposals
@@ -29,13 +29,13 @@ class Deployed(Detector):
 
     method: Detector
 
-    def __init__(self, method: Detector, contents: Contents, session: Any) -> None:
+    def __init__(self, method: Detector, contents: Contents, runtime: Runtime, engine: str) -> None:
         super().__init__(method.classes, method.preprocess, method.config)
         self.name, self.options = method.name, method.options
         self.takes_proposals = method.takes_proposals
         self.min_proposal_side = method.min_proposal_side
         self.anchor_unit = method.anchor_unit
-        self.contents, self.session = contents, session
+        self.contents, self.runtime, self.engine = contents, runtime, engine
         object.__setattr__(self, "method", method)  # no child: it has no weights
         self.eval()
 
@@ -50,7 +50,7 @@ class Deployed(Detector):
         frames: Sequence[Frame] | None = None,
         proposals: Tensor | None = None,
     ) -> Raw:
-        """The method's raw outputs, by ONNX Runtime."""
+        """The method's raw outputs, by the runtime."""
         given = {"images": images}
         method = self.method
         size = (images.shape[-2], images.shape[-1])
@@ -73,7 +73,7 @@ class Deployed(Detector):
             )
         arrays = {name: np.ascontiguousarray(t.numpy(), np.float32) for name, t in given.items()}
         with parsing(self.contents.path, "the graph cannot be run"):
-            found = self.session.run(list(self.contents.outputs), arrays)
+            found = self.runtime.run(self.contents.outputs, arrays)
         return {
             name: torch.from_numpy(array)
             for name, array in zip(self.contents.outputs, found, strict=True)
@@ -96,11 +96,14 @@ class Deployed(Detector):
     def suppressing(self, nms_iou: float) -> Detector:
         method = copy.copy(self.method)
         method.config = self.config.model_copy(update={"nms_iou": nms_iou})
-        return Deployed(method, self.contents, self.session)
+        return self._with(method)
 
     def restricted_to(self, classes: Sequence[str]) -> Detector:
         method = self.method.restricted_to(classes)
-        return self if method is self.method else Deployed(method, self.contents, self.session)
+        return self if method is self.method else self._with(method)
+
+    def _with(self, method: Detector) -> Deployed:
+        return Deployed(method, self.contents, self.runtime, self.engine)
 
     def together(self, batch_size: int = 8) -> int:
         return 1
@@ -118,32 +121,36 @@ class Deployed(Detector):
         raise InputError("an exported file is no checkpoint to save", file=self.contents.path)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Deployed:
-        """Stays on the CPU, in float32, where ONNX Runtime runs it."""
+        """Stays on the CPU, in float32, where it is run."""
         return self
 
     def __reduce__(self) -> Any:
-        return open_onnx, (self.contents.path,)
+        return open_onnx, (self.contents.path, self.engine)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
-        return Deployed(copy.deepcopy(self.method, memo), self.contents, self.session)
+        return self._with(copy.deepcopy(self.method, memo))
 
 
-def open_onnx(path: str | Path) -> Deployed:
-    """The detector of an ONNX file that `boxatlas export` wrote.
+def open_onnx(path: str | Path, engine: str = "onnx") -> Deployed:
+    """The detector of an ONNX file that `boxatlas export` wrote, run by `engine` of `RUNTIMES`.
 
-    Raises InputError for another file, one that is damaged or newer, and where the extra `onnx` is
-    not installed.
+    Raises InputError for another file, one that is damaged or newer, and where the extra is not
+    installed.
     """
+    if engine not in RUNTIMES:
+        raise InputError(
+            "an ONNX file is not run by this",
+            file=path,
+            field="engine",
+            value=engine,
+            hint=nearest(engine, RUNTIMES),
+        )
     contents = opened(path)
-    runtime = extra("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    with parsing(contents.path, "ONNX Runtime cannot open it"):
-        session = runtime.InferenceSession(contents.data, options, ["CPUExecutionProvider"])
+    with parsing(contents.path, f"engine {engine} cannot open it"):
+        runtime = RUNTIMES[engine](contents.data)
     method = described(contents.description, contents.path).eval()
     _without_weights(method)
-    return Deployed(method, contents, session)
+    return Deployed(method, contents, runtime, engine)
 
 
 def _without_weights(method: nn.Module) -> None:

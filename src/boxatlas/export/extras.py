@@ -1,4 +1,4 @@
-"""The packages of the extra `onnx`, imported when they are needed."""
+"""The packages of the extras `onnx` and `openvino`, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -14,5 +14,7 @@ def extra(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError:
         raise InputError(
-            "is not installed", field=package, hint="pip install 'boxatlas[onnx]'"
+            "is not installed",
+            field=package,
+            hint=f"pip install 'boxatlas[{'openvino' if package == 'openvino' else 'onnx'}]'",
         ) from None

@@ -110,6 +110,8 @@ class Graph(nn.Module):
             ranked = detector.rpn.best(rows, before, content, given.get("scale"))
             boxes, _, valid = _suppressed(detector.rpn, ranked, keep)
         raw = detector.heads(features, boxes, given.get("content"))
+        if "proposals" in raw:  # of heads that move boxes: the RPN's own beside them
+            raw["rpn_proposals"] = boxes
         return {"proposals": boxes, "valid": valid, **raw, **detector.extra_raw(features)}
 
 
