@@ -34,10 +34,22 @@ SLOW: dict[str, dict[str, Any]] = {
     "yolov1_tiny": {"size": 256},
     "yolov2_efficientnet_lite0": {"size": 96},
     "yolov2_tiny": {"size": 96, "width": 0.1},
-    "refinedet320_vgg16": {"size": 128},
+    "yolov2": {"size": 96, "width": 0.1},
+    "dsod300": {"size": 160},
+    "rfbnet300_mobilenet": {"size": 160},
+    "fssd300_vgg16": {"size": 160, "backbone": "timm/tf_efficientnet_lite0"},
+    "refinedet320_vgg16": {"size": 160, "backbone": "timm/tf_efficientnet_lite0"},
+    "m2det320_vgg16": {"size": 160, "backbone": "timm/tf_efficientnet_lite0"},
+    "dssd321_r101": {"size": 129},
     "faster_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
     "faster_rcnn320_efficientnet_lite0": {"size": 128, "proposals_detect": (200, 50)},
     "cascade_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
+    "rfcn320_efficientnet_lite0": {
+        "size": 128,
+        "k": 3,
+        "conv_width": 32,
+        "proposals_detect": (200, 50),
+    },
     "fast_rcnn320_efficientnet_lite0": {"size": 128},
 }
 
