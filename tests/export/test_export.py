@@ -253,7 +253,7 @@ def _opset(model: Any) -> None:
         (_outside, "outside of the file"),
         (_custom, "beyond the ONNX standard"),
         (_hidden, "beyond the ONNX standard"),
-        (_opset, "ONNX Runtime cannot open it"),
+        (_opset, "engine onnx cannot open it"),
     ],
 )
 def test_refused_files(

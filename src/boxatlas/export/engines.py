@@ -67,12 +67,7 @@ class _Cache:
         self.detector = detector
         key = [digest_of(checkpoint), __version__, *map(version, ("torch", "onnx", "onnxscript"))]
         name = hashlib.sha256(" ".join(key).encode()).hexdigest()[:24]
-        folder = checkpoint.absolute().parent / ".boxatlas"
-        try:
-            check_writable(folder)
-        except InputError:  # an installed package, another's folder
-            base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-            folder = base / "boxatlas" / "engines"
+        folder = _folder(checkpoint.absolute())
         self.graph, self.notes = folder / f"{name}.onnx", folder / f"{name}.json"
         self.known = self._read()
 
@@ -137,6 +132,21 @@ class _Cache:
                 detector.detect_pixels([picture])
                 taken[name].append(1000 * (time.perf_counter() - start))
         return {name: statistics.median(values[2:]) for name, values in taken.items()}
+
+
+def _folder(checkpoint: Path) -> Path:
+    """`.boxatlas` beside a checkpoint; the user's cache for the package's own and where nothing can
+    be written."""
+    beside = checkpoint.parent / ".boxatlas"
+    if Path(__file__).parents[1] not in checkpoint.parents:
+        try:
+            check_writable(beside)
+        except InputError:
+            pass
+        else:
+            return beside
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "boxatlas" / "engines"
 
 
 def _release(engine: str) -> str:
