@@ -44,6 +44,13 @@ SLOW: dict[str, dict[str, Any]] = {
     "faster_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
     "faster_rcnn320_efficientnet_lite0": {"size": 128, "proposals_detect": (200, 50)},
     "cascade_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
+    "faster_rcnn_zf": {
+        "size": 96,
+        "box_width": 32,
+        "anchor_sizes": (16, 32, 64),
+        "min_size": 4.0,
+        "proposals_detect": (200, 50),
+    },
     "rfcn320_efficientnet_lite0": {
         "size": 128,
         "k": 3,

@@ -8,6 +8,7 @@ the file.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import warnings
@@ -58,7 +59,8 @@ def model_of(detector: Detector) -> Any:
     if graph.inputs.free:
         with_constant_padding(graph)
     arguments = _example(graph)
-    with torch.no_grad():
+    what = detector.name or "this detector"
+    with torch.no_grad(), parsing(what, "has parts that ONNX has no operators for"):
         outputs = tuple(graph.raw(*arguments))  # fills the cache of anchors of a fixed size, too
         with _quiet():
             program = torch.export.export(
@@ -70,6 +72,7 @@ def model_of(detector: Detector) -> Any:
                 opset_version=OPSET,
                 input_names=list(graph.inputs.names),
                 output_names=list(outputs),
+                custom_translation_table={torch.ops.torchvision.roi_pool.default: _roi_pool},
                 verbose=False,
             )
     assert exported is not None
@@ -99,6 +102,13 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _roi_pool(maps: Any, rois: Any, spatial_scale: float, rows: int, columns: int) -> Any:
+    """RoI pooling by the standard's MaxRoiPool, which rounds as Caffe does; (pooled, no argmax)."""
+    op = importlib.import_module("onnxscript").opset18
+    pooled = op.MaxRoiPool(maps, rois, pooled_shape=(rows, columns), spatial_scale=spatial_scale)
+    return pooled, op.Identity(pooled)
 
 
 def _ordinary(detector: Detector) -> Detector:
