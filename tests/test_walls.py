@@ -28,7 +28,7 @@ ALLOWED = {
     "registry": _TOOLS,  # a table: it knows no method
     "detectors": _NETWORKS | {"parts", "registry", "detectors"},
     "zoo": _TOOLS | {"registry", "detectors", "parts"},  # builds without weights
-    "create": _TOOLS | {"zoo", "weights", "parts"},  # builds, then loads
+    "create": _TOOLS | {"zoo", "weights", "parts", "export"},  # builds, then loads
 }
 # A method imports no other, but the one whose paper it extends.
 EXTENDS = {

@@ -15,7 +15,7 @@ from boxatlas._version import __version__
 
 if TYPE_CHECKING:
     from boxatlas import boxes, data, detectors, evaluation, ops, scenes, training, weights
-    from boxatlas.create import create_model
+    from boxatlas.create import create_model, load
     from boxatlas.errors import InputError
     from boxatlas.evaluation import evaluate, predict
     from boxatlas.frame import Frame
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boxatlas.parts.base import Detector
     from boxatlas.structures import Batch, Detections, Targets
     from boxatlas.training import train
-    from boxatlas.weights import import_model, load
+    from boxatlas.weights import import_model
     from boxatlas.zoo import list_models, model_info
 
 __all__ = [
@@ -65,7 +65,7 @@ _WHERE = {
     "evaluate": "evaluation",
     "import_model": "weights",
     "list_models": "zoo",
-    "load": "weights",
+    "load": "create",
     "model_info": "zoo",
     "predict": "evaluation",
     "train": "training",

@@ -183,7 +183,11 @@ def image_strides(
     grids: Sequence[tuple[int, int]], image: tuple[int, int]
 ) -> list[tuple[float, float]]:
     """(vertical, horizontal) pixels between anchors as torchvision has them: whole numbers."""
-    return [(float(image[0] // rows), float(image[1] // columns)) for rows, columns in grids]
+    return [(image[0] // rows, image[1] // columns) for rows, columns in grids]
+
+
+def _flat(grids: Sequence[tuple[int, int]], image: tuple[int, int]) -> list[int]:
+    return [*image, *(side for grid in grids for side in grid)]
 
 
 class AnchorCache:
@@ -197,7 +201,9 @@ class AnchorCache:
 
     def __call__(self, maps: Sequence[Tensor], image: tuple[int, int]) -> Tensor:
         """[A, 4] on the device of maps [B, C, h, w], for an input of `image` (height, width)."""
-        grids = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
+        grids = tuple((m.shape[-2], m.shape[-1]) for m in maps)
+        if torch.compiler.is_exporting() and not all(type(n) is int for n in _flat(grids, image)):
+            return self.make(grids, image).to(maps[0].device)  # sizes are symbols
         key = (grids, image, maps[0].device)
         held = self._made.get(key)
         if held is None:

@@ -307,9 +307,9 @@ def top_per_level(scores: Tensor, splits: Sequence[int], top: int) -> tuple[Tens
     """Each level's `top` best rows: (index [B, S], level [S]), S the same for every image."""
     index, level, start = [], [], 0
     for number, count in enumerate(splits):
-        part = scores[:, start : start + count].topk(min(top, count), dim=1).indices
+        part = scores[:, start : start + count].topk(torch.sym_min(top, count), dim=1).indices
         index.append(part + start)
-        level.append(torch.full_like(part[:1].flatten(), number) if len(part) else part.flatten())
+        level.append(torch.full((part.shape[1],), number, device=scores.device))
         start += count
     return torch.cat(index, dim=1), torch.cat(level)
 

@@ -9,6 +9,7 @@ import typer
 
 from boxatlas.cli.common import (
     DeviceOption,
+    EngineOption,
     FormatOption,
     JsonOption,
     SeedOption,
@@ -50,6 +51,7 @@ def command(
     ] = None,
     format: FormatOption = None,
     device: DeviceOption = "auto",
+    engine: EngineOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,7 +81,7 @@ def command(
     chosen = pick_device(device)
     documents, rows = [], []
     for name in track(expand(what), "benchmarking"):
-        documents.append(_measured(name, chosen, seed, sources, seconds, batch or [8]))
+        documents.append(_measured(name, chosen, seed, sources, seconds, batch or [8], engine))
         rows.append(_row(name, documents[-1]))
     first = documents[0]
     text = f"{first['device']}, {first['threads']} threads, torch {torch.__version__}"
@@ -94,18 +96,25 @@ def _measured(
     sources: list[Any],
     seconds: float,
     batches: list[int],
+    engine: str | None,
 ) -> dict[str, Any]:
     from boxatlas.evaluation.sizes import size_of
     from boxatlas.evaluation.speed import measure
+    from boxatlas.export.deployed import Deployed
 
-    detector, untrained = open_or_make(name, device, seed)
-    size = size_of(detector)
+    detector, untrained = open_or_make(name, device, seed, engine)
+    if isinstance(detector, Deployed):
+        parameters, multiply_adds = detector.parameter_count, None
+    else:
+        size = size_of(detector)
+        parameters, multiply_adds = size.parameters, size.multiply_adds
     speed = measure(detector, sources, seconds=seconds, batches=batches, untrained=untrained)
     return {
         "model": detector.name,
         "checkpoint": None if untrained else name,
-        "parameters": size.parameters,
-        "multiply_adds": size.multiply_adds,
+        "engine": detector.engine,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
         **speed.document(),
     }
 
@@ -129,7 +138,9 @@ def expand(names: list[str]) -> list[str]:
     return list(out)
 
 
-def open_or_make(name: str, device: torch.device, seed: int = 0) -> tuple[Detector, bool]:
+def open_or_make(
+    name: str, device: torch.device, seed: int = 0, engine: str | None = None
+) -> tuple[Detector, bool]:
     """(the detector, whether its weights are random): a model without weights is made anew."""
     import torch
 
@@ -142,9 +153,13 @@ def open_or_make(name: str, device: torch.device, seed: int = 0) -> tuple[Detect
         try:
             bundled(name)
         except InputError:
+            if engine not in (None, "torch"):
+                raise InputError(
+                    "random weights are run by torch alone", field="--engine", value=engine
+                ) from None
             torch.manual_seed(seed)
             return create_model(name).to(device), True
-    return open_detector(name, device), False
+    return open_detector(name, device, engine), False
 
 
 def _row(name: str, d: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,13 @@ JsonOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps. auto takes a GPU if any.")
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="auto, torch, onnx or openvino; auto takes the fastest here that finds the same.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Makes the run repeatable.")]
 DataOption = Annotated[
     list[Path],
@@ -54,15 +61,19 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def open_detector(what: str, device: torch.device) -> Detector:
+def open_detector(what: str, device: torch.device, engine: str | None = None) -> Detector:
     """The detector of a checkpoint, a run's folder, a model's name (then its bundled weights) or
     "bundled".
 
-    Raises InputError, naming what is there, where it is none of these.
+    engine: what runs the network, as `create.load` has it; "auto" says on standard error which it
+    took. Raises InputError, naming what is there, where it is none of these.
     """
-    from boxatlas.weights import load
+    from boxatlas.create import load
 
-    return load(what).to(device)
+    detector = load(what, engine=engine).to(device)
+    if engine == "auto":
+        print(f"engine: {detector.engine}", file=sys.stderr)
+    return detector
 
 
 def reserve_file(path: Path, force: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from boxatlas.cli.common import (
     DeviceOption,
+    EngineOption,
     ForceOption,
     JsonOption,
     emit,
@@ -63,6 +64,7 @@ def command(
     ] = 8,
     force: ForceOption = False,
     device: DeviceOption = "auto",
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find objects in pictures.
@@ -81,7 +83,7 @@ def command(
     files = find_pictures(source)
     if out is not None:
         reserve(out, force)
-    detector = open_detector(model, pick_device(device))
+    detector = open_detector(model, pick_device(device), engine)
     request = Request.checked(detector, score, only or None, nms_iou, max_detections)
     names = _names(files)
     found: list[tuple[Path, Detections]] = []

@@ -11,6 +11,7 @@ import typer
 
 from boxatlas.cli.common import (
     DeviceOption,
+    EngineOption,
     ForceOption,
     FormatOption,
     JsonOption,
@@ -104,6 +105,7 @@ def command(
     format: FormatOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a detector: AP per class, mAP, the COCO numbers, precision, recall, FPS, mistakes.
@@ -130,7 +132,7 @@ def command(
     if out is not None:
         reserve(out, force)
     table, chosen = _images(data, split, format, limit)
-    detector = open_detector(what, pick_device(device))
+    detector = open_detector(what, pick_device(device), engine)
     boxes = _proposals_for(detector, proposals, data, table)
     start = time.perf_counter()
     options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": boxes}

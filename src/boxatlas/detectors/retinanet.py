@@ -251,7 +251,7 @@ class RetinaNet(DenseDetector):
         maps = self.features(images)
         logits, deltas = self.head(maps)
         counts = [m.shape[-2] * m.shape[-1] * self.per_cell for m in maps]
-        levels = torch.tensor(counts, device=images.device)
+        levels = torch.stack([torch.full((), n, device=images.device) for n in counts])
         anchors = self.anchors(maps, images)
         return {"logits": logits, "deltas": deltas, "anchors": anchors, "levels": levels}
 

@@ -25,4 +25,4 @@ class LocallyConnected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(x, self.kernel, padding=self.kernel // 2)  # [B, C * k * k, H * W]
         out = torch.einsum("bcl,lfc->bfl", patches, self.weight) + self.bias
-        return out.reshape(len(x), self.filters, *self.size)
+        return out.reshape(x.shape[0], self.filters, *self.size)

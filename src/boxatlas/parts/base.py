@@ -73,6 +73,7 @@ class Detector(nn.Module):
     """
 
     images_seen: Tensor
+    engine = "torch"  # the program that runs the network
     takes_proposals = 0  # of an image from outside, at most; 0: the method makes its own
     min_proposal_side = 0.0  # pixels: of a search for them, narrower or lower ones are left out
     anchor_unit = 1  # input pixels that 1 stands for in the option `anchors`

@@ -119,7 +119,7 @@ class LitePredictor(nn.Sequential):
 
 def flat(x: Tensor, columns: int) -> Tensor:
     """[B, k * columns, H, W] -> [B, H * W * k, columns]; no copy of a channels-last map."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, columns)
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)
 
 
 class DenseDetector(Detector):
@@ -171,7 +171,7 @@ class DenseDetector(Detector):
 
     def anchors(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
         """The anchors [A, 4] of these maps, made once for each size of input and device."""
-        return self._anchors(maps, (int(images.shape[-2]), int(images.shape[-1])))
+        return self._anchors(maps, (images.shape[-2], images.shape[-1]))
 
     def class_scores(self, logits: Tensor) -> Tensor:
         """[..., C] -> the classes' probabilities [..., K]."""

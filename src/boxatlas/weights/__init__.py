@@ -67,7 +67,7 @@ def load(path: str | Path) -> Detector:
     eval mode. Raises InputError where the file is not such a checkpoint or its weights do not fit
     its model.
     """
-    path = _place(path)
+    path = file_of(path)
     state, description = read(path)
     if description is None:
         raise InputError(
@@ -80,7 +80,7 @@ def load(path: str | Path) -> Detector:
     return model.eval()
 
 
-def _place(what: str | Path) -> Path:
+def file_of(what: str | Path) -> Path:
     """The file that is meant. Raises InputError, with what else could be, where there is none."""
     path = Path(what)
     if os.path.isdir(path):  # a run's; one that was stopped early has no best yet

@@ -97,7 +97,7 @@ class MaskBranch(nn.Module):
         """[N, C, s, s] -> logits [N, maps, 2 s, 2 s]."""
         if self.mlp:
             x = F.relu(self.fc2(F.relu(self.fc1(rois.flatten(1)))))
-            return self.logits(x).view(len(rois), self.maps, self.side, self.side)
+            return self.logits(x).view(rois.shape[0], self.maps, self.side, self.side)
         for conv in self.convs:
             rois = F.relu(conv(rois), inplace=True)
         return self.logits(F.relu(self.deconv(rois), inplace=True))

@@ -141,7 +141,7 @@ class PositionSensitiveDetector(RegionDetector):
         config, k = self.config, self.config.k
         rois = with_image(boxes)
         levels = roi_levels(config, rois[:, 1:], self.roi_strides)
-        out = maps[0].new_zeros(len(rois), maps[0].shape[1] // k**2, k, k)
+        out = maps[0].new_zeros(rois.shape[0], maps[0].shape[1] // k**2, k, k)
         for i, (level, stride) in enumerate(zip(maps, self.roi_strides, strict=True)):
             rows = (levels == i).nonzero()[:, 0] if len(maps) > 1 else slice(None)
             if config.roi_op == "align":

@@ -149,7 +149,7 @@ def pool_from(
 
 def with_image(boxes: Tensor) -> Tensor:
     """Boxes [B, P, 4] -> RoIs [B * P, 5], the image's number first."""
-    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
     image = image[:, None, None].expand(*boxes.shape[:2], 1)
     return torch.cat([image, boxes], -1).reshape(-1, 5)
 
@@ -160,7 +160,7 @@ def roi_levels(config: RoIChoices, boxes: Tensor, strides: Sequence[int]) -> Ten
     Lin et al. 2016, equation 1: a RoI of 224 x 224 pixels belongs to level 4, of stride 16.
     """
     if len(strides) == 1:
-        return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        return torch.zeros(boxes.shape[0], dtype=torch.int64, device=boxes.device)
     first = int(math.log2(strides[0]))
     inside, outside = config.level_epsilons
     level = pyramid_level(

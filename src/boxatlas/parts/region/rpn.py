@@ -119,6 +119,16 @@ class AnchorOutputs(NamedTuple):
     anchors: Tensor
 
 
+class Ranked(NamedTuple):
+    """What enters suppression: boxes [B, S, 4], their logits [B, S], usable [B, S] (may be a
+    proposal at all), level [S]."""
+
+    boxes: Tensor
+    scores: Tensor
+    usable: Tensor
+    level: Tensor
+
+
 class RPNHead(nn.Module):
     """A 3x3 convolution, then objectness and box deltas by 1x1, shared over the levels.
 
@@ -167,7 +177,7 @@ class RPNHead(nn.Module):
                 background, thing = score.chunk(2, dim=1)
                 score = thing - background
             flat_scores.append(score.permute(0, 2, 3, 1).flatten(1))
-            flat_deltas.append(delta.permute(0, 2, 3, 1).reshape(len(delta), -1, 4))
+            flat_deltas.append(delta.permute(0, 2, 3, 1).reshape(delta.shape[0], -1, 4))
         return flat_scores, flat_deltas
 
 
@@ -244,21 +254,11 @@ class RPN(nn.Module):
         logits, deltas = self.head.rows(*self.head(maps))
         return AnchorOutputs(logits, deltas, self.anchors(maps, size))
 
-    @torch.no_grad()
-    def select(
-        self,
-        rows: AnchorOutputs,
-        counts: tuple[int, int],
-        limits: Tensor,
-        scales: Tensor | None = None,
-    ) -> Proposals:
-        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first.
-
-        counts: the best of each level that enter suppression, and P, those of an image that stay.
-        limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
-        [B]: pixels of the input for one of the source.
-        """
-        config, (before, after), inclusive = self.config, counts, self.coder.inclusive
+    def best(
+        self, rows: AnchorOutputs, before: int, limits: Tensor, scales: Tensor | None = None
+    ) -> Ranked:
+        """The `before` best boxes of each level, as they enter suppression; see `select`."""
+        config, inclusive = self.config, self.coder.inclusive
         levels = [level.shape[1] for level in rows.logits]
         logit, delta = torch.cat(rows.logits, 1), torch.cat(rows.deltas, 1)
         edge = limits.repeat(1, 2)[:, None] - int(inclusive)
@@ -274,8 +274,31 @@ class RPN(nn.Module):
         usable = _sides_reach(box, side, inclusive) & score.isfinite()
         if config.rpn_score > 0:
             usable &= score.sigmoid() >= config.rpn_score
+        return Ranked(box, score, usable, level)
+
+    @torch.no_grad()
+    def select(
+        self,
+        rows: AnchorOutputs,
+        counts: tuple[int, int],
+        limits: Tensor,
+        scales: Tensor | None = None,
+    ) -> Proposals:
+        """-> proposals [B, P, 4], their logits [B, P] and valid [B, P], best first.
+
+        counts: the best of each level that enter suppression, and P, those of an image that stay.
+        limits [B, 2]: width and height of each image's content, to which boxes are clipped; scales
+        [B]: pixels of the input for one of the source.
+        """
+        ranked = self.best(rows, counts[0], limits, scales)
         return proposal_nms(
-            box, score, config.rpn_nms, after, usable=usable, level=level, inclusive=inclusive
+            ranked.boxes,
+            ranked.scores,
+            self.config.rpn_nms,
+            counts[1],
+            usable=ranked.usable,
+            level=ranked.level,
+            inclusive=self.coder.inclusive,
         )
 
     def loss(

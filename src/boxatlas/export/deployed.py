@@ -1,0 +1,161 @@
+"""A detector from an ONNX file: the network by a runtime, everything else the method's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxatlas.errors import InputError, nearest, parsing
+from boxatlas.export.onnx_file import Contents, opened
+from boxatlas.export.runtimes import RUNTIMES, Runtime
+from boxatlas.parts.base import ClassRows, Detector, Raw
+from boxatlas.parts.region.detector import RegionDetector, content_limits, image_scales
+from boxatlas.parts.region.search import selective_search_proposals
+from boxatlas.structures import Batch, Detections, Frame
+from boxatlas.weights import described
+
+
+class Deployed(Detector):
+    """Detects, is evaluated and timed as every detector is; it cannot be trained or saved.
+
+    method: the detector that the file describes, without its weights, for `postprocess`.
+    """
+
+    method: Detector
+
+    def __init__(self, method: Detector, contents: Contents, runtime: Runtime, engine: str) -> None:
+        super().__init__(method.classes, method.preprocess, method.config)
+        self.name, self.options = method.name, method.options
+        self.takes_proposals = method.takes_proposals
+        self.min_proposal_side = method.min_proposal_side
+        self.anchor_unit = method.anchor_unit
+        self.contents, self.runtime, self.engine = contents, runtime, engine
+        object.__setattr__(self, "method", method)  # no child: it has no weights
+        self.eval()
+
+    @property
+    def parameter_count(self) -> int:
+        """Learnable numbers of the network that was exported."""
+        return int(self.contents.description.get("parameters", 0))
+
+    def forward(
+        self,
+        images: Tensor,
+        frames: Sequence[Frame] | None = None,
+        proposals: Tensor | None = None,
+    ) -> Raw:
+        """The method's raw outputs, by the runtime."""
+        given = {"images": images}
+        method = self.method
+        size = (images.shape[-2], images.shape[-1])
+        wanted = self.contents.inputs
+        if "content" in wanted:
+            given["content"] = content_limits(images, frames, size)
+        if "scale" in wanted:
+            given["scale"] = image_scales(images, frames)
+        if "boxes" in wanted:
+            assert isinstance(method, RegionDetector)
+            if proposals is None:
+                proposals = selective_search_proposals(
+                    images, frames, self.preprocess, most=self.takes_proposals
+                )
+            most = self.takes_proposals
+            given["boxes"] = method.inward(proposals[:, :most].to(images), frames)
+        elif proposals is not None:
+            raise InputError(
+                "makes its own proposals, inside the graph", file=self.contents.path, field="boxes"
+            )
+        arrays = {name: np.ascontiguousarray(t.numpy(), np.float32) for name, t in given.items()}
+        with parsing(self.contents.path, "the graph cannot be run"):
+            found = self.runtime.run(self.contents.outputs, arrays)
+        return {
+            name: torch.from_numpy(array)
+            for name, array in zip(self.contents.outputs, found, strict=True)
+        }
+
+    def postprocess(
+        self,
+        raw: Raw,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[Detections]:
+        """The method's own."""
+        return self.method.postprocess(raw, frames, score=score, max_detections=max_detections)
+
+    def fast(self) -> Detector:
+        return self
+
+    def suppressing(self, nms_iou: float) -> Detector:
+        method = copy.copy(self.method)
+        method.config = self.config.model_copy(update={"nms_iou": nms_iou})
+        return self._with(method)
+
+    def restricted_to(self, classes: Sequence[str]) -> Detector:
+        method = self.method.restricted_to(classes)
+        return self if method is self.method else self._with(method)
+
+    def _with(self, method: Detector) -> Deployed:
+        return Deployed(method, self.contents, self.runtime, self.engine)
+
+    def together(self, batch_size: int = 8) -> int:
+        return 1
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        return self.method.class_rows()
+
+    def describe(self) -> dict[str, Any]:
+        return self.method.describe()
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        raise InputError("an exported file cannot be trained", file=self.contents.path)
+
+    def save(self, path: str | Path, **extra: Any) -> None:
+        raise InputError("an exported file is no checkpoint to save", file=self.contents.path)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Deployed:
+        """Stays on the CPU, in float32, where it is run."""
+        return self
+
+    def __reduce__(self) -> Any:
+        return open_onnx, (self.contents.path, self.engine)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
+        return self._with(copy.deepcopy(self.method, memo))
+
+
+def open_onnx(path: str | Path, engine: str = "onnx") -> Deployed:
+    """The detector of an ONNX file that `boxatlas export` wrote, run by `engine` of `RUNTIMES`.
+
+    Raises InputError for another file, one that is damaged or newer, and where the extra is not
+    installed.
+    """
+    if engine not in RUNTIMES:
+        raise InputError(
+            "an ONNX file is not run by this",
+            file=path,
+            field="engine",
+            value=engine,
+            hint=nearest(engine, RUNTIMES),
+        )
+    contents = opened(path)
+    with parsing(contents.path, f"engine {engine} cannot open it"):
+        runtime = RUNTIMES[engine](contents.data)
+    method = described(contents.description, contents.path).eval()
+    _without_weights(method)
+    return Deployed(method, contents, runtime, engine)
+
+
+def _without_weights(method: nn.Module) -> None:
+    """Parameters of their shapes alone: the numbers are in the graph."""
+    for module in method.modules():
+        for name, value in list(module._parameters.items()):
+            if value is not None:
+                module._parameters[name] = nn.Parameter(value.to("meta"), requires_grad=False)

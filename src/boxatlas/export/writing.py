@@ -1,0 +1,60 @@
+"""Exporting: a file is written beside its place, opened, compared, and moved there if it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boxatlas.errors import InputError
+from boxatlas.export.check import Agreement, agreement
+from boxatlas.export.deployed import open_onnx
+from boxatlas.export.onnx_file import OPSET, model_of
+from boxatlas.files import replacing
+from boxatlas.parts.base import Detector
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file that was written, what its graph takes and gives, and how well it agrees."""
+
+    path: Path
+    size: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    agreement: Agreement
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "file": str(self.path),
+            "bytes": self.size,
+            "opset": OPSET,
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "agreement": self.agreement.document(),
+        }
+
+
+def export_onnx(detector: Detector, path: str | Path) -> Exported:
+    """Write a detector's network as an ONNX file that finds what it finds.
+
+    What was at `path` stays until the new file is whole and verified. Raises InputError for a
+    method without a graph, and where ONNX Runtime finds other things than PyTorch on real photos:
+    then nothing is written.
+    """
+    model = model_of(detector)
+    path = Path(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+        deployed = open_onnx(temporary)
+        result = agreement(detector, deployed)
+        if not result.holds:
+            raise InputError(
+                f"not written: {result.missing} of {result.detections} detections differ and "
+                f"{result.ties} are near-ties (scores by {result.score:.2g}, boxes by "
+                f"{result.box:.2g} pixels)",
+                file=path,
+            )
+        contents = deployed.contents
+        size = len(contents.data)
+    return Exported(path, size, contents.inputs, contents.outputs, result)
