@@ -10,6 +10,7 @@ from pyramids import batch, small, total
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
+from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.create import create_model
 from boxatlas.detectors.fpn import Config, FasterRCNNFPN
@@ -72,8 +73,12 @@ FOUR = torch.tensor(
 )  # IoU with the object [0, 0, 10, 10]: 1, 0.5 (ignored), 0, 0.11 (crosses the border)
 
 
+class Choices(AnchorChoices, RPNChoices):
+    """What an RPN reads."""
+
+
 def rpn(**choices) -> RPN:
-    return RPN(RPNChoices.of(choices, anchor_sizes=(8,)), DeltaCoder(), 8, (16,))
+    return RPN(Choices.of(choices, anchor_sizes=(8,)), DeltaCoder(), 8, (16,))
 
 
 def objects(*boxes: list[float]) -> Targets:
