@@ -1,7 +1,8 @@
 """Files that earlier versions wrote still say the same: `old_files` holds what version 0.1.0 wrote.
 
 descriptions.json: the description in a checkpoint of every model, with the values of all options
-and a digest of the names and shapes of its tensors; and the same of models with other options.
+and a digest of the names and shapes of its tensors; and the same of models with other options
+(but for M2Det's `shared_leach` in the paper's form, which could be built and never ran).
 recipes: all that came with it.
 """
 
