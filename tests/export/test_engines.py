@@ -42,8 +42,6 @@ def _notes(checkpoint: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_an_engine_finds_the_same(engine: str, checkpoint: Path) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino")
     plain, other = boxatlas.load(checkpoint), boxatlas.load(checkpoint, engine=engine)
     assert (plain.engine, other.engine) == ("torch", engine)
     ours, theirs = plain.detect(PHOTO, score=0.2), other.detect(PHOTO, score=0.2)

@@ -50,7 +50,7 @@ class Snapshot:
         return (
             len(objects) == len(self.objects)
             and all(map(operator.is_, objects, self.objects))
-            and all(now == then for now, then in self.lists)
+            and all(values == copied for values, copied in self.lists)
             and all(one.in_place() for one in self.large)
             and all(map(_same, self._small_values(), self.values))
             and all(map(torch.equal, (one.sums() for one in self.large), self.sums))
