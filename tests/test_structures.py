@@ -196,7 +196,7 @@ def test_a_missing_extra_is_one_line(monkeypatch) -> None:
 
 
 def test_a_table_of_detections() -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
     table = found().to_dataframe()
     assert isinstance(table, pandas.DataFrame)
     assert table["class"].tolist() == ["dog", "cat", "dog"]
