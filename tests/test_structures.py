@@ -197,6 +197,7 @@ def test_a_missing_extra_is_one_line(monkeypatch) -> None:
 
 def test_a_table_of_detections() -> None:
     import pandas
+
     table = found().to_dataframe()
     assert isinstance(table, pandas.DataFrame)
     assert table["class"].tolist() == ["dog", "cat", "dog"]

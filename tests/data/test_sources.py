@@ -153,6 +153,7 @@ def test_torchvisions_own_data_sets(tmp_path: Path):
 
 def test_a_dataframe_and_back(paths: list[str]):
     import pandas
+
     rows = [
         {"path": paths[0], "boxes": [[1, 2, 3, 4.5], [5, 6, 9, 9]], "labels": ["dog", "cat"]},
         {"path": paths[1], "boxes": [], "labels": []},
