@@ -31,37 +31,44 @@ if TYPE_CHECKING:
 NEEDS_ARGUMENTS = True
 
 
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or patterns.")
+]
+Model = Annotated[
+    str, typer.Option("--model", metavar="CKPT|MODEL|bundled", help="Which detector.")
+]
+Score = Annotated[
+    float, typer.Option("--score", min=0, max=1, help="Show what scores at least this.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="A folder for pictures, detections.json and .csv.")
+]
+Pictures = Annotated[
+    bool, typer.Option("--pictures/--no-pictures", help="Draw the boxes on copies.")
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--class", help="Only this class; may be given again.")
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--nms-iou", min=0, max=1, help="Of two that overlap more, one stays; else the model's."
+    ),
+]
+Most = Annotated[int | None, typer.Option("--max-detections", min=1, help="Of a picture, at most.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once, on a GPU.")]
+
+
 def command(
-    source: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or patterns.")
-    ],
-    model: Annotated[
-        str, typer.Option("--model", metavar="CKPT|MODEL|bundled", help="Which detector.")
-    ] = "bundled",
-    score: Annotated[
-        float, typer.Option("--score", min=0, max=1, help="Show what scores at least this.")
-    ] = 0.3,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A folder for pictures, detections.json and .csv.")
-    ] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Draw the boxes on copies.")
-    ] = True,
-    only: Annotated[
-        list[str] | None, typer.Option("--class", help="Only this class; may be given again.")
-    ] = None,
-    nms_iou: Annotated[
-        float | None,
-        typer.Option(
-            "--nms-iou", min=0, max=1, help="Of two that overlap more, one stays; else the model's."
-        ),
-    ] = None,
-    max_detections: Annotated[
-        int | None, typer.Option("--max-detections", min=1, help="Of a picture, at most.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Pictures at once, on a GPU.")
-    ] = 8,
+    source: Sources,
+    model: Model = "bundled",
+    score: Score = 0.3,
+    out: Out = None,
+    pictures: Pictures = True,
+    only: Only = None,
+    nms_iou: Overlap = None,
+    max_detections: Most = None,
+    batch_size: BatchSize = 8,
     force: ForceOption = False,
     device: DeviceOption = "auto",
     engine: EngineOption = None,

@@ -23,6 +23,8 @@ from boxatlas.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from boxatlas.data import Table
     from boxatlas.data.proposals import Proposals
     from boxatlas.evaluation.test_time import Views
@@ -135,8 +137,7 @@ def command(
     detector = open_detector(what, pick_device(device), engine)
     boxes = _proposals_for(detector, proposals, data, table)
     start = time.perf_counter()
-    options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": boxes}
-    found = _found(detector, table, views, **options)
+    found = _found(detector, table, views, workers, batch, boxes)
     document: dict[str, Any] = {
         "model": detector.name,
         "checkpoint": what,
@@ -264,10 +265,18 @@ def usual_split(folders: list[Path], format: str | None) -> str | None:
     return name
 
 
-def _found(detector: Detector, table: Table, views: Views, **options: Any) -> list[Detections]:
+def _found(
+    detector: Detector,
+    table: Table,
+    views: Views,
+    workers: int,
+    batch: int | None,
+    proposals: Mapping[str, Any] | None,
+) -> list[Detections]:
     from boxatlas.evaluation import predict
     from boxatlas.evaluation.test_time import predict_views
 
+    options: dict[str, Any] = {"workers": workers, "batch_size": batch, "proposals": proposals}
     if views.single:
         return predict(detector, table, **options)
     return predict_views(detector, table, views, **options)

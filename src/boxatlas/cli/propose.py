@@ -103,10 +103,7 @@ def command(
     if len(skipped) == len(named):
         raise InputError("holds no image that can be read", file=", ".join(map(str, source)))
     kept = [(name, path) for name in named if name in store for path in files[name]]
-    if store.replaces:
-        for _, path in kept:  # of the boxes that are replaced
-            path.unlink(missing_ok=True)
-    whole = store.finish()
+    whole = _finished(store, [path for _, path in kept])
     written = _write_missing(kept, named, whole, draw, threads)
     _say(
         as_json,
@@ -122,6 +119,14 @@ def command(
             "about": about,
         },
     )
+
+
+def _finished(store: Store, files: list[Path]) -> Proposals:
+    """All proposals; the files that show boxes which are replaced are taken away."""
+    if store.replaces:
+        for path in files:
+            path.unlink(missing_ok=True)
+    return store.finish()
 
 
 def _say(as_json: bool, document: dict[str, Any]) -> None:

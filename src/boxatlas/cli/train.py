@@ -72,14 +72,8 @@ def command(
         raise InputError("give a model's name or a recipe", field="train", hint="see --help")
     if resume and out is None:
         raise InputError("say which run to resume", field="--resume", hint="--out RUN")
-    of_recipe = {
-        "--data": data,
-        "--format": format,
-        "--seed": seed,
-        "--dry-run": dry_run or None,
-        "--show": show or None,
-    }
-    changes = [name for name, value in of_recipe.items() if value not in (None, [])]
+    given = (("--data", data), ("--format", format), ("--dry-run", dry_run), ("--show", show))
+    changes = [name for name, value in given if value] + ["--seed"] * (seed is not None)
     if what is None and changes:  # a run is resumed by its own recipe
         raise InputError("needs the model or recipe named too", field=changes[0])
     if what is None and settings:  # the run's own recipe; what may not change is refused below
@@ -91,12 +85,8 @@ def command(
     chosen = pick_device(device)
     if dry_run and recipe is not None:
         result = try_out(recipe, device=chosen)
-        emit(
-            result,
-            as_json,
-            rows=[{"": k, "value": str(v)} for k, v in result.items()],
-            title="dry run: all went through",
-        )
+        rows = [{"": k, "value": str(v)} for k, v in result.items()]
+        emit(result, as_json, rows=rows, title="dry run: all went through")
         return
     folder = out or _unused(recipe.model if recipe else "run")
     check_writable(folder)

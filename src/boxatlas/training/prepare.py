@@ -302,9 +302,11 @@ def prepare(
             batches.change_sizes(size_schedule(sizes, model, recipe, len(batches), world))
         return batches
 
-    val = images.val
-    if val is not None and judged is not None:
-        val = val.select(list(range(min(judged, len(val)))))
+    val = (
+        images.val
+        if judged is None or images.val is None
+        else images.val.select(list(range(min(judged, len(images.val)))))
+    )
     evaluate = (
         None if val is None else make_evaluator(val, recipe.metric, workers, proposals, world)
     )

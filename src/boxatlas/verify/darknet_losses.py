@@ -149,17 +149,8 @@ def region(case: Case) -> dict[str, Any]:
         expect(switches, anchor_units=["cells"])
     priors = torch.tensor(switches["anchors"])
     tree = WordTree(case.stored(switches["tree"]).tolist()) if "tree" in switches else None
-    rows = case.stored("truth")
-    marker = case.params.get("classification_marker")
-    alone = torch.zeros(len(rows), dtype=torch.bool)
-    if marker is not None:
-        alone = (rows[:, 0, :4] == marker).all(1)
-    objects = objects_of_rows(rows, case.params["max_boxes"])
-    labels = objects.labels
-    if tree is not None and "map" in switches:
-        table = case.stored(switches["map"])
-        labels = torch.where(alone[:, None], labels, table[labels.clamp(max=len(table) - 1)])
-    boxed = Objects(objects.boxes, labels, objects.valid)[~alone]
+    objects, alone = _labelled(case, tree)
+    labels, boxed = objects.labels, objects[~alone]
     coder = PriorCoder("cell")
 
     def losses(params: dict[str, Any], numbers: Tensor) -> dict[str, Tensor]:
@@ -209,6 +200,21 @@ def region(case: Case) -> dict[str, Any]:
         return _chosen(entry, numbers, delta, int(alone.nonzero()[0, 0]), labels[:, 0], tree)
 
     return quantities(case, delta, _PRIOR_PARTS, more)
+
+
+def _labelled(case: Case, tree: WordTree | None) -> tuple[Objects, Tensor]:
+    """(each image's objects, labels as words of the tree; [B] bool: it has a label and no box)."""
+    rows = case.stored("truth")
+    marker = case.params.get("classification_marker")
+    alone = torch.zeros(len(rows), dtype=torch.bool)
+    if marker is not None:
+        alone = (rows[:, 0, :4] == marker).all(1)
+    objects = objects_of_rows(rows, case.params["max_boxes"])
+    labels = objects.labels
+    if tree is not None and "map" in case.switches:
+        table = case.stored(case.switches["map"])
+        labels = torch.where(alone[:, None], labels, table[labels.clamp(max=len(table) - 1)])
+    return Objects(objects.boxes, labels, objects.valid), alone
 
 
 def _chosen(

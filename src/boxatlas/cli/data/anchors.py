@@ -10,25 +10,27 @@ import typer
 from boxatlas.cli.common import ForceOption, FormatOption, JsonOption, SeedOption, emit
 from boxatlas.cli.data.common import FolderArgument, SplitOption, chosen_splits, unused
 
+Count = Annotated[int, typer.Option("--k", min=1, max=100, help="How many priors.")]
+Size = Annotated[int, typer.Option("--size", min=8, help="Side of the network's input, in pixels.")]
+Stride = Annotated[int, typer.Option("--stride", min=1, help="Pixels of a cell.")]
+Letterbox = Annotated[
+    bool, typer.Option("--letterbox", help="The input keeps the aspect, as in YOLOv3.")
+]
+UpTo = Annotated[int, typer.Option("--up-to", min=1, max=40, help="Compare k = 1 to this many.")]
+Median = Annotated[bool, typer.Option("--median", help="Centres are medians instead of means.")]
+Plot = Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Write a plot.")]
+
 
 def command(
     folder: FolderArgument,
-    k: Annotated[int, typer.Option("--k", min=1, max=100, help="How many priors.")] = 5,
-    size: Annotated[
-        int, typer.Option("--size", min=8, help="Side of the network's input, in pixels.")
-    ] = 416,
-    stride: Annotated[int, typer.Option("--stride", min=1, help="Pixels of a cell.")] = 32,
-    letterbox: Annotated[
-        bool, typer.Option("--letterbox", help="The input keeps the aspect, as in YOLOv3.")
-    ] = False,
-    most: Annotated[
-        int, typer.Option("--up-to", min=1, max=40, help="Compare k = 1 to this many.")
-    ] = 10,
-    median: Annotated[
-        bool, typer.Option("--median", help="Centres are medians instead of means.")
-    ] = False,
+    k: Count = 5,
+    size: Size = 416,
+    stride: Stride = 32,
+    letterbox: Letterbox = False,
+    most: UpTo = 10,
+    median: Median = False,
     split: SplitOption = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Write a plot.")] = None,
+    out: Plot = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
     format: FormatOption = None,

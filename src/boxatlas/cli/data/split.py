@@ -15,21 +15,23 @@ from boxatlas.cli.data.common import (
     each_image_once,
 )
 
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")]
+Parts = Annotated[
+    str, typer.Option("--parts", metavar="NAME=SHARE,...", help="The splits and their shares.")
+]
+To = Annotated[str | None, typer.Option("--to", help="Another layout; if not given, the same.")]
+Together = Annotated[
+    bool, typer.Option("--together/--no-together", help="Whether look-alikes share a split.")
+]
+
 
 def command(
     folder: FolderArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
-    parts: Annotated[
-        str, typer.Option("--parts", metavar="NAME=SHARE,...", help="The splits and their shares.")
-    ] = "train=0.8,val=0.1,test=0.1",
+    out: Out,
+    parts: Parts = "train=0.8,val=0.1,test=0.1",
     split: SplitOption = None,
-    to: Annotated[
-        str | None, typer.Option("--to", help="Another layout; if not given, the same.")
-    ] = None,
-    together: Annotated[
-        bool,
-        typer.Option("--together/--no-together", help="Whether look-alikes share a split."),
-    ] = True,
+    to: To = None,
+    together: Together = True,
     seed: SeedOption = 0,
     format: FormatOption = None,
     as_json: JsonOption = False,
