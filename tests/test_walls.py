@@ -164,6 +164,21 @@ def test_the_walls_would_notice() -> None:
     assert ("necks.extra_maps", True) in ssd
 
 
+def test_functions_and_files_are_short() -> None:
+    """A screen each: 60 lines below a function's first, 500 of a file."""
+    long = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if text.count("\n") > 500:
+            long.append(f"{file.relative_to(SOURCE)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno
+                if lines > 60:
+                    long.append(f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}: {lines}")
+    assert not long, "\n".join(long)
+
+
 def child(code: str) -> tuple[float, str]:
     """(CPU seconds, output) of a Python process that runs `code`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

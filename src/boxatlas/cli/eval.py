@@ -138,14 +138,10 @@ def command(
     boxes = _proposals_for(detector, proposals, data, table)
     start = time.perf_counter()
     found = _found(detector, table, views, workers, batch, boxes)
-    document: dict[str, Any] = {
-        "model": detector.name,
-        "checkpoint": what,
-        "data": [str(d) for d in data],
-        "split": chosen,
-        "seconds": time.perf_counter() - start,
-        **evaluate(found, table, metric, score=score, iou=iou),  # type: ignore[arg-type]
-    }
+    about = {"model": detector.name, "checkpoint": what, "data": [str(d) for d in data]}
+    seconds = time.perf_counter() - start
+    numbers = evaluate(found, table, metric, score=score, iou=iou)  # type: ignore[arg-type]
+    document: dict[str, Any] = {**about, "split": chosen, "seconds": seconds, **numbers}
     document |= _conditions(detector, context.obj)
     _add_more(document, found, table, detector if speed else None)
     if out is not None:

@@ -105,20 +105,18 @@ def command(
     kept = [(name, path) for name in named if name in store for path in files[name]]
     whole = _finished(store, [path for _, path in kept])
     written = _write_missing(kept, named, whole, draw, threads)
-    _say(
-        as_json,
-        {
-            "file": str(store.file),
-            "images": len(whole),
-            "made_now": len(left) - len(skipped),
-            "files_written": written,
-            "proposals": len(whole.boxes),
-            "per_image": len(whole.boxes) / max(len(whole), 1),
-            "seconds": round(time.perf_counter() - began, 3),
-            "skipped": skipped,
-            "about": about,
-        },
-    )
+    document = {
+        "file": str(store.file),
+        "images": len(whole),
+        "made_now": len(left) - len(skipped),
+        "files_written": written,
+        "proposals": len(whole.boxes),
+        "per_image": len(whole.boxes) / max(len(whole), 1),
+        "seconds": round(time.perf_counter() - began, 3),
+        "skipped": skipped,
+        "about": about,
+    }
+    _say(as_json, document)
 
 
 def _finished(store: Store, files: list[Path]) -> Proposals:

@@ -247,6 +247,22 @@ def make_evaluator(
     return evaluate
 
 
+def _evaluator(
+    recipe: Recipe,
+    val: Table | None,
+    judged: int | None,
+    workers: int,
+    proposals: Any,
+    world: World,
+) -> Callable[[Detector], dict[str, Any]] | None:
+    """What judges on `val`, or on at most so many of its images; None where there is no val."""
+    if val is None:
+        return None
+    if judged is not None:
+        val = val.select(list(range(min(judged, len(val)))))
+    return make_evaluator(val, recipe.metric, workers, proposals, world)
+
+
 def prepare(
     recipe: Recipe,
     folder: Path,
@@ -302,12 +318,5 @@ def prepare(
             batches.change_sizes(size_schedule(sizes, model, recipe, len(batches), world))
         return batches
 
-    val = (
-        images.val
-        if judged is None or images.val is None
-        else images.val.select(list(range(min(judged, len(images.val)))))
-    )
-    evaluate = (
-        None if val is None else make_evaluator(val, recipe.metric, workers, proposals, world)
-    )
+    evaluate = _evaluator(recipe, images.val, judged, workers, proposals, world)
     return Job(recipe, model, folder, loader, evaluate, images.train, device, world), lines

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from boxatlas.cli.common import ForceOption, FormatOption, JsonOption, SeedOption, emit
 from boxatlas.cli.data.common import FolderArgument, SplitOption, chosen_splits, unused
+
+if TYPE_CHECKING:
+    from boxatlas.data.anchors import Priors
 
 Count = Annotated[int, typer.Option("--k", min=1, max=100, help="How many priors.")]
 Size = Annotated[int, typer.Option("--size", min=8, help="Side of the network's input, in pixels.")]
@@ -63,18 +66,12 @@ def command(
     )
     if out is not None:
         plot(rows, shapes, found, out)
-    pixels = found.pixels((size, size))
-    cells = [(round(w / stride, 4), round(h / stride, 4)) for w, h in pixels]
     document = {
         "k": k,
         "split": split,
         "objects": len(shapes),
         "size": size,
-        "average_iou": found.average_iou,
-        "fractions": found.shapes.tolist(),
-        "pixels": pixels,
-        "cells": cells,
-        "counts": found.counts,
+        **_priors(found, size, stride),
         "curve": rows,
         "plot": out and str(out),
     }
@@ -86,6 +83,18 @@ def command(
         text=f"average IoU {found.average_iou:.4f} over {len(shapes)} objects"
         + (f" of {split}" if split else ""),
     )
+
+
+def _priors(found: Priors, size: int, stride: int) -> dict[str, Any]:
+    """The clusters as fractions of the input, in its pixels, and in cells of `stride` pixels."""
+    pixels = found.pixels((size, size))
+    return {
+        "average_iou": found.average_iou,
+        "fractions": found.shapes.tolist(),
+        "pixels": pixels,
+        "cells": [(round(w / stride, 4), round(h / stride, 4)) for w, h in pixels],
+        "counts": found.counts,
+    }
 
 
 def _tables(document: dict[str, Any], stride: int) -> None:
