@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
@@ -133,7 +133,6 @@ class CascadeRCNN(RegionDetector):
         trunk, heads = Pyramid(config), 1 if config.mode == "iterative" else config.stages
         super().__init__(
             classes,
-            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
             rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),
@@ -141,10 +140,7 @@ class CascadeRCNN(RegionDetector):
                 HEADS[config.box_head](trunk.width, SIDE, config.box_width) for _ in range(heads)
             ),
             predictor=nn.ModuleList(
-                BoxPredictor(
-                    config.box_width, len(classes), config.class_agnostic, config.background_box
-                )
-                for _ in range(heads)
+                BoxPredictor(config, config.box_width, len(classes)) for _ in range(heads)
             ),
             roi_strides=trunk.roi_strides,
             roi_side=SIDE,
@@ -442,6 +438,6 @@ def cascade_rcnn320_efficientnet_lite0_fpn(classes: Sequence[str], **options: An
 def cascade_mask_rcnn320_efficientnet_lite0_fpn(
     classes: Sequence[str], **options: Any
 ) -> CascadeMaskRCNN:
-    """The same with masks: one branch for all stages, of two convolutions."""
+    """A light cascade with masks, at 320 pixels: one branch of two convolutions for all stages."""
     own = {**LIGHT, "mask_convs": 2, "mask_width": 128, "mask_stages": "first"}
     return CascadeMaskRCNN(classes, MaskConfig.of(options, **own))

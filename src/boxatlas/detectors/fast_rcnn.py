@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
-from boxatlas.images import Preprocess
 from boxatlas.options import AtLeastOne, Options, idea
 from boxatlas.parts.base import ClassRows, Phase, Raw, Track
 from boxatlas.parts.fits.described import described
@@ -140,7 +139,6 @@ class FromProposals(RegionDetector):
     def __init__(
         self,
         classes: Sequence[str],
-        preprocess: Preprocess,
         config: FastChoices,
         *,
         trunk: nn.Module,
@@ -152,14 +150,11 @@ class FromProposals(RegionDetector):
         assert isinstance(config, RoIChoices)
         super().__init__(
             classes,
-            preprocess,
             config,
             trunk=trunk,
             rpn=None,
             head=head,
-            predictor=BoxPredictor(
-                width, len(classes), config.class_agnostic, config.background_box
-            ),
+            predictor=BoxPredictor(config, width, len(classes)),
             roi_strides=roi_strides,
             roi_side=roi_side,
         )
@@ -271,7 +266,6 @@ class FastRCNN(FromProposals):
         parts = split_backbone(config)
         super().__init__(
             classes,
-            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=parts.trunk,
             head=parts.head,
@@ -380,7 +374,6 @@ class FastPyramid(FromProposals):
         trunk = Pyramid(config, p6=False)
         super().__init__(
             classes,
-            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
             head=HEADS[config.box_head](trunk.width, SIDE, config.box_width),

@@ -16,19 +16,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.options import Positive, idea
 from boxatlas.parts.base import Phase
-from boxatlas.parts.region.detector import RegionDetector
-from boxatlas.parts.region.heads import BoxPredictor
-from boxatlas.parts.region.roi import RoIChoices, box_coder
-from boxatlas.parts.region.rpn import RPN, AnchorOutputs, RPNChoices
+from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.rpn import AnchorOutputs, RPNChoices
 from boxatlas.parts.region.single_level import (
     RESNET,
-    STRIDE,
     SingleLevelChoices,
+    SingleLevelDetector,
     idle_of_trunk,
     split_backbone,
     trained_layers,
@@ -43,6 +41,7 @@ METHOD = Method(
     2015,
     "two-stage",
 )
+LAMBDA = 10.0  # section 3.1.2: with it boxes and classes weigh alike
 
 
 class Config(
@@ -60,7 +59,7 @@ class Config(
         "alternating4", "section 3.2: four steps in turns, or all losses at once"
     )
     shared_features: bool = idea(True, "table 2: one set of convolutions, or one for each part")
-    rpn_lambda: Positive = idea(10.0, "table 9: weight of the boxes in the RPN's loss")
+    rpn_lambda: Positive = idea(LAMBDA, "table 9: weight of the boxes in the RPN's loss", le=1e6)
 
     rpn_cls = idea("softmax", "section 3.1.1: a softmax pair, or logistic regression")
     rpn_border = idea(True, "section 3.3: anchors across the border are not trained")
@@ -82,26 +81,13 @@ class Config(
         return idle_of_trunk(self)
 
 
-class FasterRCNN(RegionDetector):
+class FasterRCNN(SingleLevelDetector):
     """A trunk of stride 16, the RPN on its map, and Fast R-CNN's head."""
 
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, classes: Sequence[str], config: Config) -> None:
-        parts = split_backbone(config)
-        super().__init__(
-            classes,
-            pyramid_preprocess(config.backbone, config.size),
-            config,
-            trunk=parts.trunk,
-            rpn=RPN(config, box_coder(config), parts.channels, (STRIDE,)),
-            head=parts.head,
-            predictor=BoxPredictor(
-                parts.head.width, len(classes), config.class_agnostic, config.background_box
-            ),
-            roi_strides=(STRIDE,),
-            roi_side=parts.side,
-        )
+        super().__init__(classes, config, split_backbone(config))
         self.rpn_trunk = None if config.shared_features else split_backbone(config).trunk
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -119,9 +105,10 @@ class FasterRCNN(RegionDetector):
     def rpn_loss(
         self, rows: AnchorOutputs, batch: Batch, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """Equation 1: lambda 10 over 2400 positions is 1 over the 256 anchors of the mean."""
+        """Equation 1. There boxes are divided by some 2400 positions, here by the 256 anchors
+        drawn, so that the paper's lambda is a weight of 1."""
         losses = super().rpn_loss(rows, batch, generator)
-        return {**losses, "rpn_box": losses["rpn_box"] * (self.config.rpn_lambda / 10)}
+        return {**losses, "rpn_box": losses["rpn_box"] * (self.config.rpn_lambda / LAMBDA)}
 
     def phases(self) -> list[Phase]:
         """Section 3.2. The convolutions of steps 1 and 2 both start from ImageNet's."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.parts.region.detector import RegionDetector
@@ -63,17 +63,17 @@ class FasterRCNNFPN(RegionDetector):
     """Pyramid, RPN, RoI features of 7 x 7, two fully connected layers, classes and boxes."""
 
     def __init__(self, classes: Sequence[str], config: Config) -> None:
+        # Figure 3, the top-down pathway and the lateral connections, is necks/fpn.py; what table 1
+        # varies of it, `PyramidChoices`.
         trunk = Pyramid(config)
         super().__init__(
             classes,
-            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
             rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),
             head=HEADS[config.box_head](trunk.width, SIDE, config.box_width),
-            predictor=BoxPredictor(
-                config.box_width, len(classes), config.class_agnostic, config.background_box
-            ),
+            predictor=BoxPredictor(config, config.box_width, len(classes)),
+            # A RoI reads level k = floor(4 + log2(sqrt(w h) / 224)), equation 1: `roi_levels`.
             roi_strides=trunk.roi_strides,
             roi_side=SIDE,
         )
@@ -139,7 +139,7 @@ def faster_rcnn_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> Fast
     Published("COCO val2017", "AP", 22.8, source="torchvision"),
 )
 def faster_rcnn320_mobilenet_v3_fpn(classes: Sequence[str], **options: Any) -> FasterRCNNFPN:
-    """The same at 320 pixels, with 150 proposals."""
+    """Faster R-CNN on two maps of MobileNetV3 at 320 pixels, with 150 proposals."""
     own = {**_MOBILE, "size": (320, 640), "proposals_detect": (150, 150)}
     return FasterRCNNFPN(classes, Config.of(options, **own))
 

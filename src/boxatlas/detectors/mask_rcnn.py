@@ -15,22 +15,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.detectors import fpn
 from boxatlas.errors import InputError
 from boxatlas.options import idea
-from boxatlas.parts.region.heads import BoxPredictor
 from boxatlas.parts.region.masks import MaskChoices, WithMasks
 from boxatlas.parts.region.pyramid import LIGHT, PyramidChoices, idle_on_one_level
-from boxatlas.parts.region.roi import RoIChoices, box_coder
-from boxatlas.parts.region.rpn import RPN, RPNChoices
+from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.rpn import RPNChoices
 from boxatlas.parts.region.single_level import (
     RESNET,
-    STRIDE,
     Res5,
     SingleLevelChoices,
+    SingleLevelDetector,
     idle_of_trunk,
     split_backbone,
 )
@@ -99,9 +98,10 @@ class C4Config(
         return {**idle_of_trunk(self), **idle_without_samples(self)}
 
 
-class C4MaskRCNN(WithMasks):
+class C4MaskRCNN(WithMasks, SingleLevelDetector):
     """On conv4: masks see what conv5 makes of a RoI and have 14 x 14 cells."""
 
+    config: C4Config  # pyright: ignore[reportIncompatibleVariableOverride]
     head: Res5
 
     def __init__(self, classes: Sequence[str], config: C4Config) -> None:
@@ -113,19 +113,7 @@ class C4MaskRCNN(WithMasks):
                 value=config.backbone,
                 hint="use mask_rcnn_r50_fpn",
             )
-        super().__init__(
-            classes,
-            pyramid_preprocess(config.backbone, config.size),
-            config,
-            trunk=parts.trunk,
-            rpn=RPN(config, box_coder(config), parts.channels, (STRIDE,)),
-            head=parts.head,
-            predictor=BoxPredictor(
-                parts.head.width, len(classes), config.class_agnostic, config.background_box
-            ),
-            roi_strides=(STRIDE,),
-            roi_side=parts.side,
-        )
+        super().__init__(classes, config, parts)
         self.mask_side = parts.side
         self.mask = self.branch(parts.head.width, 7)
 

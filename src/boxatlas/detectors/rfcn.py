@@ -19,7 +19,6 @@ from boxatlas.backbones.choice import (
     TrunkChoices,
     has_own_norms,
     pyramid_backbone,
-    pyramid_preprocess,
 )
 from boxatlas.backbones.resnet import ResNet, StemChoices, norm_layer
 from boxatlas.boxes.anchors import AnchorChoices
@@ -94,7 +93,6 @@ class RFCN(PositionSensitiveDetector):
         trunk = trunk_of(config)
         super().__init__(
             classes,
-            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
             rpn=RPN(config, box_coder(config), trunk.channels[0], trunk.strides[:1]),
@@ -189,7 +187,6 @@ class RFCNPyramid(PositionSensitiveDetector):
         trunk = Pyramid(config)
         super().__init__(
             classes,
-            pyramid_preprocess(config.backbone, config.size),
             config,
             trunk=trunk,
             rpn=RPN(config, box_coder(config), trunk.width, trunk.strides),

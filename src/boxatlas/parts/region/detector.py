@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from boxatlas.backbones.choice import TrunkChoices
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
 from boxatlas.boxes.nms import Proposals, SuppressionChoices, batched_nms
-from boxatlas.images import Preprocess
 from boxatlas.losses.ohem import hardest
 from boxatlas.options import Options
 from boxatlas.parts.base import ClassRows, Detector, Raw, clipped
@@ -55,7 +54,6 @@ class RegionDetector(Detector):
     def __init__(
         self,
         classes: Sequence[str],
-        preprocess: Preprocess,
         config: Options,
         *,
         trunk: nn.Module,
@@ -65,7 +63,9 @@ class RegionDetector(Detector):
         roi_strides: Sequence[int],
         roi_side: int,
     ) -> None:
-        super().__init__(classes, preprocess, config)
+        assert isinstance(config, BackboneChoices)
+        assert isinstance(config, TrunkChoices)
+        super().__init__(classes, pyramid_preprocess(config.backbone, config.size), config)
         self.trunk, self.rpn, self.head, self.predictor = trunk, rpn, head, predictor
         self.roi_strides, self.roi_side = tuple(roi_strides), roi_side
         self.coder = box_coder(self.config, self.config.roi_weights)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from boxatlas.ops.roi import MapLinear
 from boxatlas.parts.base import Raw
+from boxatlas.parts.region.roi import RoIChoices
 
 
 class TwoFC(nn.Module):
@@ -56,13 +57,11 @@ class BoxPredictor(nn.Module):
     the background's, which nothing reads (`background_box`).
     """
 
-    def __init__(
-        self, width: int, classes: int, class_agnostic: bool = False, background_box: bool = False
-    ) -> None:
+    def __init__(self, config: RoIChoices, width: int, classes: int) -> None:
         super().__init__()
         self.cls = nn.Linear(width, classes + 1)
-        self.offset = int(background_box)
-        self.box = nn.Linear(width, ((1 if class_agnostic else classes) + self.offset) * 4)
+        self.offset = int(config.background_box)
+        self.box = nn.Linear(width, ((1 if config.class_agnostic else classes) + self.offset) * 4)
         for layer, std in ((self.cls, 0.01), (self.box, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxatlas.errors import InputError
-from boxatlas.images import Preprocess
 from boxatlas.ops.psroi import PSRoIRule, psroi_align, psroi_pool
 from boxatlas.options import AtLeastOne, Options, habit, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
@@ -78,7 +77,6 @@ class PositionSensitiveDetector(RegionDetector):
     def __init__(
         self,
         classes: Sequence[str],
-        preprocess: Preprocess,
         config: PartChoices,
         *,
         trunk: nn.Module,
@@ -90,7 +88,6 @@ class PositionSensitiveDetector(RegionDetector):
     ) -> None:
         super().__init__(
             classes,
-            preprocess,
             config,
             trunk=trunk,
             rpn=rpn,

@@ -10,6 +10,7 @@ Shape letters: B images, R RoIs, C channels, s the side of a pooled RoI.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,8 +29,10 @@ from boxatlas.backbones.resnet import ResNet, norm_layer, residual_stage
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.backbones.zf import ZF
 from boxatlas.options import Options, habit, idea, setting
-from boxatlas.parts.region.heads import TwoFC
-from boxatlas.parts.region.roi import RoIChoices
+from boxatlas.parts.region.detector import RegionDetector
+from boxatlas.parts.region.heads import BoxPredictor, TwoFC
+from boxatlas.parts.region.roi import RoIChoices, box_coder
+from boxatlas.parts.region.rpn import RPN, RPNChoices
 
 STRIDE = 16  # of the map
 
@@ -176,6 +179,29 @@ def _load_vgg(parts: TrunkAndHead) -> None:
         assert layer.bias is not None
         layer.weight.copy_(state[f"{name}.weight"])
         layer.bias.copy_(state[f"{name}.bias"])
+
+
+class SingleLevelDetector(RegionDetector):
+    """An RPN and RoIs on one map: Faster R-CNN, and Mask R-CNN on conv4.
+
+    config: of the groups `RoIChoices` and `RPNChoices` too.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], config: SingleLevelChoices, parts: TrunkAndHead
+    ) -> None:
+        assert isinstance(config, RoIChoices)
+        assert isinstance(config, RPNChoices)
+        super().__init__(
+            classes,
+            config,
+            trunk=parts.trunk,
+            rpn=RPN(config, box_coder(config), parts.channels, (STRIDE,)),
+            head=parts.head,
+            predictor=BoxPredictor(config, parts.head.width, len(classes)),
+            roi_strides=(STRIDE,),
+            roi_side=parts.side,
+        )
 
 
 def trained_layers(config: SingleLevelChoices, trunk: str = "trunk") -> tuple[str, ...]:
