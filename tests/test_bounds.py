@@ -115,8 +115,9 @@ def test_a_number_far_out_of_range_is_one_line(
         assert refused(cls, name, put(value, number)), f"{name} takes {put(value, number)}"
     low, high = (put(value, int(n) if whole else n) for n in (-FAR, FAR))
     assert refused(cls, name, low) or refused(cls, name, high), f"{name} has no bound at all"
-    if whole:  # sides, counts, numbers of layers
+    if whole:  # sides, counts, widths: a zero too many is a line, not a full memory
         assert refused(cls, name, low), f"{name} takes {low}"
+        assert refused(cls, name, high), f"{name} takes {high}"
 
 
 def test_the_numbers_are_really_found() -> None:

@@ -37,13 +37,8 @@ def check_file(path: str | Path) -> int:
 def check_format(number: object, path: str | Path, known: int = 1) -> None:
     """Raise InputError for a file of ours in a format that this version does not know."""
     if type(number) is not int or number > known:
-        raise InputError(
-            f"is of a newer format; this version reads {known}",
-            file=path,
-            field="format",
-            value=number,
-            hint="upgrade boxatlas",
-        )
+        problem = f"is of a newer format; this version reads {known}"
+        raise InputError(problem, file=path, field="format", value=number, hint="upgrade boxatlas")
 
 
 @contextmanager
@@ -67,11 +62,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(
-            f"could not be written: {error.strerror or error}",
-            file=path,
-            hint="what was there before is unchanged",
-        ) from error
+        problem = f"could not be written: {error.strerror or error}"
+        raise InputError(problem, file=path, hint="what was there before is unchanged") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -96,11 +96,8 @@ def read(source: Source, *, bgr: bool = False) -> NDArray[np.uint8]:
     if isinstance(source, Image.Image):
         return np.array(_upright_rgb(source))  # a copy: torch wants it writable
     if not isinstance(source, str | Path | bytes):
-        raise InputError(
-            "is no picture: give a path, a PIL image, an array or a tensor",
-            field="source",
-            value=type(source).__name__,
-        )
+        problem = "is no picture: give a path, a PIL image, an array or a tensor"
+        raise InputError(problem, field="source", value=type(source).__name__)
     name = "image data" if isinstance(source, bytes) else str(source)
     with opened(source) as image, parsing(name, "the image cannot be decoded"):
         return np.array(_upright_rgb(image))
@@ -205,11 +202,8 @@ def _from_array(array: NDArray[Any], bgr: bool = False) -> NDArray[np.uint8]:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise InputError(
-            "an image array is [H, W] or [H, W, 1|3|4], a tensor [1|3|4, H, W]",
-            field="shape",
-            value=array.shape,
-        )
+        problem = "an image array is [H, W] or [H, W, 1|3|4], a tensor [1|3|4, H, W]"
+        raise InputError(problem, field="shape", value=array.shape)
     array = _in_bytes(array)
     if bgr and array.shape[2] > 1:
         array = array[..., [2, 1, 0, *range(3, array.shape[2])]]
@@ -239,19 +233,13 @@ def _in_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     # A normalised picture's lowest value lies about as far from 0 as its highest.
     reach = min(whole, max(high, 1)) if kind.kind == "f" else whole
     if low < -_OVERSHOOT * reach:
-        raise InputError(
-            "an image array holds values below 0",
-            field="smallest value",
-            value=low.item(),
-            hint="give the picture as it is, not normalised: detect does that itself",
-        )
+        problem = "an image array holds values below 0"
+        hint = "give the picture as it is, not normalised: detect does that itself"
+        raise InputError(problem, field="smallest value", value=low.item(), hint=hint)
     if high > (1 + _OVERSHOOT) * whole:
-        raise InputError(
-            "an image array goes beyond 255",
-            field="largest value",
-            value=high.item(),
-            hint="pictures of 16 bits are uint16; floats are 0..1 or 0..255",
-        )
+        problem = "an image array goes beyond 255"
+        hint = "pictures of 16 bits are uint16; floats are 0..1 or 0..255"
+        raise InputError(problem, field="largest value", value=high.item(), hint=hint)
     if kind.kind != "f":
         return array.clip(0, 255).astype(np.uint8)
     return (array.clip(0, whole) * (255.0 / whole) + 0.5).astype(np.uint8)

@@ -32,8 +32,9 @@ T = TypeVar("T", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=100_000_000)]
+Width = Annotated[int, Field(ge=1, le=8192)]  # channels, outputs of a layer
 Layers = Annotated[int, Field(ge=0, le=100)]  # of a network, one after another
 Pixels = Annotated[int, Field(ge=1, le=65_536)]  # a side of an input
 Kind = Literal["idea", "setting", "habit"]
@@ -136,11 +137,8 @@ class Options(BaseModel, metaclass=_Values):
         for name, value in values.items():
             if name in gone and name not in cls.model_fields:
                 if value != gone[name]:
-                    raise InputError(
-                        f"this option is gone; {gone[name]!r} is what is done",
-                        field=name,
-                        value=value,
-                    )
+                    problem = f"this option is gone; {gone[name]!r} is what is done"
+                    raise InputError(problem, field=name, value=value)
                 continue
             new = RENAMED.get(name, name) if name not in cls.model_fields else name
             new = new if new in cls.model_fields else name
@@ -159,7 +157,10 @@ class Options(BaseModel, metaclass=_Values):
         }
 
     def idle(self) -> dict[str, str]:
-        """Ideas that do nothing in the detector that these values make: name -> why."""
+        """Choices that do nothing in the detector that these values make: name -> why.
+
+        A group says so of its own and adds what `super().idle()` says of the others.
+        """
         return {}
 
 
@@ -216,6 +217,10 @@ def _explained(
         known = list(owner.model_fields) if hasattr(owner, "model_fields") else []
         hint = nearest(str(first["loc"][-1]), known)
         return InputError("no such option", file=file, field=path, hint=hint)
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a tuple's members
+        count = 1 + max(one["loc"][-1] for one in about if isinstance(one["loc"][-1], int))
+        path = _path(first["loc"][:-1], values, False)
+        return InputError(f"needs {count} values", file=file, field=path, value=first["input"])
     if first["type"] == "missing":  # what pydantic calls the input is all that is not missing
         return InputError("is missing", file=file, field=path)
     problem = first["msg"].removeprefix("Value error, ")

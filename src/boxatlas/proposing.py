@@ -46,11 +46,9 @@ def images_under(sources: Sequence[Path]) -> dict[str, Path]:
         else:
             raise InputError("no such file or folder", file=source)
         for name in named.keys() & found.keys():
-            raise InputError(
-                f"two images are called {name}",
-                file=source,
-                hint="propose for each folder into an --out of its own",
-            )
+            problem = f"two images are called {name}"
+            hint = "propose for each folder into an --out of its own"
+            raise InputError(problem, file=source, hint=hint)
         found.update(named)
     if not found:
         raise InputError("holds no image", file=sources[0] if sources else None)
@@ -92,11 +90,8 @@ def by_detector(
     for an image depends on it alone. Raises InputError for a detector that makes none.
     """
     if not isinstance(detector, RegionDetector) or detector.rpn is None:
-        raise InputError(
-            f"{detector.name or 'this detector'} makes no proposals of its own",
-            field="--model",
-            hint="give a detector with an RPN",
-        )
+        problem = f"{detector.name or 'this detector'} makes no proposals of its own"
+        raise InputError(problem, field="--model", hint="give a detector with an RPN")
     before = max(before, detector.rpn.config.proposals_detect[0], most)
     # What is too small goes before the best are counted, so all that NMS leaves is looked at.
     counts = (before, before if min_side else most)

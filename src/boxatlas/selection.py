@@ -42,12 +42,8 @@ def labels_of(names: str | Iterable[str], classes: Sequence[str]) -> list[int]:
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in classes:
-            raise InputError(
-                "the detector has no such class",
-                field="classes",
-                value=name,
-                hint=nearest(str(name), classes),
-            )
+            problem = "the detector has no such class"
+            raise InputError(problem, field="classes", value=name, hint=nearest(str(name), classes))
     return [i for i, name in enumerate(classes) if name in wanted]
 
 

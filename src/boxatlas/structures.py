@@ -282,10 +282,8 @@ class Detections:
         if image is None:
             image = self.path if self.image is None else self.image
         if image is None:
-            raise InputError(
-                "these detections carry no image",
-                hint="pass it, draw(image), or detect with keep_images=True",
-            )
+            problem = "these detections carry no image"
+            raise InputError(problem, hint="pass it, draw(image), or detect with keep_images=True")
         pixels = read(image)
         if pixels.shape[:2] != tuple(self.size):
             raise InputError(

@@ -42,7 +42,7 @@ class TreeChoices(Options):
     class_map: tuple[str, str] | None = setting(
         None, "files: names of the data's classes, and the node of the tree that each is"
     )
-    parents: tuple[Annotated[int, Field(ge=-1)], ...] | None = setting(
+    parents: tuple[Annotated[int, Field(ge=-1, le=1_000_000)], ...] | None = setting(
         None, "the tree without a file: each class's parent, -1 = a root; none: all are roots"
     )
     ids: tuple[str, ...] | None = setting(None, "the ids of the tree's words, without a file")
@@ -70,23 +70,19 @@ class WordTree:
         self.parents = tuple(int(p) for p in parents)
         self.ids = tuple(ids) if ids is not None else tuple(map(str, range(len(self.parents))))
         if len(self.ids) != len(self.parents):
-            raise InputError(f"{len(self.parents)} nodes but {len(self.ids)} ids", file=file)
+            problem = f"{len(self.ids)} for the {len(self.parents)} nodes of the tree"
+            raise InputError(problem, file=file, field="ids", value=self.ids)
         if not self.parents:
-            raise InputError("a tree needs a node", file=file)
+            raise InputError("a tree needs a node", file=file, field="parents", value=())
         seen: set[int] = set()
         before = None
         for node, parent in enumerate(self.parents):
+            field = f"parents.{node}" if file is None else f"line {node + 1}"
             if not -1 <= parent < node:
-                raise InputError(
-                    "a parent must come before its children",
-                    file=file,
-                    field=f"line {node + 1}",
-                    value=parent,
-                )
+                problem = "a parent must come before its children"
+                raise InputError(problem, file=file, field=field, value=parent)
             if parent != before and parent in seen:
-                raise InputError(
-                    "siblings must lie together", file=file, field=f"line {node + 1}", value=parent
-                )
+                raise InputError("siblings must lie together", file=file, field=field, value=parent)
             seen.add(parent)
             before = parent
         self.names = _distinct(names or self.ids, self.ids, file)
@@ -110,12 +106,8 @@ class WordTree:
                 ids.append(parts[0])
                 parents.append(int(parts[1]))
             except ValueError:
-                raise InputError(
-                    "must be: id, number of the parent",
-                    file=path,
-                    field=f"line {number}",
-                    value=line,
-                ) from None
+                problem = "must be: id, number of the parent"
+                raise InputError(problem, file=path, field=f"line {number}", value=line) from None
         words = None
         if names is not None:
             words = read_lines(Path(names))
@@ -135,12 +127,8 @@ class WordTree:
         nodes = []
         for number, line in enumerate(read_lines(Path(path)), 1):
             if not line.strip().isdigit() or int(line) >= len(self):
-                raise InputError(
-                    f"is not a node of the tree (0 to {len(self) - 1})",
-                    file=path,
-                    field=f"line {number}",
-                    value=line,
-                )
+                problem = f"is not a node of the tree (0 to {len(self) - 1})"
+                raise InputError(problem, file=path, field=f"line {number}", value=line)
             nodes.append(int(line))
         return nodes
 
@@ -329,10 +317,15 @@ def tree_of(classes: Sequence[str], choices: TreeChoices) -> WordTree:
             raise InputError(
                 "give the tree as a file or as parents", field="tree", value=choices.tree
             )
+        if choices.ids is not None:
+            raise InputError("the tree's file has its own", field="ids", value=choices.ids)
         return WordTree.read(choices.tree, choices.tree_names)
+    if choices.tree_names is not None:
+        raise InputError("names the words of a tree", field="tree_names", hint="give tree too")
     parents = choices.parents or (-1,) * len(classes)
     if len(parents) != len(classes):
-        raise InputError(f"{len(parents)} nodes for {len(classes)} classes", field="parents")
+        problem = f"{len(parents)} nodes for {len(classes)} classes"
+        raise InputError(problem, field="parents", value=parents)
     return WordTree(parents, choices.ids, classes)
 
 
@@ -343,19 +336,13 @@ def words_of(tree: WordTree, choices: TreeChoices) -> dict[str, int]:
         names, nodes = (read_lines(Path(file)) for file in choices.class_map)
         mapped = tree.read_map(choices.class_map[1])
         if len(names) != len(nodes):
-            raise InputError(
-                f"{len(nodes)} nodes for {len(names)} names",
-                field="class_map",
-                file=choices.class_map[1],
-            )
+            problem = f"{len(nodes)} nodes for {len(names)} names"
+            raise InputError(problem, field="class_map", file=choices.class_map[1])
         words.update(zip(names, mapped, strict=True))
     for name, node in words.items():
         if not 0 <= node < len(tree):
-            raise InputError(
-                f"is not a node of the tree (0 to {len(tree) - 1})",
-                field=f"words.{name}",
-                value=node,
-            )
+            problem = f"is not a node of the tree (0 to {len(tree) - 1})"
+            raise InputError(problem, field=f"words.{name}", value=node)
     return words
 
 

@@ -65,8 +65,8 @@ def build(name: str, classes: Sequence[str], options: Mapping[str, Any]) -> Dete
 
 
 def refuse_idle(model: Detector, options: Mapping[str, Any]) -> None:
-    """Raise InputError for an idea that does nothing in this detector."""
-    idle = model.config.idle()
+    """Raise InputError for a choice that does nothing in this detector."""
+    idle = model.idle()
     for name in options:
         if name in idle:
             raise InputError(

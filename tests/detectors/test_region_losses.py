@@ -14,6 +14,7 @@ from torchvision.ops import roi_pool
 
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pairwise_iou
+from boxatlas.create import create_model
 from boxatlas.detectors.cascade_rcnn import CascadeRCNN
 from boxatlas.detectors.fast_rcnn import FastRCNN, TruncatedFC, truncated
 from boxatlas.parts.region.heads import TwoFC
@@ -235,16 +236,26 @@ def test_difficult_objects_and_far_background_are_settings_of_fast_rcnn() -> Non
 
 
 IDLE: list[tuple[str, dict[str, Any], set[str]]] = [
-    ("faster_rcnn_vgg16", {}, set()),
-    ("faster_rcnn_zf", {}, {"train_from"}),
-    ("fast_rcnn_alexnet", {"sampler": "ohem"}, {"train_from", "background_low"}),
-    ("fast_rcnn_r50_fpn", {}, {"p6"}),
+    ("faster_rcnn_vgg16", {}, {"resnet_map", "roi_reduce"}),
+    ("faster_rcnn_zf", {}, {"resnet_map", "roi_reduce", "train_from"}),
+    (
+        "fast_rcnn_alexnet",
+        {"sampler": "ohem"},
+        {"resnet_map", "roi_reduce", "train_from", "background_low", "roi_positive_fraction"},
+    ),
+    ("fast_rcnn_r50_fpn", {}, {"p6", "roi_reduce"}),
     ("mask_rcnn_r50_fpn", {"roi_op": "pool"}, {"roi_reduce"}),
+    ("mask_rcnn_r50_fpn", {"mask_head": "mlp"}, {"mask_convs", "mask_width"}),
     ("cascade_rcnn_r50_fpn", {}, {"roi_positive_iou"}),
     (
         "cascade_rcnn_r50_fpn",
         {"mode": "integral"},
         {"roi_positive_iou", "stage_statistics", "score_stages"},
+    ),
+    (
+        "cascade_rcnn_r50_fpn",
+        {"sampler": "ohem", "resample": True},
+        {"roi_positive_iou", "background_low"},
     ),
 ]
 
@@ -253,7 +264,8 @@ IDLE: list[tuple[str, dict[str, Any], set[str]]] = [
 def test_what_does_nothing_is_said(name, options, idle) -> None:
     """Each is named with a reason, and changes no loss."""
     model = small(name, **options)
-    assert set(model.config.idle()) == idle
+    folds = str(model.config.backbone).startswith("timm/")
+    assert set(model.config.idle()) == (idle if folds else idle | {"fold_norms"})
     assert all(model.config.idle().values())
     other: dict[str, Any] = {
         "train_from": "all",
@@ -263,6 +275,12 @@ def test_what_does_nothing_is_said(name, options, idle) -> None:
         "roi_positive_iou": 0.6,
         "stage_statistics": False,
         "score_stages": "last",
+        "resnet_map": "dc5",
+        "box_width": 8,
+        "dropout": 0.1,
+        "roi_positive_fraction": 0.75,
+        "mask_convs": 1,
+        "mask_width": 8,
     }
     for option in idle:
         turned = small(name, **options, **{option: other[option]})
@@ -271,6 +289,19 @@ def test_what_does_nothing_is_said(name, options, idle) -> None:
         assert {k: v.item() for k, v in losses(model.eval(), given).items()} == {
             k: pytest.approx(v.item()) for k, v in losses(turned.eval(), given).items()
         }
+
+
+def test_on_conv4_the_head_is_conv5_and_has_no_width() -> None:
+    with torch.device("meta"):
+        plain, turned = (
+            create_model("faster_rcnn_r50_c4", num_classes=3, **options)
+            for options in ({}, {"box_width": 8, "dropout": 0.5})
+        )
+    assert {"box_width", "dropout"} <= set(plain.idle())
+    assert [(k, v.shape) for k, v in plain.state_dict().items()] == [
+        (k, v.shape) for k, v in turned.state_dict().items()
+    ]
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in turned.modules())
 
 
 def test_no_proposals_are_said_to_be_missing() -> None:

@@ -15,6 +15,7 @@ from boxatlas.detectors.yolo9000 import YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.errors import InputError
 from boxatlas.structures import Batch, Frame, Targets
+from boxatlas.training import find_recipe
 from boxatlas.zoo import build
 
 TIMM = {"backbone": "timm/test_efficientnet"}
@@ -22,6 +23,19 @@ TREE = {**TIMM, "size": 96, "parents": (-1, 0, 0)}
 # What a detector is made with -> the ideas that do nothing in it.
 BASES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "yolov1": ("yolov1", {**TIMM, "size": 128, "width": 0.02, "hidden": 16}, set()),
+    "yolov1, released": (
+        "yolov1",
+        {
+            **TIMM,
+            "size": 128,
+            "batch_norm": True,
+            "boxes_per_cell": 2,
+            "head": "direct",
+            "input_range": "0..1",
+            "width": 0.02,
+        },
+        set(),
+    ),
     "yolov2": (
         "yolov2",
         {**TIMM, "size": 128, "width": 0.02},
@@ -85,6 +99,19 @@ BASES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         {**TIMM, "size": 96, "width": 0.05, "ignore_iou": 1.0},
         {"ignore_rule"},
     ),
+}
+
+
+# Other values of settings, of which those that idle are tried.
+SETTINGS = {
+    "fold_norms": True,
+    "hidden": 8,
+    "dropout": 0.1,
+    "input_range": "0..1",
+    "variant": "released",
+    "anchor_set": "coco",
+    "release": "later",
+    "width": 0.5,
 }
 
 
@@ -160,8 +187,9 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("base", BASES)
 def test_ideas_that_idle_change_nothing_and_all_others_change_something(base: str):
     name, options, idle = BASES[base]
-    config = small(name, options).config
-    assert set(config.idle()) == idle
+    model = small(name, options)
+    config = model.config
+    assert set(config.idle()) & set(config.kinds("idea")) == idle
     before = about(name, options)
     assert before == about(name, options)
     wrong = []
@@ -172,7 +200,67 @@ def test_ideas_that_idle_change_nothing_and_all_others_change_something(base: st
         assert changes, idea
         if any(changes) == (idea in idle):
             wrong.append(idea)
+    for setting in config.kinds("setting"):
+        if setting in config.idle() and setting in SETTINGS:
+            wrong += [setting] * (about(name, {**options, setting: SETTINGS[setting]}) != before)
     assert not wrong
+
+
+def test_without_anchor_boxes_yolov2_says_what_yolo_has_not(no_download: None):
+    """And compares at the size that is asked for: 416 gives 7 x 7 cells, as 448 does."""
+    options = {"anchor_boxes": False, "size": 416, "width": 0.02}
+    model = small("yolov2", options).eval()
+    assert isinstance(model, YOLOv1)
+    assert (model.side, model.preprocess.size) == (7, (416, 416))
+    with torch.no_grad():
+        raw = model(torch.zeros(1, 3, 416, 416))
+    assert raw["raw"].shape == (1, 49 * (3 + 2 * 5))
+    idle = model.idle()
+    used = {"batch_norm", "new_network", "anchor_boxes", "width", "nms_iou", "coord_scale"}
+    assert not used & set(idle)
+    for name, other in (
+        ("dimension_priors", False),
+        ("location_prediction", False),
+        ("passthrough", False),
+        ("multi_scale", False),
+        ("hires_classifier", False),
+        ("objectness_target", "one"),
+        ("tower", 1),
+        ("object_scale", 1.0),
+    ):
+        assert name in idle
+        again = small("yolov2", {**options, name: other})
+        assert about_yolo(again) == about_yolo(model), name
+        with pytest.raises(InputError, match=f"{name}: does nothing in yolov2: without anchor_box"):
+            find_recipe("yolov2", ["model.anchor_boxes=false", f"model.{name}={other}".lower()])
+
+
+def about_yolo(model: YOLOv1) -> list[Any]:
+    weights = {k: (tuple(v.shape), v.double().sum().item()) for k, v in model.state_dict().items()}
+    return [weights, model.preprocess, model.config]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("yolov3", {"anchors": ((10, 10),)}, "anchors: 3 maps share them"),
+        ("yolov3", {"anchors": ((10, 10),) * 10}, "anchors: 3 maps share them"),
+        ("yolov3", {"masks": ((0, 0), (1,), (2,))}, "masks: names an anchor twice for a map"),
+        ("yolov3", {"masks": ((0,), (1,))}, "masks: 3 maps need some of the 9 anchors each"),
+        ("yolo9000", {"parents": (-1, 5, 0)}, r"parents.1: a parent must come .* \(got 5\)"),
+        ("yolo9000", {"parents": (-1, 0, -1)}, "parents.2: siblings must lie together"),
+        ("yolo9000", {"parents": (-1,)}, r"parents: 1 nodes for 3 classes \(got \(-1,\)\)"),
+        ("yolo9000", {"parents": (-1, 0, 0), "ids": ("a",)}, "ids: 1 for the 3 nodes"),
+        ("yolo9000", {"tree_names": "words.txt"}, "tree_names: .* give tree too"),
+        ("yolov1", {"size": 400}, "size: must be a multiple of 32"),
+        ("yolov1_tiny", {"size": 416}, "size: must be a multiple of 64"),
+        ("yolov2", {"size": [64]}, r"size: needs 2 values \(got \[64\]\)"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(name: str, options: dict[str, Any], message: str):
+    with torch.device("meta"), pytest.raises(InputError, match=message) as raised:
+        small(name, options)
+    assert "\n" not in str(raised.value)
 
 
 # -- bounds ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from boxatlas.backbones.mobilenet_v3 import MobileNetV3Features
 from boxatlas.backbones.resnet import ResNet, norm_layer
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.images import Preprocess
-from boxatlas.options import AtLeastOne, NotNegative, Options, Pixels, habit, setting
+from boxatlas.options import NotNegative, Options, Pixels, habit, setting
 
 Backbone = ResNet | MobileNetV3Features | TimmFeatures | Darknet
 
@@ -25,6 +25,10 @@ class BackboneChoices(Options):
     fold_norms: bool = setting(
         False, "a timm backbone's batch norms are folded into its convolutions before training"
     )
+
+    def idle(self) -> dict[str, str]:
+        folds = self.backbone.startswith(PREFIX)
+        return super().idle() | ({} if folds else {"fold_norms": "only timm backbones fold"})
 
 
 def side_limits(size: object) -> object:
@@ -40,15 +44,21 @@ class TrunkChoices(Options):
     size: tuple[Pixels, Pixels] = setting(
         (800, 1333), "shorter side of an input, and the longer one's limit; s alone: s and 5/3 s"
     )
-    train_sizes: tuple[AtLeastOne, ...] = setting((), "shorter sides that training changes among")
+    train_sizes: tuple[Pixels, ...] = setting((), "shorter sides that training changes among")
     norm: Literal["frozen", "batch"] = habit("frozen", "batch norms of a ResNet or MobileNet")
     norm_eps: NotNegative = habit(1e-5, "epsilon of the backbone's batch norms")
     stride_in_1x1: bool = habit(
-        False,
-        "a ResNet's blocks stride in their 1x1 convolution, as the original's, not the 3x3",
+        False, "a ResNet's blocks stride in their 1x1 convolution, as the original's, not the 3x3"
     )
 
     _one_number = field_validator("size", mode="before")(side_limits)
+
+    @field_validator("size")
+    @classmethod
+    def _shorter_first(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if size[1] < size[0]:
+            raise ValueError("the limit of the longer side is below the shorter side")
+        return size
 
 
 def pyramid_backbone(

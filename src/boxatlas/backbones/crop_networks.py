@@ -99,22 +99,16 @@ def crop_network(
         mean, std = normalisation(name)
         body = TimmNetwork(name, 16, pretrained=pretrained, fold=fold)
         if body.only_size not in (None, size):
-            raise InputError(
-                f"{name} takes crops of {body.only_size} pixels alone",
-                field="crop_size",
-                value=size,
-            )
+            problem = f"{name} takes crops of {body.only_size} pixels alone"
+            raise InputError(problem, field="crop_size", value=size)
         return Averaged(body), {"mean": mean, "std": std}
     if name in STAGES:
         return Averaged(DarknetNetwork(name, pretrained)), dict(INPUTS)
     if name == "caffenet":
         if pretrained:
-            raise InputError(
-                "CaffeNet's ImageNet weights are published for Caffe alone",
-                field="pretrained",
-                value=True,
-                hint="use pretrained=false, vgg16 or a timm backbone",
-            )
+            problem = "CaffeNet's ImageNet weights are published for Caffe alone"
+            hint = "use pretrained=false, vgg16 or a timm backbone"
+            raise InputError(problem, field="pretrained", value=True, hint=hint)
         trunk: nn.Module = CaffeNet(lrn_order=lrn_order)
         side, pool, channels, mean = _cells(size), 3, 256, (104.0, 117.0, 123.0)
         order = "bgr"
@@ -126,12 +120,9 @@ def crop_network(
         order = "rgb"
     else:
         known = ", ".join(STAGES)
-        raise InputError(
-            "R-CNN has no such backbone",
-            field="backbone",
-            value=name,
-            hint=f'choose caffenet, vgg16, {known} or "timm/NAME"',
-        )
+        problem = "R-CNN has no such backbone"
+        hint = f'choose caffenet, vgg16, {known} or "timm/NAME"'
+        raise InputError(problem, field="backbone", value=name, hint=hint)
     if side < 1:
         raise InputError("too small a crop for this network", field="crop_size", value=size)
     colours = {"channels": order, "scale": 1.0, "mean": mean, "std": (1.0, 1.0, 1.0)}

@@ -249,11 +249,8 @@ class Darknet(nn.Module):
             at[stride] = (index, channels)
         missing = [s for s in strides if s not in at]
         if missing:
-            raise InputError(
-                f"{name} has maps at strides {sorted(at)} only, not {missing}",
-                field="backbone",
-                value=name,
-            )
+            problem = f"{name} has maps at strides {sorted(at)} only, not {missing}"
+            raise InputError(problem, field="backbone", value=name)
         self.strides = list(strides)
         self.channels = [at[s][1] for s in strides]
         self._wanted = [at[s][0] for s in strides]
@@ -368,11 +365,9 @@ def load_published(network: nn.Module, published: Pretrained | None, name: str) 
             torch.hub.download_url_to_file(published.url, str(part), progress=False)
             os.replace(part, path)
         except OSError as error:
-            raise InputError(
-                f"{published.file} cannot be downloaded: {error}",
-                field="pretrained",
-                hint=f"connect, put the file at {path}, or use pretrained=false",
-            ) from None
+            problem = f"{published.file} cannot be downloaded: {error}"
+            hint = f"connect, put the file at {path}, or use pretrained=false"
+            raise InputError(problem, field="pretrained", hint=hint) from None
         finally:
             part.unlink(missing_ok=True)
     fill_prefix(network, read_numbers(path))

@@ -75,11 +75,8 @@ class Numbers:
         part = np.array(self.values[self.taken : self.taken + count], np.float32)
         if not np.isfinite(part).all():
             place = self.offset + 4 * int(np.flatnonzero(~np.isfinite(part))[0])
-            raise InputError(
-                f"holds a number that is not finite at byte {place}, in {name}",
-                file=self.path,
-                hint="damaged, or of another network",
-            )
+            problem = f"holds a number that is not finite at byte {place}, in {name}"
+            raise InputError(problem, file=self.path, hint="damaged, or of another network")
         if self.header.transposed and name.endswith("matrix"):
             rows, columns = target.shape
             target.copy_(torch.from_numpy(part.reshape(columns, rows)).t())
@@ -108,25 +105,16 @@ def read_numbers(path: str | Path) -> Numbers:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     if size < 16:
-        raise InputError(
-            f"ends at byte {size}, within the header",
-            file=path,
-            hint="not a Darknet file of weights",
-        )
+        problem = f"ends at byte {size}, within the header"
+        raise InputError(problem, file=path, hint="not a Darknet file of weights")
     major, minor, revision = (int(v) for v in np.frombuffer(head[:12], "<i4"))
     header = Header(major, minor, revision)
     if not 0 <= major < 100_000 or not 0 <= minor < 100_000 or not 0 <= revision < 100_000:
-        raise InputError(
-            f"its version at byte 0 is {major}.{minor}.{revision}",
-            file=path,
-            hint="not a Darknet file of weights",
-        )
+        problem = f"its version at byte 0 is {major}.{minor}.{revision}"
+        raise InputError(problem, file=path, hint="not a Darknet file of weights")
     if size < header.size or (size - header.size) % 4:
-        raise InputError(
-            f"ends at byte {size}, within a number",
-            file=path,
-            hint="truncated, or not a Darknet file of weights",
-        )
+        problem = f"ends at byte {size}, within a number"
+        raise InputError(problem, file=path, hint="truncated, or not a Darknet file of weights")
     kind = "<u8" if header.wide else "<i4"
     seen = int(np.frombuffer(head[12 : header.size], kind)[0])
     values = np.memmap(path, "<f4", "r", header.size) if size > header.size else np.zeros(0, "<f4")

@@ -18,12 +18,9 @@ def imagenet_state(architecture: str) -> dict[str, Tensor]:
     try:
         url = get_model_weights(architecture)["IMAGENET1K_V1"].url
     except (ValueError, KeyError):
-        raise InputError(
-            "no ImageNet weights are published for this backbone",
-            field="pretrained",
-            value=True,
-            hint="use pretrained=false, or a timm backbone",
-        ) from None
+        problem = "no ImageNet weights are published for this backbone"
+        hint = "use pretrained=false, or a timm backbone"
+        raise InputError(problem, field="pretrained", value=True, hint=hint) from None
     return fetched(url)
 
 
@@ -33,8 +30,6 @@ def fetched(url: str) -> dict[str, Tensor]:
         with contextlib.redirect_stdout(sys.stderr):  # torch says there what it downloads
             return torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
     except OSError as error:
-        raise InputError(
-            f"the ImageNet weights cannot be downloaded: {error}",
-            field="pretrained",
-            hint="connect, or use pretrained=false",
-        ) from None
+        problem = f"the ImageNet weights cannot be downloaded: {error}"
+        hint = "connect, or use pretrained=false"
+        raise InputError(problem, field="pretrained", hint=hint) from None

@@ -33,8 +33,7 @@ class MobileNetV3Large(nn.Module):
         split = _last_strided(blocks)
         block = cast(nn.Sequential, blocks[split].block)
         self.features = nn.Sequential(
-            nn.Sequential(*blocks[:split], block[0]),
-            nn.Sequential(block[1:], *blocks[split + 1 :]),
+            nn.Sequential(*blocks[:split], block[0]), nn.Sequential(block[1:], *blocks[split + 1 :])
         )
         expansion = cast(nn.Conv2d, cast(nn.Sequential, block[0])[0]).out_channels
         last = cast(nn.Conv2d, cast(nn.Sequential, blocks[-1])[0]).out_channels
@@ -53,12 +52,8 @@ class MobileNetV3Large(nn.Module):
     def load_pretrained(self) -> None:
         """torchvision's ImageNet weights, which have the full tail. Raises InputError offline."""
         if self.reduced_tail:
-            raise InputError(
-                "the ImageNet weights are of the full tail",
-                field="pretrained",
-                value=True,
-                hint="add reduced_tail=false",
-            )
+            problem = "the ImageNet weights are of the full tail"
+            raise InputError(problem, field="pretrained", value=True, hint="add reduced_tail=false")
         state = imagenet_state("mobilenet_v3_large")
         # Both walk the same layers in the same order, so that names need no table.
         found = [v for k, v in state.items() if k.startswith("features.")]

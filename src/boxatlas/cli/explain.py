@@ -10,7 +10,7 @@ from boxatlas.cli.common import JsonOption, emit
 from boxatlas.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from boxatlas.options import Options
+    from boxatlas.parts.base import Detector
 
 NEEDS_ARGUMENTS = True
 
@@ -77,19 +77,19 @@ def card_of(name: str, *, habits: bool = False) -> dict[str, Any]:
         "about": inspect.cleandoc(module.__doc__ or ""),
         "file": module.__name__,
         "preprocess": detector.preprocess.model_dump(mode="json"),
-        **_options(detector.config, habits),
+        **_options(detector, habits),
         "recipes": _recipes(name),
     }
 
 
-def _options(config: Options, habits: bool) -> dict[str, list[dict[str, Any]]]:
-    """The options by kind; an idea that does nothing here is not offered."""
+def _options(detector: Detector, habits: bool) -> dict[str, list[dict[str, Any]]]:
+    """The options by kind; what does nothing here is not offered."""
     from boxatlas.options import kind_of
 
     shown: dict[str, list[dict[str, Any]]] = {"ideas": [], "settings": []}
     if habits:
         shown["habits"] = []
-    idle, values = config.idle(), dict(config)
+    config, idle, values = detector.config, detector.idle(), dict(detector.config)
     for name, field in type(config).model_fields.items():
         group = {"idea": "ideas", "habit": "habits"}.get(kind_of(field), "settings")
         if group not in shown or name in idle:

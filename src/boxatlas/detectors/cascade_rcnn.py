@@ -26,14 +26,7 @@ from boxatlas.parts.base import Raw
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor, per_roi
 from boxatlas.parts.region.masks import MaskBranch, MaskChoices, WithMasks
-from boxatlas.parts.region.pyramid import (
-    HEADS,
-    LIGHT,
-    SIDE,
-    Pyramid,
-    PyramidChoices,
-    idle_on_one_level,
-)
+from boxatlas.parts.region.pyramid import HEADS, LIGHT, SIDE, Pyramid, PyramidChoices
 from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.parts.region.stages import StageChoices, goes_on, mean_scores, with_gradient
@@ -65,7 +58,7 @@ MASKS = Method(
 
 
 class CascadeChoices(Options):
-    """The cascade's ideas."""
+    """The cascade's ideas; before the groups that it speaks of in `idle`."""
 
     stages: int = idea(3, "table 4: heads in a row", ge=1, le=4)
     iou_thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = idea(
@@ -77,21 +70,23 @@ class CascadeChoices(Options):
         "cascade", "table 1: or one head run repeatedly, or a classifier for each threshold"
     )
 
-
-def idle_of_cascade(config: CascadeChoices) -> dict[str, str]:
-    """Ideas that do nothing: name -> why."""
-    idle = {"roi_positive_iou": "each stage has its own in iou_thresholds"}
-    if config.stages == 1:
-        alone = "there is one stage"
-        idle |= {"stage_statistics": alone, "score_stages": alone, "mode": alone}
-    elif config.mode == "integral":
-        idle |= {"score_stages": "mode integral takes the mean"}
-    if config.mode != "cascade":
-        idle |= {"stage_statistics": f"mode {config.mode} has one box code"}
-    return idle
+    def idle(self) -> dict[str, str]:
+        assert isinstance(self, StageChoices)
+        why = super().idle() | {"roi_positive_iou": "each stage has its own in iou_thresholds"}
+        if self.stages == 1:
+            alone = ("stage_statistics", "score_stages", "mode")
+            why |= dict.fromkeys(alone, "there is one stage")
+        elif self.mode == "integral":
+            why["score_stages"] = "mode integral takes the mean"
+        if self.mode != "cascade":
+            why["stage_statistics"] = f"mode {self.mode} has one box code"
+        if self.resample:  # so do later stages, whatever the first does
+            why.pop("roi_positive_fraction", None)
+        return why
 
 
 class Config(
+    CascadeChoices,
     BackboneChoices,
     TrunkChoices,
     PyramidChoices,
@@ -100,15 +95,11 @@ class Config(
     RoIChoices,
     StageChoices,
     SuppressionChoices,
-    CascadeChoices,
 ):
     """The cascade on Faster R-CNN with a pyramid."""
 
     roi_op = "align"
     class_agnostic = True
-
-    def idle(self) -> dict[str, str]:
-        return {**idle_of_cascade(self), **idle_on_one_level(self)}
 
 
 class Stage(NamedTuple):
@@ -145,11 +136,12 @@ class CascadeRCNN(RegionDetector):
             roi_strides=trunk.roi_strides,
             roi_side=SIDE,
         )
+        self.integral = config.mode == "integral"  # else each stage goes on from the one before
         own = config.stage_statistics and config.mode == "cascade"
         self.coders = [
             box_coder(config, config.stage_weights[t if own else 0]) for t in range(config.stages)
         ]
-        self.coder = self.coders[0 if config.mode == "integral" else config.stages - 1]
+        self.coder = self.coders[0 if self.integral else config.stages - 1]
 
     # -- the stages ---------------------------------------------------------------------------
 
@@ -188,14 +180,14 @@ class CascadeRCNN(RegionDetector):
             logits, deltas = self.stage(features, boxes, t)
             refined = self.refine(boxes, logits, deltas, t, limits)
             stages.append(Stage(boxes, logits, deltas, refined))
-            boxes = boxes if self.config.mode == "integral" else refined
+            boxes = boxes if self.integral else refined
         return stages
 
     def heads(self, features: list[Tensor], boxes: Tensor, limits: Tensor | None = None) -> Raw:
         """Boxes [B, P, 4] -> scores [B, P, K + 1] of all stages (background first), and the last
         stage's deltas [B, P, D, 4] with the boxes that it was given, as "proposals"."""
         stages = self.run(features, boxes, limits)
-        last = stages[0] if self.config.mode == "integral" else stages[-1]
+        last = stages[0] if self.integral else stages[-1]
         return {
             "scores": self.ensemble(features, stages),
             "deltas": last.deltas,
@@ -208,7 +200,7 @@ class CascadeRCNN(RegionDetector):
         Every head sees the boxes of the last stage, or (`score_boxes` "own") its own.
         """
         config = self.config
-        if config.score_stages == "last" and config.mode != "integral":
+        if config.score_stages == "last" and not self.integral:
             return stages[-1].logits.softmax(-1)
         logits = [stage.logits for stage in stages]
         if config.score_boxes == "last" and config.mode == "cascade":
@@ -262,7 +254,7 @@ class CascadeRCNN(RegionDetector):
         losses: dict[str, Tensor] = {}
         seen = [rois]
         for t in range(len(self.head)):
-            if config.mode == "integral" and t:
+            if self.integral and t:
                 rois = self.relabel(rois, given.targets, t)
             logits, deltas = self.stage(given.features, rois.boxes, t, config.stage_gradients[t])
             cls, box = roi_losses(
@@ -270,9 +262,9 @@ class CascadeRCNN(RegionDetector):
             )
             count = (rois.labels >= 0).sum().clamp(min=1) / config.stage_losses[t]
             losses[f"stage{t + 1}_cls"] = cls.sum() / count
-            if t == 0 or config.mode == "cascade":
+            if t == 0 or not self.integral:
                 losses[f"stage{t + 1}_box"] = box.sum() / count
-            if config.mode == "cascade" and t + 1 < len(self.head):
+            if not self.integral and t + 1 < len(self.head):
                 rois = self.passed_on(given, rois, logits, deltas, t)
                 seen.append(rois)
         return losses, seen
@@ -316,6 +308,7 @@ def _check_stages(config: Config) -> None:
 
 
 class MaskConfig(
+    CascadeChoices,
     BackboneChoices,
     TrunkChoices,
     PyramidChoices,
@@ -324,7 +317,6 @@ class MaskConfig(
     RoIChoices,
     StageChoices,
     SuppressionChoices,
-    CascadeChoices,
     MaskChoices,
 ):
     """The cascade's choices, and the mask branch's."""
@@ -335,12 +327,6 @@ class MaskConfig(
     roi_op = idea("align", "table 2c of Mask R-CNN: how a RoI is pooled")
     roi_reduce = idea("average", "table 2c of Mask R-CNN: what becomes of the samples in a bin")
     class_agnostic = True
-
-    def idle(self) -> dict[str, str]:
-        idle = {**idle_of_cascade(self), **idle_on_one_level(self)}
-        if self.roi_op == "pool":
-            idle["roi_reduce"] = "RoI pooling takes no samples"
-        return idle
 
 
 class CascadeMaskRCNN(WithMasks, CascadeRCNN):

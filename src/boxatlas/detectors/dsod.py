@@ -29,18 +29,17 @@ from boxatlas.necks.dense_prediction import (
     map_channels,
 )
 from boxatlas.ops.norm import L2Norm, L2NormChoices
-from boxatlas.options import AtLeastOne, idea
+from boxatlas.options import Width, idea
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     FirstMapChoices,
     TableChoices,
-    first_map_idle,
-    per_cell,
     ssd_ratios,
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
+from boxatlas.parts.dense import DenseChoices, Predictor, grids_of
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
@@ -69,9 +68,9 @@ class Config(
     """DSOD's ideas; DS/64-192-48-1 is stem, bottleneck, growth and compression."""
 
     stem_block: bool = idea(True, "section 3.2: three 3x3 convolutions; off: DenseNet's 7x7")
-    stem: AtLeastOne = idea(64, "table 2: width of the first convolution")
-    bottleneck: AtLeastOne = idea(192, "table 2: width of the 1x1 in a dense layer")
-    growth: AtLeastOne = idea(48, "table 2: channels that a dense layer adds")
+    stem: Width = idea(64, "table 2: width of the first convolution")
+    bottleneck: Width = idea(192, "table 2: width of the 1x1 in a dense layer")
+    growth: Width = idea(48, "table 2: channels that a dense layer adds")
     compression: Annotated[float, Field(gt=0, le=1)] = idea(
         1.0, "table 2: part of its channels that a transition keeps"
     )
@@ -89,7 +88,7 @@ class Config(
     max_detections = 200
 
     def idle(self) -> dict[str, str]:
-        why = first_map_idle(self.ratios)
+        why = super().idle()
         if self.backbone != "dsod":
             of_the_net = (
                 "stem_block",
@@ -140,22 +139,16 @@ class DSOD(SingleShot):
             last_map=config.last_map,
         )
         ratios = ssd_ratios(config.ratios, len(channels), config.boxes_on_first_map)
-        head = DenseHead(
-            channels,
-            per_cell(ratios),
-            len(classes) + 1,
-            NormPredictor if config.head_norm else Predictor,
-        )
+        sizes = ssd_sizes(config.boxes, config.shape, len(channels))
         super().__init__(
             classes,
             preprocess,
             config,
             backbone=backbone,
             neck=neck,
-            head=head,
-            ratios=ratios,
-            sizes=ssd_sizes(config.boxes, config.shape, len(channels)),
-            steps=ssd_steps,
+            channels=channels,
+            boxes=DefaultBoxes(config, ratios, sizes, ssd_steps),
+            predictor=NormPredictor if config.head_norm else Predictor,
         )
 
 

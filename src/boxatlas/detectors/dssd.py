@@ -32,19 +32,19 @@ from boxatlas.necks.prediction_module import (
     prediction_module,
 )
 from boxatlas.necks.residual import EachMap
-from boxatlas.options import AtLeastOne, idea, setting
+from boxatlas.options import Width, idea, setting
 from boxatlas.parts.base import ClassRows, Phase, Raw
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     Ratios,
     Sizes,
     TableChoices,
     option_or_table,
-    per_cell,
     rising_sizes,
     ssd_sizes,
 )
-from boxatlas.parts.dense import DenseChoices, DenseHead, grids_of
+from boxatlas.parts.dense import DenseChoices, DenseHead, MakePredictor, grids_of
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
@@ -83,17 +83,17 @@ class Config(
     )
 
     staged: bool = setting(False, "section 3.3: first the SSD is trained, then the decoder on it")
-    module_widths: AtLeastOne | tuple[AtLeastOne, ...] = setting(
+    module_widths: Width | tuple[Width, ...] = setting(
         256, "width of the prediction modules, of all maps or of each"
     )
-    decoder_width: AtLeastOne = setting(512, "channels of the decoder's maps")
-    extra_width: AtLeastOne = setting(
+    decoder_width: Width = setting(512, "channels of the decoder's maps")
+    extra_width: Width = setting(
         256, "width inside an extra residual block, whose map has 4 times as many channels"
     )
     head_kernels: tuple[Literal[1, 3, 5, 7], ...] | None = setting(
         None, "kernel of each map's predictors; null: 3"
     )
-    tower: AtLeastOne | None = setting(
+    tower: Width | None = setting(
         None, "width of a 3x3 convolution before each predictor; null: there is none"
     )
 
@@ -104,9 +104,12 @@ class Config(
     max_detections = 200
 
     def idle(self) -> dict[str, str]:
-        why = {}
+        why = super().idle()
         if not self.decoder:
-            why["fusion"] = "there is no decoder"
+            of_the_decoder = ("fusion", "decoder_width", "staged")
+            why |= dict.fromkeys(of_the_decoder, "there is no decoder")
+        if self.prediction_module == "a":
+            why["module_widths"] = "prediction_module a is none"
         if not (self.staged and self.decoder):
             why["finetune"] = "the training has no stages: they need staged, and a decoder"
         return why
@@ -140,29 +143,27 @@ class DSSD(SingleShot):
                 fuse=config.fusion,
                 eps=eps,
             )
-        outputs = len(classes) + 1
+        boxes = DefaultBoxes(config, ratios, default_sizes(config, len(channels)))
         read = decoder.channels if decoder else channels
-        before, head = _predictors(config, read, ratios, outputs, config.tower)
+        before, seen, makers = _predictors(config, read, config.tower)
         super().__init__(
             classes,
             preprocess,
             config,
             backbone=backbone,
             neck=neck,
-            head=head,
-            ratios=ratios,
-            sizes=default_sizes(config, len(channels)),
+            channels=seen,
+            boxes=boxes,
+            predictor=makers,
         )
         self.decoder, self.before = decoder, before
         self.ssd_before, self.ssd_head = None, None
         if config.staged and decoder is not None:
-            self.ssd_before, self.ssd_head = _predictors(config, channels, ratios, outputs, None)
+            self.ssd_before, seen, makers = _predictors(config, channels, None)
+            self.ssd_head = DenseHead(seen, boxes.per_cell, len(classes) + 1, makers)
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """logits [B, A, K + 1], deltas [B, A, 4] and anchors [A, 4] in input pixels."""
         maps = self.features(images)
@@ -214,9 +215,9 @@ class DSSD(SingleShot):
 
 
 def _predictors(
-    config: Config, channels: Sequence[int], ratios: Ratios, outputs: int, tower: int | None
-) -> tuple[EachMap, DenseHead]:
-    """(the prediction module of each map, the predictors that read it)."""
+    config: Config, channels: Sequence[int], tower: int | None
+) -> tuple[EachMap, list[int], list[MakePredictor]]:
+    """(the prediction module of each map, its channels after it, what makes its predictors)."""
     levels = len(channels)
     kind, widths = config.prediction_module, config.module_widths
     each = (widths,) * levels if isinstance(widths, int) else widths
@@ -226,9 +227,11 @@ def _predictors(
     modules = EachMap(
         [prediction_module(kind, c, w, config.module_kernel, config.bn_eps) for c, w in sizes]
     )
-    makers = [partial(_predictor, kernel=k, tower=tower, eps=config.bn_eps) for k in kernels]
+    makers: list[MakePredictor] = [
+        partial(_predictor, kernel=k, tower=tower, eps=config.bn_eps) for k in kernels
+    ]
     read = [module_channels(kind, c, w) for c, w in sizes]
-    return modules, DenseHead(read, per_cell(ratios), outputs, makers)
+    return modules, read, makers
 
 
 def _predictor(channels: int, out: int, *, kernel: int, tower: int | None, eps: float) -> nn.Module:

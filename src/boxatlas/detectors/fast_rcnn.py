@@ -22,24 +22,18 @@ from torch import Tensor, nn
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
-from boxatlas.options import AtLeastOne, Options, idea
+from boxatlas.options import AtLeastOne, Options, Pixels, idea
 from boxatlas.parts.base import ClassRows, Phase, Raw, Track
 from boxatlas.parts.fits.described import described
 from boxatlas.parts.fits.labelled_boxes import ImageLoader, LabelledBoxes
 from boxatlas.parts.fits.svm import SVMRule, mine
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor, TwoFC, per_roi
-from boxatlas.parts.region.pyramid import (
-    HEADS,
-    SIDE,
-    Pyramid,
-    PyramidChoices,
-)
+from boxatlas.parts.region.pyramid import HEADS, SIDE, Pyramid, PyramidChoices
 from boxatlas.parts.region.roi import RoIChoices, pool_from, with_image
 from boxatlas.parts.region.single_level import (
     STRIDE,
     SingleLevelChoices,
-    idle_of_trunk,
     split_backbone,
     trained_layers,
 )
@@ -66,16 +60,11 @@ _DIFFICULT = "table 1: VOC's difficult objects are trained (off where the ignore
 
 
 class Config(
-    BackboneChoices,
-    TrunkChoices,
-    SingleLevelChoices,
-    FastChoices,
-    RoIChoices,
-    SuppressionChoices,
+    BackboneChoices, TrunkChoices, SingleLevelChoices, FastChoices, RoIChoices, SuppressionChoices
 ):
     """Fast R-CNN on one map, and the paper's values of its parts' choices."""
 
-    scales: tuple[AtLeastOne, ...] = idea(
+    scales: tuple[Pixels, ...] = idea(
         (600,),
         "table 7: shorter sides; of several, each RoI takes the one nearest to 224 pixels",
         min_length=1,
@@ -93,17 +82,9 @@ class Config(
     size = (600, 1000)
     nms_iou = 0.3
 
-    def idle(self) -> dict[str, str]:
-        return {**idle_of_trunk(self), **idle_in_mining(self)}
-
 
 class PyramidConfig(
-    BackboneChoices,
-    TrunkChoices,
-    PyramidChoices,
-    FastChoices,
-    RoIChoices,
-    SuppressionChoices,
+    BackboneChoices, TrunkChoices, PyramidChoices, FastChoices, RoIChoices, SuppressionChoices
 ):
     """Fast R-CNN on a pyramid (FPN, table 2)."""
 
@@ -112,13 +93,7 @@ class PyramidConfig(
     proposals = 1000
 
     def idle(self) -> dict[str, str]:
-        return {"p6": "P6 serves an RPN, and there is none", **idle_in_mining(self)}
-
-
-def idle_in_mining(config: RoIChoices) -> dict[str, str]:
-    """Ideas of the draw that do nothing: name -> why."""
-    mined = config.sampler == "ohem"
-    return {"background_low": "hard example mining looks at all background"} if mined else {}
+        return super().idle() | {"p6": "P6 serves an RPN, and there is none"}
 
 
 if TYPE_CHECKING:
@@ -181,10 +156,7 @@ class FromProposals(RegionDetector):
         return raw
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """As `RegionDetector.forward`, on the first `proposals` of those given."""
         if proposals is not None:
@@ -275,11 +247,8 @@ class FastRCNN(FromProposals):
         )
         if config.truncated_svd is not None:
             if not isinstance(parts.head, TwoFC):
-                raise InputError(
-                    "only fc6 and fc7 are truncated",
-                    field="truncated_svd",
-                    value=config.truncated_svd,
-                )
+                problem = "only fc6 and fc7 are truncated"
+                raise InputError(problem, field="truncated_svd", value=config.truncated_svd)
             self.head = TruncatedFC(parts.head, config.truncated_svd)
 
     def trained_layers(self) -> tuple[str, ...]:

@@ -27,7 +27,6 @@ from boxatlas.parts.region.single_level import (
     RESNET,
     SingleLevelChoices,
     SingleLevelDetector,
-    idle_of_trunk,
     split_backbone,
     trained_layers,
 )
@@ -76,9 +75,6 @@ class Config(
     box_width = 4096
     roi_count = 128
     nms_iou = 0.3
-
-    def idle(self) -> dict[str, str]:
-        return idle_of_trunk(self)
 
 
 class FasterRCNN(SingleLevelDetector):

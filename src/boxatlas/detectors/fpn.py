@@ -18,14 +18,7 @@ from boxatlas.boxes.anchors import AnchorChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import BoxPredictor
-from boxatlas.parts.region.pyramid import (
-    HEADS,
-    LIGHT,
-    SIDE,
-    Pyramid,
-    PyramidChoices,
-    idle_on_one_level,
-)
+from boxatlas.parts.region.pyramid import HEADS, LIGHT, SIDE, Pyramid, PyramidChoices
 from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.registry import Method, Published
@@ -54,9 +47,6 @@ class Config(
     rpn_border = False  # section 4.1
     roi_op = "pool"  # section 4.2
     box_width = 1024  # section 4.2
-
-    def idle(self) -> dict[str, str]:
-        return idle_on_one_level(self)
 
 
 class FasterRCNNFPN(RegionDetector):

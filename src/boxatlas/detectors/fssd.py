@@ -33,23 +33,18 @@ from boxatlas.necks.fusion import (
 from boxatlas.options import idea
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     FirstMapChoices,
     TableChoices,
-    first_map_idle,
-    per_cell,
     ssd_ratios,
     ssd_sizes,
 )
-from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
+from boxatlas.parts.dense import DenseChoices, grids_of
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
 METHOD = Method(
-    "FSSD",
-    "FSSD: Feature Fusion Single Shot Multibox Detector",
-    "1712.00960",
-    2017,
-    "one-stage",
+    "FSSD", "FSSD: Feature Fusion Single Shot Multibox Detector", "1712.00960", 2017, "one-stage"
 )
 Source = Literal["conv3_3", "conv4_3", "fc7", "conv7_2"]
 STRIDES: dict[str, int] = {"conv3_3": 4, "conv4_3": 8, "fc7": 16, "conv7_2": 32}
@@ -86,7 +81,7 @@ class Config(
     max_detections = 200
 
     def idle(self) -> dict[str, str]:
-        why = first_map_idle(self.ratios)
+        why = super().idle()
         if len(set(self.sources)) == 1:
             why["fuse"] = "there is one source, which is joined to none"
         return why
@@ -155,9 +150,8 @@ class FSSD(SingleShot):
             config,
             backbone=backbone,
             neck=FusionNeck(extras, keep, fusion, pyramid),
-            head=DenseHead(pyramid.channels, per_cell(ratios), len(classes) + 1, Predictor),
-            ratios=ratios,
-            sizes=ssd_sizes(config.boxes, config.shape, levels),
+            channels=pyramid.channels,
+            boxes=DefaultBoxes(config, ratios, ssd_sizes(config.boxes, config.shape, levels)),
         )
 
 

@@ -28,14 +28,14 @@ from boxatlas.necks.mlfpn import MLFPN, MLFPNChoices
 from boxatlas.options import AtLeastOne, Fraction, idea, setting
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     Ratios,
     Sizes,
     Step,
     even_steps,
     option_or_table,
-    per_cell,
 )
-from boxatlas.parts.dense import DenseChoices, DenseHead, Grid, Predictor, grids_of
+from boxatlas.parts.dense import DenseChoices, Grid, grids_of
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
@@ -66,7 +66,7 @@ class Config(
 
     tums: Annotated[int, Field(ge=1, le=100)] = idea(8, "table 3: U-shapes in a row")
     scales: Annotated[int, Field(ge=2, le=20)] = idea(6, "section 3.2: maps of a pyramid")
-    planes: Annotated[int, Field(ge=2, multiple_of=2)] = idea(
+    planes: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = idea(
         256, "table 3: channels inside a U-shape"
     )
     base_feature: bool = idea(True, "table 2: FFMv2; off: a U-shape reads the one before it alone")
@@ -92,9 +92,18 @@ class Config(
         return self
 
     def idle(self) -> dict[str, str]:
+        why = super().idle()
         if self.tums == 1:
-            return {"base_feature": "there is one U-shape, which reads the base feature anyway"}
-        return {}
+            why["base_feature"] = "there is one U-shape, which reads the base feature anyway"
+        if not self.sfam:
+            why["sfam_ratio"] = "sfam is off"
+        if self.soft_nms == "off":
+            why["per_class"] = "soft_nms is off"
+        else:
+            why["nms_iou"] = "scores fall instead: soft_nms"
+        if self.soft_nms != "linear":
+            why["soft_iou"] = "only soft_nms linear has a threshold"
+        return why
 
 
 class M2Det(SingleShot):
@@ -133,10 +142,8 @@ class M2Det(SingleShot):
             config,
             backbone=backbone,
             neck=neck,
-            head=DenseHead(neck.channels, per_cell(ratios), len(classes) + 1, Predictor),
-            ratios=ratios,
-            sizes=default_sizes(config),
-            steps=default_steps,
+            channels=neck.channels,
+            boxes=DefaultBoxes(config, ratios, default_sizes(config), default_steps),
         )
 
     def suppress(self, candidates: Candidates, boxes: Tensor, most: int) -> tuple[Tensor, Tensor]:

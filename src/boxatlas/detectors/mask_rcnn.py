@@ -22,7 +22,7 @@ from boxatlas.detectors import fpn
 from boxatlas.errors import InputError
 from boxatlas.options import idea
 from boxatlas.parts.region.masks import MaskChoices, WithMasks
-from boxatlas.parts.region.pyramid import LIGHT, PyramidChoices, idle_on_one_level
+from boxatlas.parts.region.pyramid import LIGHT, PyramidChoices
 from boxatlas.parts.region.roi import RoIChoices
 from boxatlas.parts.region.rpn import RPNChoices
 from boxatlas.parts.region.single_level import (
@@ -30,7 +30,6 @@ from boxatlas.parts.region.single_level import (
     Res5,
     SingleLevelChoices,
     SingleLevelDetector,
-    idle_of_trunk,
     split_backbone,
 )
 from boxatlas.registry import Method, Published
@@ -52,9 +51,6 @@ class Config(
 
     roi_op = idea("align", "table 2c: how a RoI is pooled")
     roi_reduce = idea("average", "table 2c: what becomes of the samples in a bin")
-
-    def idle(self) -> dict[str, str]:
-        return {**idle_on_one_level(self), **idle_without_samples(self)}
 
 
 class MaskRCNN(WithMasks, fpn.FasterRCNNFPN):
@@ -94,9 +90,6 @@ class C4Config(
     min_size_first = True
     box_width = 4096
 
-    def idle(self) -> dict[str, str]:
-        return {**idle_of_trunk(self), **idle_without_samples(self)}
-
 
 class C4MaskRCNN(WithMasks, SingleLevelDetector):
     """On conv4: masks see what conv5 makes of a RoI and have 14 x 14 cells."""
@@ -107,23 +100,15 @@ class C4MaskRCNN(WithMasks, SingleLevelDetector):
     def __init__(self, classes: Sequence[str], config: C4Config) -> None:
         parts = split_backbone(config)
         if not isinstance(parts.head, Res5):
-            raise InputError(
-                "masks on one map need a ResNet of 50 layers or more, cut at conv4",
-                field="backbone",
-                value=config.backbone,
-                hint="use mask_rcnn_r50_fpn",
-            )
+            problem = "masks on one map need a ResNet of 50 layers or more, cut at conv4"
+            hint = "use mask_rcnn_r50_fpn"
+            raise InputError(problem, field="backbone", value=config.backbone, hint=hint)
         super().__init__(classes, config, parts)
         self.mask_side = parts.side
         self.mask = self.branch(parts.head.width, 7)
 
     def mask_features(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         return self.head.blocks(super().mask_features(features, boxes))
-
-
-def idle_without_samples(config: RoIChoices) -> dict[str, str]:
-    """Ideas of RoIAlign that do nothing: name -> why."""
-    return {"roi_reduce": "RoI pooling takes no samples"} if config.roi_op == "pool" else {}
 
 
 # -- the models -----------------------------------------------------------------------------------

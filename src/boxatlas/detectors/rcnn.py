@@ -28,7 +28,16 @@ from boxatlas.boxes.nms import SuppressionChoices, batched_nms
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.ops.crops import Crop
-from boxatlas.options import AtLeastOne, Count, Fraction, NotNegative, Positive, idea, setting
+from boxatlas.options import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    NotNegative,
+    Pixels,
+    Positive,
+    idea,
+    setting,
+)
 from boxatlas.parts.base import ClassRows, Detector, Phase, Raw, Track, clipped
 from boxatlas.parts.fits.described import described
 from boxatlas.parts.fits.feature_cache import FeatureCache
@@ -67,8 +76,8 @@ class Config(BackboneChoices, CropNetworkChoices, SuppressionChoices):
     positive_iou: Fraction = idea(0.5, "section 2.3: positives of fine-tuning", gt=0)
     svm_negative_iou: Fraction = idea(0.3, "section 2.3: negatives of the SVMs", gt=0)
 
-    longest: int = setting(1000, "larger images are reduced to this side; VOC's are not", ge=32)
-    crop_size: int = setting(227, "side of a crop, in pixels", ge=32)
+    longest: Pixels = setting(1000, "larger images are reduced to this side; VOC's are not", ge=32)
+    crop_size: int = setting(227, "side of a crop, in pixels", ge=32, le=1024)
     max_proposals: AtLeastOne = setting(2000, "proposals of an image")
     min_box_side: NotNegative = setting(
         20, "a search leaves out narrower or lower boxes, in pixels"
@@ -92,13 +101,15 @@ class Config(BackboneChoices, CropNetworkChoices, SuppressionChoices):
     max_detections = 1000
 
     def idle(self) -> dict[str, str]:
-        idle: dict[str, str] = {}
+        why = super().idle()
         if self.classifier == "softmax":
-            reason = "the softmax sees fc7, and no SVM is trained"
-            idle |= {"feature_layer": reason, "svm_negative_iou": reason}
+            of_svms = ("feature_layer", "svm_negative_iou")
+            why |= dict.fromkeys(of_svms, "the softmax sees fc7, and no SVM is trained")
         if not self.fine_tune:
-            idle["positive_iou"] = "nothing is fine-tuned"
-        return idle
+            why |= dict.fromkeys(("positive_iou", "windows"), "nothing is fine-tuned")
+        if not self.box_regression:
+            why |= dict.fromkeys(("box_iou", "ridge"), "box_regression is off")
+        return why
 
 
 class RCNN(Detector):
@@ -113,12 +124,9 @@ class RCNN(Detector):
 
     def __init__(self, classes: Sequence[str], config: Config) -> None:
         if config.classifier == "softmax" and not config.fine_tune:
-            raise InputError(
-                "a softmax is only trained by fine-tuning",
-                field="classifier",
-                value="softmax",
-                hint="use svm, or fine_tune=true",
-            )
+            problem = "a softmax is only trained by fine-tuning"
+            hint = "use svm, or fine_tune=true"
+            raise InputError(problem, field="classifier", value="softmax", hint=hint)
         if 2 * config.crop_padding >= config.crop_size:
             raise InputError(
                 "leaves nothing of the crop", field="crop_padding", value=config.crop_padding
@@ -133,12 +141,9 @@ class RCNN(Detector):
         size = (config.longest, config.longest)
         super().__init__(classes, Preprocess(size=size, resize="limit", **colours), config)
         if config.feature_layer not in network.widths:
-            raise InputError(
-                f"{config.backbone} has no such layer",
-                field="feature_layer",
-                value=config.feature_layer,
-                hint=f"choose from: {', '.join(network.widths)}",
-            )
+            problem = f"{config.backbone} has no such layer"
+            hint = f"choose from: {', '.join(network.widths)}"
+            raise InputError(problem, field="feature_layer", value=config.feature_layer, hint=hint)
         self.network = network
         self.takes_proposals = config.max_proposals
         self.min_proposal_side = config.min_box_side
@@ -159,10 +164,7 @@ class RCNN(Detector):
     # -- the network ----------------------------------------------------------------------------
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """-> scores [B, P, K] in 0..1, deltas [B, P, K, 4], proposals [B, P, 4], valid [B, P]."""
         if proposals is None:
@@ -287,12 +289,7 @@ class RCNN(Detector):
         cache.remove()
 
     def _described(
-        self,
-        loader: ImageLoader,
-        folder: Path,
-        track: Track,
-        labelled: LabelledBoxes,
-        layer: str,
+        self, loader: ImageLoader, folder: Path, track: Track, labelled: LabelledBoxes, layer: str
     ) -> FeatureCache:
         """A layer's features of all boxes, by the fast form of the network."""
         fast, width = self.fast(), self.network.widths[layer]

@@ -34,10 +34,10 @@ from boxatlas.options import idea
 from boxatlas.parts.base import Raw
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     Ratios,
     Step,
     option_or_table,
-    per_cell,
 )
 from boxatlas.parts.dense import DenseChoices, DenseHead, Grid, Predictor
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
@@ -132,6 +132,7 @@ class RefineDet(SingleShot):
         sources = [*backbone.channels, 512]
         table: Ratios = [(2.0,)] * 4  # section 3.1
         ratios = option_or_table(config.ratios, table, "ratios")
+        boxes = DefaultBoxes(config, ratios, (list(SIZES), [None] * 4), _steps)
         tcb = config.tcb == "deconvolution"
         transfer = TransferConnection(sources, norm=not vgg) if tcb else None
         seen = sources if transfer is None else transfer.channels
@@ -146,20 +147,15 @@ class RefineDet(SingleShot):
             config,
             backbone=backbone,
             neck=Sources(norms, extra),
-            head=DenseHead(seen, _boxes(ratios, config), len(classes) + 1, Predictor),
-            ratios=ratios,
-            sizes=(list(SIZES), [None] * 4),
-            steps=_steps,
+            channels=seen,
+            boxes=boxes,
             log_epsilon=config.log_epsilon,
         )
-        self.arm = DenseHead(sources, _boxes(ratios, config), 2, Predictor)
+        self.arm = DenseHead(sources, boxes.per_cell, 2, Predictor)
         self.transfer, self.before_arm, self.before_odm = transfer, before_arm, before_odm
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """logits [B, A, K + 1], deltas [B, A, 4], anchors [A, 4], and the first step's
         arm_logits [B, A, 2], arm_deltas [B, A, 4]; deltas start from the anchors it refined.
@@ -228,12 +224,6 @@ class RefineDet(SingleShot):
         else:
             start = raw["anchors"][candidates.row]
         return self.coder.decode(raw["deltas"][candidates.image, candidates.row].float(), start)
-
-
-def _boxes(ratios: Ratios, config: Config) -> list[int]:
-    """Anchors in a cell of each map: one square and two for each ratio."""
-    upper = option_or_table(config.max_sizes, [None] * len(ratios), "max_sizes")
-    return [n + (m is not None) for n, m in zip(per_cell(ratios, 1), upper, strict=True)]
 
 
 def _steps(grids: Sequence[Grid], image: tuple[int, int]) -> list[Step]:

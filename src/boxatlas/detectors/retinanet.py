@@ -38,6 +38,7 @@ from boxatlas.options import (
     Layers,
     NotNegative,
     Positive,
+    Width,
     idea,
     setting,
 )
@@ -91,9 +92,8 @@ class Config(
         "table 1 (c): sizes of a level's anchors, as factors of 4 strides",
     )
     anchor_ratios = idea((0.5, 1.0, 2.0), "table 1 (c): heights over widths of the anchors")
-    match_iou = setting(0.5, "section 4: from this overlap on an anchor answers for an object")
 
-    width: AtLeastOne = setting(256, "channels of the pyramid and the subnets")
+    width: Width = setting(256, "channels of the pyramid and the subnets")
     head_convs: Layers = setting(4, "3x3 convolutions of a subnet before its output")
     head_norm: Literal["none", "group"] = setting("none", "norms in the subnets")
     anchor_sizes: tuple[tuple[Positive, ...], ...] | None = setting(
@@ -123,7 +123,7 @@ class Config(
         return self
 
     def idle(self) -> dict[str, str]:
-        why = {}
+        why = super().idle()
         if self.cls_loss not in ("focal", "focal_star"):
             why["gamma"] = f"cls_loss {self.cls_loss} does not focus"
         if self.cls_loss != "focal_star":
@@ -132,6 +132,8 @@ class Config(
             why |= dict.fromkeys(("ohem_batch", "ohem_nms"), "only cls_loss ohem mines")
         if self.anchor_sizes is not None:
             why["anchor_scales"] = "the option anchor_sizes gives the sizes"
+        if self.head_convs == 0:
+            why["head_norm"] = "the subnets have no convolutions but the last"
         return why
 
 
@@ -242,10 +244,7 @@ class RetinaNet(DenseDetector):
         return pyramid_anchors(cells, grids, self.strides if fixed else image_strides(grids, image))
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """logits [B, A, K], deltas [B, A, 4], anchors [A, 4], levels [5]: anchors of each level."""
         maps = self.features(images)

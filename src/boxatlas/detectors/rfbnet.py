@@ -40,23 +40,17 @@ from boxatlas.ops.norm import L2Norm, L2NormChoices
 from boxatlas.options import idea
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     FirstMapChoices,
     Sizes,
     TableChoices,
-    first_map_idle,
-    per_cell,
     percents,
     ssd_ratios,
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.parts.dense import DenseChoices, DenseHead, Predictor, grids_of
-from boxatlas.parts.single_shot import (
-    Backbone,
-    MultiboxChoices,
-    SingleShot,
-    backbone_of,
-)
+from boxatlas.parts.dense import DenseChoices, Predictor, grids_of
+from boxatlas.parts.single_shot import Backbone, MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
 METHOD = Method(
@@ -68,6 +62,7 @@ METHOD = Method(
 )
 NARROWEST = 256  # a block's output is as wide as its input, but no narrower than the paper's
 LIGHT = "mobilenet_v1"  # the backbone of the version with maps from stride 16
+LIGHT_LEVELS = 6  # its maps at 300
 
 
 class Config(
@@ -99,9 +94,13 @@ class Config(
     max_detections = 200
 
     def idle(self) -> dict[str, str]:
-        why = first_map_idle(self.ratios)
-        if self.backbone == LIGHT and min(self.shape) <= 32:
-            why["rfb"] = "the one block comes after the last map, which has a cell already"
+        why = super().idle()
+        if self.backbone == LIGHT:
+            side = -(-min(self.shape) // 32)  # of the backbone's last map
+            if side == 1:
+                why["rfb"] = "the one block comes after the last map, which has a cell already"
+            if 2 + len(_light_plan((side, side))) == LIGHT_LEVELS:
+                why["boxes"] = "the six maps from stride 16 have sizes of their own"
         if not self.rfb_s and (not self.rfb or "rfb" in why):
             why["dilated"] = "without rfb and rfb_s there is no block"
         return why
@@ -168,28 +167,22 @@ class RFBNet(SingleShot):
         )
         neck, channels = _neck(config, backbone)
         ratios = ssd_ratios(config.ratios, len(channels), config.boxes_on_first_map)
-        head = DenseHead(
-            channels,
-            per_cell(ratios),
-            len(classes) + 1,
-            _predict_1x1 if config.backbone == LIGHT else Predictor,
-        )
+        sizes = default_sizes(config, len(channels))
         super().__init__(
             classes,
             preprocess,
             config,
             backbone=backbone,
             neck=neck,
-            head=head,
-            ratios=ratios,
-            sizes=default_sizes(config, len(channels)),
-            steps=ssd_steps,
+            channels=channels,
+            boxes=DefaultBoxes(config, ratios, sizes, ssd_steps),
+            predictor=_predict_1x1 if config.backbone == LIGHT else Predictor,
         )
 
 
 def default_sizes(config: Config, levels: int) -> Sizes:
     """SSD's, but for the six maps from stride 16: 15 % to 105 % of the input."""
-    if config.backbone == LIGHT and levels == 6:
+    if config.backbone == LIGHT and levels == LIGHT_LEVELS:
         return percents([15, 30, 45, 60, 75, 90, 105], min(config.shape))
     return ssd_sizes(config.boxes, config.shape, levels)
 

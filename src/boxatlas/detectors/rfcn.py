@@ -27,7 +27,7 @@ from boxatlas.errors import InputError
 from boxatlas.options import idea
 from boxatlas.parts.base import Phase
 from boxatlas.parts.region.position_sensitive import PartChoices, PositionSensitiveDetector
-from boxatlas.parts.region.pyramid import Pyramid, PyramidChoices, idle_on_one_level
+from boxatlas.parts.region.pyramid import Pyramid, PyramidChoices
 from boxatlas.parts.region.roi import RoIChoices, box_coder
 from boxatlas.parts.region.rpn import RPN, RPNChoices
 from boxatlas.registry import Method, Published
@@ -42,7 +42,7 @@ METHOD = Method(
 
 _POOL = "section 2, equation 1: whole cells of a part, or bilinear samples (align)"
 _MINING = "table 3: the RoIs of largest loss, or a draw with a quarter on objects"
-_UNUSED = {"box_width": "a RoI has no fully connected layers"}
+_NO_LAYERS = "a RoI has no fully connected layers"
 
 
 class Config(
@@ -81,7 +81,7 @@ class Config(
     nms_iou = 0.3
 
     def idle(self) -> dict[str, str]:
-        return dict(_UNUSED)
+        return super().idle() | {"box_width": _NO_LAYERS}
 
 
 class RFCN(PositionSensitiveDetector):
@@ -114,12 +114,8 @@ def trunk_of(config: Config) -> Backbone:
     stages = (4,) if config.res5 == "conv4" else (4, 5)
     if has_own_norms(config.backbone):
         if config.res5 == "dilated":
-            raise InputError(
-                "only a ResNet is dilated",
-                field="res5",
-                value="dilated",
-                hint="use stride32 or conv4",
-            )
+            problem = "only a ResNet is dilated"
+            raise InputError(problem, field="res5", value="dilated", hint="use stride32 or conv4")
         return pyramid_backbone(
             config.backbone, stages, pretrained=config.pretrained, fold=config.fold_norms
         )
@@ -174,8 +170,7 @@ class PyramidConfig(
     nms_iou = 0.3
 
     def idle(self) -> dict[str, str]:
-        no_head = "a RoI has no fully connected layers"
-        return {**_UNUSED, "box_head": no_head, **idle_on_one_level(self)}
+        return super().idle() | {"box_width": _NO_LAYERS, "box_head": _NO_LAYERS}
 
 
 class RFCNPyramid(PositionSensitiveDetector):

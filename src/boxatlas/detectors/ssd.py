@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.mobilenet_v3 import MobileNetV3Large
 from boxatlas.backbones.vgg import VGG16, UnitTrunkChoices, VGGChoices
@@ -27,25 +25,20 @@ from boxatlas.ops.norm import L2Norm, L2NormChoices
 from boxatlas.options import idea, setting
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
+    DefaultBoxes,
     FirstMapChoices,
     Ratios,
     Sizes,
     TableChoices,
     even_steps,
     option_or_table,
-    per_cell,
     percents,
     ssd_ratios,
     ssd_sizes,
     ssd_steps,
 )
-from boxatlas.parts.dense import DenseChoices, DenseHead, LitePredictor, Predictor, grids_of
-from boxatlas.parts.single_shot import (
-    Backbone,
-    MultiboxChoices,
-    SingleShot,
-    backbone_of,
-)
+from boxatlas.parts.dense import DenseChoices, LitePredictor, Predictor, grids_of
+from boxatlas.parts.single_shot import Backbone, MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
 
 METHOD = Method("SSD", "SSD: Single Shot MultiBox Detector", "1512.02325", 2015, "one-stage")
@@ -82,23 +75,29 @@ class Config(
     max_detections = 200
 
     def idle(self) -> dict[str, str]:
-        why: dict[str, str] = {}
+        why = super().idle()
+        if None in (self.ratios, self.steps):  # which SSDlite's table gives too
+            why.pop("boxes", None)
         if self.backbone != "vgg16":
             why |= dict.fromkeys(("atrous", "l2norm"), "only the backbone vgg16 has fc6, conv4_3")
         elif not self.stride8:
             why["l2norm"] = "without stride8 no predictor reads conv4_3"
-        with torch.device("meta"):  # the maps are counted, nothing is computed
-            backbone = ssd_backbone(self.model_copy(update={"pretrained": False}))[0]
-            levels = len(ssd_neck(self, backbone).channels)
-        rows = default_ratios(self, levels)
-        for name, other, reason in (
-            ("ratio_2", not self.ratio_2, "no map has these ratios"),
-            ("ratio_3", not self.ratio_3, "no map has these ratios"),
-            ("boxes_on_first_map", 10 - self.boxes_on_first_map, "the ratios are given or are off"),
-        ):
-            if default_ratios(self.model_copy(update={name: other}), levels) == rows:
-                why[name] = reason
+        if self.backbone != "mobilenet_v3_large":
+            why["reduced_tail"] = "only the backbone mobilenet_v3_large has such a tail"
+        if not self.ratio_3:
+            why["boxes_on_first_map"] = "its boxes 5 and 6 have the ratio 3, which is off"
+        for name, ratio in (("ratio_2", 2.0), ("ratio_3", 3.0)):
+            rows = default_ratios(self.model_copy(update={name: True}), self.levels)
+            if not any(ratio in row for row in rows):
+                why[name] = "no map has this ratio anyway"
         return why
+
+    @property
+    def levels(self) -> int:
+        """How many maps there are: the backbone's, from stride 8 or 16 on, and the extra ones."""
+        last = 16 if self.backbone == "vgg16" and self.atrous else 32
+        side = -(-min(self.shape) // last)
+        return self.stride8 + last // 16 + len(plan((side, side), self.lite))
 
 
 class SSD(SingleShot):
@@ -110,23 +109,17 @@ class SSD(SingleShot):
         backbone, preprocess = ssd_backbone(config)
         neck = ssd_neck(config, backbone)
         levels = len(neck.channels)
-        ratios = default_ratios(config, levels)
-        head = DenseHead(
-            neck.channels,
-            per_cell(ratios),
-            len(classes) + 1,
-            LitePredictor if config.lite else Predictor,
-        )
+        ratios, sizes = default_ratios(config, levels), default_sizes(config, levels)
+        steps = even_steps if config.boxes == "lite" else ssd_steps
         super().__init__(
             classes,
             preprocess,
             config,
             backbone=backbone,
             neck=neck,
-            head=head,
-            ratios=ratios,
-            sizes=default_sizes(config, levels),
-            steps=even_steps if config.boxes == "lite" else ssd_steps,
+            channels=neck.channels,
+            boxes=DefaultBoxes(config, ratios, sizes, steps),
+            predictor=LitePredictor if config.lite else Predictor,
         )
 
 
@@ -225,9 +218,7 @@ _LITE_BOXES: dict[str, Any] = {"boxes": "lite", "boxes_on_first_map": 6}
 
 
 @METHOD.model(
-    "MobileNetV3-Large",
-    "320",
-    Published("COCO val2017", "AP", 21.3, source="torchvision"),
+    "MobileNetV3-Large", "320", Published("COCO val2017", "AP", 21.3, source="torchvision")
 )
 def ssdlite320_mobilenet_v3_large(classes: Sequence[str], **options: Any) -> SSD:
     """SSDlite at 320x320: six maps from stride 16, 3234 default boxes."""
@@ -241,6 +232,6 @@ def ssdlite320_efficientnet_lite0(classes: Sequence[str], **options: Any) -> SSD
 
     `stride8=False` gives the six maps from stride 16 of SSDlite's own table.
     """
-    boxes = _LITE_BOXES if options.get("stride8") is False else {"boxes": "coco"}
+    boxes = {"boxes": "coco"} if Config.of(options).stride8 else _LITE_BOXES
     own = {**_LITE, **boxes, "backbone": "timm/tf_efficientnet_lite0"}
     return SSD(classes, Config.of(options, **own))

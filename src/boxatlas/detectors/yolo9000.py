@@ -23,7 +23,7 @@ from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import DarknetNormChoices
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.boxes.yolo import PriorChoices
-from boxatlas.detectors.yolov2 import YOLOv2, YOLOv2Choices, idle_rows
+from boxatlas.detectors.yolov2 import YOLOv2, YOLOv2Choices
 from boxatlas.errors import InputError, nearest
 from boxatlas.losses.tree import image_loss, tree_classes
 from boxatlas.losses.yolo import ObjectnessChoices, RegionChoices, SquareScales
@@ -87,7 +87,7 @@ class Config(
     }
 
     def idle(self) -> dict[str, str]:
-        rows = {**idle_rows(self), "anchor_boxes": "a tree of words needs YOLOv2's own head"}
+        rows = super().idle() | {"anchor_boxes": "a tree of words needs YOLOv2's own head"}
         no_tree = self.tree is None and not any(parent >= 0 for parent in self.parents or ())
         if no_tree:
             rows["class_loss"] = "without a tree all words are one group"

@@ -27,13 +27,14 @@ from boxatlas.backbones.darknet import (
     initialise,
     norm_layer,
 )
+from boxatlas.backbones.timm_features import PREFIX
 from boxatlas.boxes.formats import cxcywh_to_xyxy
 from boxatlas.boxes.nms import Candidates, SuppressionChoices, above
 from boxatlas.errors import InputError
 from boxatlas.images import InputChoices
 from boxatlas.losses.yolo import Cells, SquareScales, grid_loss
 from boxatlas.ops.local import LocallyConnected
-from boxatlas.options import AtLeastOne, Fraction, idea, setting
+from boxatlas.options import Fraction, Width, idea, setting
 from boxatlas.parts.base import Raw
 from boxatlas.parts.yolo import (
     YOLOChoices,
@@ -74,13 +75,13 @@ class Config(
     coord_scale = idea(5.0, "section 2.2: lambda coord, the weight of the losses of boxes")
     noobject_scale = idea(0.5, "section 2.2: lambda noobj, the weight of confidence elsewhere")
 
-    size = setting(448, "input in pixels: a square whose side is a multiple of 64")
+    size = setting(448, "input in pixels: the side, a multiple of 32; of yolov1_tiny: of 64")
     backbone = setting("extraction", 'extraction, yolov1_tiny, ... or "timm/NAME"')
     variant: Literal["paper", "released"] = setting(
         "paper", "whose network gives batch_norm, boxes_per_cell, head and input_range their values"
     )
-    boxes_per_cell: AtLeastOne | None = setting(
-        None, "boxes of a cell; none: 2, or 3 in the released network"
+    boxes_per_cell: int | None = setting(
+        None, "boxes of a cell; none: 2, or 3 in the released network", ge=1, le=100
     )
     head: Literal["fc", "local", "direct"] | None = setting(
         None,
@@ -89,12 +90,25 @@ class Config(
     input_range: Literal["-1..1", "0..1"] | None = setting(
         None, "values of a pixel in a Darknet network; none: -1..1, or 0..1 as released"
     )
-    hidden: AtLeastOne = setting(4096, "outputs of the first fully connected layer")
+    hidden: Width = setting(4096, "outputs of the first fully connected layer")
     dropout: Fraction = setting(0.5, "section 2.2: dropout before the last layer")
     score = 0.001
     max_detections = 1000
 
     gone: ClassVar[Mapping[str, Any]] = {"responsible": "iou_then_rmse"}
+
+    def idle(self) -> dict[str, str]:
+        why, top = super().idle(), self.top
+        if top != "fc":
+            why["hidden"] = f"the head {top} has no first fully connected layer"
+        if top == "direct":
+            why["dropout"] = "the head direct drops nothing"
+        if self.backbone.startswith(PREFIX):
+            why["input_range"] = "a timm backbone has a range of its own"
+        of_the_variant = (self.batch_norm, self.boxes_per_cell, self.head, self.input_range)
+        if None not in of_the_variant:
+            why["variant"] = "batch_norm, boxes_per_cell, head and input_range are given"
+        return why
 
     @property
     def boxes(self) -> int:
@@ -123,7 +137,7 @@ class YOLOv1(YOLODetector):
     def __init__(self, classes: Sequence[str], config: Config) -> None:
         norm = norm_layer(config.norm_eps, config.norm_place) if config.normed else None
         tiny = config.backbone == "yolov1_tiny"
-        check_size(config.shape, 64)
+        check_size(config.shape, 64 if tiny else 32)
         if config.shape[0] != config.shape[1]:
             raise InputError("must be a square", field="size", value=config.size)
         backbone, normalised = yolo_backbone(config, (64 if tiny else 32,), norm)
@@ -131,7 +145,7 @@ class YOLOv1(YOLODetector):
             normalised = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
         super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
         self.backbone = backbone
-        self.side = config.shape[0] // 64
+        self.side = -(-config.shape[0] // 64)  # of 13 columns, at 416, the strided layer makes 7
         last = layer_width(256 if tiny else 1024, config.width)
         channels = backbone.channels[0]
         if tiny:
@@ -168,10 +182,7 @@ class YOLOv1(YOLODetector):
         return nn.Sequential(*first, last)
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """raw [B, S * (K + 5 N)]: classes of all cells, then confidences, then boxes.
 

@@ -36,7 +36,7 @@ from boxatlas.losses.yolo import (
     softmax_classes,
 )
 from boxatlas.ops.reorg import Reorg, ReorgChoices
-from boxatlas.options import AtLeastOne, Count, Layers, Options, idea, setting
+from boxatlas.options import Layers, Options, Pixels, idea, setting
 from boxatlas.parts.base import ClassRows, Detector, Raw
 from boxatlas.parts.yolo import (
     Map,
@@ -96,7 +96,7 @@ class YOLOv2Choices(Options):
     hires_detector: bool = idea(True, "table 2's last row: detection at 544; off: at 416")
 
     # Not `InputChoices`: a size may be left to `hires_detector`.
-    size: AtLeastOne | tuple[AtLeastOne, AtLeastOne] | None = setting(
+    size: Pixels | tuple[Pixels, Pixels] | None = setting(
         None, "input in pixels: a side, or (height, width), of multiples of 32; none: 544 or 416"
     )
     anchor_set: Literal["auto", "voc", "coco"] = setting(
@@ -106,9 +106,38 @@ class YOLOv2Choices(Options):
         "paper", "later: a 1x1 convolution before the passthrough and the public weights' priors"
     )
     tower: Layers = setting(2, "3x3 convolutions of 1024 channels before the passthrough joins")
-    joined: Count = setting(
-        1024, "channels of the 3x3 convolution after the passthrough; 0: there is none"
+    joined: int = setting(
+        1024,
+        "channels of the 3x3 convolution after the passthrough; 0: there is none",
+        ge=0,
+        le=8192,
     )
+
+    def idle(self) -> dict[str, str]:
+        assert isinstance(self, BackboneChoices)
+        assert isinstance(self, PriorChoices)
+        why = super().idle()
+        backbone = named_backbone(self.backbone, self.new_network)
+        if backbone != named_backbone("auto", self.new_network):
+            why["new_network"] = f"the option backbone says {backbone}"
+        if backbone != "darknet19":  # whether it starts from weights at all, training may yet say
+            why["hires_classifier"] = "only Darknet-19 has ImageNet weights of two sizes"
+        given = isinstance(self.anchors, tuple)
+        if given:
+            why["dimension_priors"] = "the option anchors gives the priors"
+        if given or not self.dimension_priors:
+            why["anchor_set"] = "the priors are not the published clusters"
+            if not self.passthrough:
+                why["release"] = "there are neither published priors nor a passthrough"
+        if self.size is not None:
+            why["hires_detector"] = "the option size gives the input"
+        squeezed = self.passthrough and self.release == "later"
+        if not (self.tower or self.joined or squeezed):
+            reason = "there is no convolution between the backbone and the last layer"
+            why |= {"width": reason} | (
+                {"batch_norm": reason} if backbone.startswith(PREFIX) else {}
+            )
+        return why
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -143,25 +172,13 @@ class Config(
     max_detections = 1000
 
     def idle(self) -> dict[str, str]:
-        return idle_rows(self)
-
-
-def idle_rows(config: Any) -> dict[str, str]:
-    """Rows of table 2 that do nothing in the detector of a config, and why."""
-    rows: dict[str, str] = {}
-    backbone = named_backbone(config.backbone, config.new_network)
-    if backbone != named_backbone("auto", config.new_network):
-        rows["new_network"] = f"the option backbone says {backbone}"
-    if backbone != "darknet19":  # whether it starts from weights at all, training may yet say
-        rows["hires_classifier"] = "only Darknet-19 has ImageNet weights of two sizes"
-    if isinstance(config.anchors, tuple):
-        rows["dimension_priors"] = "the option anchors gives the priors"
-    if config.size is not None:
-        rows["hires_detector"] = "the option size gives the input"
-    squeezed = config.passthrough and config.release == "later"
-    if backbone.startswith(PREFIX) and not (config.tower or config.joined or squeezed):
-        rows["batch_norm"] = "there is no convolution between the backbone and the last layer"
-    return rows
+        why = super().idle()
+        if self.anchor_boxes:
+            return why
+        of_yolo = {*YOLOv1Config.model_fields, "anchor_boxes", "new_network"}
+        reason = "without anchor_boxes this is YOLO, which has no such choice"
+        gone = {name: reason for name in type(self).model_fields if name not in of_yolo}
+        return gone | {name: why[name] for name in ("fold_norms", "new_network") if name in why}
 
 
 def named_backbone(backbone: str, new_network: bool) -> str:
@@ -232,10 +249,7 @@ class YOLOv2(PriorDetector):
         self.head = prior_head(channels, len(self.shapes) * (5 + self.num_classes))
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """raw [B, A * (5 + K), H, W]: for each prior x, y, w, h, objectness, classes."""
         maps = self.backbone(images)
@@ -303,16 +317,30 @@ def build(classes: Sequence[str], options: dict[str, Any], **own: Any) -> Detect
     config = Config.of(options, **own)
     if config.anchor_boxes:
         return YOLOv2(classes, config)
-    if "size" in own:
-        own["size"] = -(-own["size"] // 64) * 64  # YOLO's own layers halve the map again
-    values = {"hidden": layer_width(4096, config.width), **own, **Config.current(options)}
-    values |= {
-        "backbone": named_backbone(config.backbone, config.new_network),
-        "batch_norm": config.batch_norm,
-        "dropout": 0.0 if config.batch_norm else 0.5,
-    }
-    shared = {name: value for name, value in values.items() if name in YOLOv1Config.model_fields}
-    return YOLOv1(classes, YOLOv1Config.of(shared))
+    if "size" in own:  # YOLO's own, 448, is a multiple of 64 too
+        config = Config.of(options, **{**own, "size": -(-own["size"] // 64) * 64})
+    return BeforeAnchorBoxes(classes, config)
+
+
+class BeforeAnchorBoxes(YOLOv1):
+    """Table 2 to the left of "anchor boxes": YOLO, with the rows that it has already."""
+
+    def __init__(self, classes: Sequence[str], rows: Config) -> None:
+        given = {name: getattr(rows, name) for name in rows.model_fields_set}
+        if rows.size is None:
+            given.pop("size", None)
+        values = {name: given[name] for name in YOLOv1Config.model_fields if name in given}
+        values |= {
+            "backbone": named_backbone(rows.backbone, rows.new_network),
+            "batch_norm": rows.batch_norm,
+            "dropout": 0.0 if rows.batch_norm else 0.5,
+            "hidden": layer_width(4096, rows.width),
+        }
+        super().__init__(classes, YOLOv1Config.of(values))
+        self.rows = rows
+
+    def idle(self) -> dict[str, str]:
+        return self.rows.idle()
 
 
 # -- the models -----------------------------------------------------------------------------------

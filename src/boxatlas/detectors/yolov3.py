@@ -69,7 +69,10 @@ class Config(
     anchor_match: Literal["best_of_all", "best_of_map"] = idea(
         "best_of_all", "section 2.1: one prior for each object; best_of_map: one on every map"
     )
-    box_loss: BoxLoss = idea("paper", "section 2.1: the loss of a box; squared or an IoU loss")
+    box_loss: BoxLoss = idea(
+        "paper",
+        "section 2.1: paper: cross-entropy of a centre, squares of sizes; all squared; an IoU loss",
+    )
     objectness_target = idea("one", "section 2.1: objectness of an object's box; not the IoU")
     class_loss: Literal["logistic", "softmax"] = idea(
         "logistic", "section 2.2: classes are independent; or one softmax"
@@ -107,11 +110,12 @@ class Config(
     max_detections = 1000
 
     def idle(self) -> dict[str, str]:
+        why = super().idle()
         if self.ignore_rule == "none":
-            return {"ignore_iou": "ignore_rule is none: no box is spared"}
-        if self.ignore_iou == 1:
-            return {"ignore_rule": "no box overlaps an object by more than ignore_iou, 1"}
-        return {}
+            why["ignore_iou"] = "ignore_rule is none: no box is spared"
+        elif self.ignore_iou == 1:
+            why["ignore_rule"] = "no box overlaps an object by more than ignore_iou, 1"
+        return why
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -128,17 +132,17 @@ class Config(
         """Anchors of each map, coarse to fine. Raises InputError where a map has none."""
         count, maps = len(self.shapes()), len(self.strides)
         if self.masks is None:
-            each = count // maps
-            masks = [list(range(count - (i + 1) * each, count - i * each)) for i in range(maps)]
-        else:
-            masks = [list(mask) for mask in self.masks]
-        if len(masks) != maps or not all(mask and max(mask) < count for mask in masks):
-            raise InputError(
-                f"{maps} maps need some of the {count} anchors each",
-                field="masks",
-                value=self.masks,
-            )
-        return masks
+            each, left = divmod(count, maps)
+            if left or not each:
+                problem = f"{maps} maps share them, equally many each; or give masks"
+                raise InputError(problem, field="anchors", value=self.anchors)
+            return [list(range(count - (i + 1) * each, count - i * each)) for i in range(maps)]
+        if len(self.masks) != maps or not all(m and max(m) < count for m in self.masks):
+            problem = f"{maps} maps need some of the {count} anchors each"
+            raise InputError(problem, field="masks", value=self.masks)
+        if any(len(set(mask)) < len(mask) for mask in self.masks):
+            raise InputError("names an anchor twice for a map", field="masks", value=self.masks)
+        return [list(mask) for mask in self.masks]
 
 
 class SpatialPyramid(nn.Module):
@@ -227,10 +231,7 @@ class YOLOv3(PriorDetector):
         return layer
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """raw0, raw1, raw2 (coarse to fine), each [B, A * (5 + K), H, W]: for each prior x, y, w,
         h, objectness, classes."""
@@ -313,9 +314,7 @@ def yolov3_spp(classes: Sequence[str], **options: Any) -> YOLOv3:
 
 
 @METHOD.model(
-    "7 convolutions",
-    "416",
-    Published("COCO test-dev", "AP@0.5", 33.1, source="authors' site"),
+    "7 convolutions", "416", Published("COCO test-dev", "AP@0.5", 33.1, source="authors' site")
 )
 def yolov3_tiny(classes: Sequence[str], **options: Any) -> YOLOv3:
     """Tiny YOLOv3: two maps, six priors."""

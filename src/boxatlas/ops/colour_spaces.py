@@ -24,12 +24,9 @@ def convert(image: NDArray[np.uint8], space: str) -> Planes:
     A channel's whole range is spread over 0..255. Raises InputError for another name.
     """
     if space not in COLOUR_SPACES:
-        raise InputError(
-            "no such colour space",
-            field="colour space",
-            value=space,
-            hint=nearest(space, COLOUR_SPACES),
-        )
+        problem = "no such colour space"
+        hint = nearest(space, COLOUR_SPACES)
+        raise InputError(problem, field="colour space", value=space, hint=hint)
     return COLOUR_SPACES[space](np.require(image, np.uint8, ["C", "W"]))
 
 

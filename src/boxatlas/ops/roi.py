@@ -142,7 +142,5 @@ def _align_into(
     from boxatlas.ops._roi_kernel import align  # numba takes a moment to load
 
     in_threads(
-        lambda a, b: align(*arguments, a, b, sampling_ratio),
-        len(rows),
-        torch.get_num_threads(),
+        lambda a, b: align(*arguments, a, b, sampling_ratio), len(rows), torch.get_num_threads()
     )

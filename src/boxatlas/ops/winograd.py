@@ -34,11 +34,7 @@ def tiles(shape: tuple[int, ...] | torch.Size) -> int:
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    low: float = -math.inf,
-    high: float = math.inf,
+    x: Tensor, weight: Tensor, bias: Tensor, low: float = -math.inf, high: float = math.inf
 ) -> Tensor:
     """Stride 1, padding 1: x [B, C, H, W] float32 on the CPU, weight as `transformed` gives it,
     bias [K] -> [B, K, H, W], channels last, clamped to low..high. No gradient.

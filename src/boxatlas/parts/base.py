@@ -99,10 +99,7 @@ class Detector(nn.Module):
     # -- what a method defines ----------------------------------------------------------------
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """The network alone: images [B, 3, H, W] -> named raw tensors in the published order."""
         raise TypeError(f"{type(self).__name__} does not define forward")
@@ -164,6 +161,10 @@ class Detector(nn.Module):
     def restricted_to(self, classes: Sequence[str]) -> Detector:
         """This detector for data of these classes: the same one, but for a tree of words."""
         return self
+
+    def idle(self) -> dict[str, str]:
+        """Choices that do nothing in this detector: name -> why."""
+        return self.config.idle()
 
     # -- what every method has ----------------------------------------------------------------
 
@@ -347,11 +348,9 @@ class Detector(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], str | Path | bytes | np.ndarray | list | tuple):
-            raise InputError(
-                "a detector called directly takes preprocessed images [B, 3, H, W]",
-                value=type(args[0]).__name__,
-                hint="model.detect(...) takes pictures",
-            )
+            problem = "a detector called directly takes preprocessed images [B, 3, H, W]"
+            hint = "model.detect(...) takes pictures"
+            raise InputError(problem, value=type(args[0]).__name__, hint=hint)
         return super().__call__(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -382,9 +381,18 @@ class Request:
         return cls(
             checked_fraction(score, "score"),
             None if classes is None else tuple(labels_of(classes, detector.classes)),
-            None if nms_iou is None else checked_fraction(nms_iou, "nms_iou"),
+            None if nms_iou is None else checked_nms(detector, nms_iou),
             None if max_detections is None else checked_count(max_detections, "max_detections"),
         )
+
+
+def checked_nms(detector: Detector, nms_iou: float) -> float:
+    """A threshold of suppression. Raises InputError where this detector suppresses otherwise."""
+    if "nms_iou" in (idle := detector.idle()):
+        raise InputError(
+            f"does nothing in this detector: {idle['nms_iou']}", field="nms_iou", value=nms_iou
+        )
+    return checked_fraction(nms_iou, "nms_iou")
 
 
 def _precision(model: Detector) -> AbstractContextManager[Any]:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from boxatlas.boxes.anchors import DefaultBoxLevel
+from torch import Tensor
+
+from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
 from boxatlas.errors import InputError
 from boxatlas.options import NotNegative, Options, Positive, habit, idea, setting
 from boxatlas.parts.dense import Grid
@@ -60,6 +62,12 @@ class TableChoices(Options):
 
     boxes: Tables = setting("voc", "published table of sizes; lite: SSDlite's")
 
+    def idle(self) -> dict[str, str]:
+        assert isinstance(self, DefaultBoxChoices)
+        given = self.min_sizes is not None and self.max_sizes is not None
+        why = {"boxes": "the options min_sizes and max_sizes give the sizes"} if given else {}
+        return super().idle() | why
+
 
 class FirstMapChoices(Options):
     """SSD's default boxes on the finest map, where most of the boxes are."""
@@ -67,6 +75,12 @@ class FirstMapChoices(Options):
     boxes_on_first_map: Literal[4, 6] = idea(
         4, "SSD, section 3.1: default boxes in a cell of the first map"
     )
+
+    def idle(self) -> dict[str, str]:
+        assert isinstance(self, DefaultBoxChoices)
+        given = self.ratios is not None
+        why = {"boxes_on_first_map": "the option ratios gives the boxes"} if given else {}
+        return super().idle() | why
 
 
 def option_or_table(values: Sequence[T] | None, table: Sequence[T], field: str) -> list[T]:
@@ -79,6 +93,63 @@ def option_or_table(values: Sequence[T] | None, table: Sequence[T], field: str) 
     if len(values) != len(table):
         raise InputError(f"needs one for each of the {len(table)} maps", field=field, value=values)
     return list(values)
+
+
+def even_steps(grids: Sequence[Grid], image: tuple[int, int]) -> list[Step]:
+    """Pixels between centres: input / map."""
+    return [(image[0] / rows, image[1] / columns) for rows, columns in grids]
+
+
+class DefaultBoxes:
+    """The default boxes of every map: a method's tables, or what the options say instead.
+
+    ratios: of each map, as used; sizes, steps: the method's tables. Raises InputError where an
+    option has not a value for each map, and where a larger square would not be larger.
+    """
+
+    def __init__(
+        self, config: DefaultBoxChoices, ratios: Ratios, sizes: Sizes, steps: Steps = even_steps
+    ) -> None:
+        self.config, self.ratios, self.default_steps = config, ratios, steps
+        self.min_sizes = option_or_table(config.min_sizes, sizes[0], "min_sizes")
+        # A map's largest size is by rule the next one's smallest: given sizes move it along.
+        follows = config.min_sizes is not None and None not in sizes[1]
+        upper = [*self.min_sizes[1:], sizes[1][-1]] if follows else sizes[1]
+        self.max_sizes = option_or_table(config.max_sizes, upper, "max_sizes")
+        blamed = ("max_sizes", config.max_sizes)
+        if config.max_sizes is None:
+            blamed = ("min_sizes", config.min_sizes)
+        for low, high in zip(self.min_sizes, self.max_sizes, strict=True):
+            if high is not None and high < low:
+                problem = f"the larger square of a map would come of {high:g} and {low:g}"
+                raise InputError(problem, field=blamed[0], value=blamed[1])
+        option_or_table(config.steps, [0.0] * len(ratios), "steps")
+        self.offsets = [config.offset] * len(ratios)
+        if isinstance(config.offset, tuple):
+            self.offsets = option_or_table(config.offset, self.offsets, "offset")
+
+    @property
+    def per_cell(self) -> list[int]:
+        """Boxes in a cell of each map: the squares and two for each ratio."""
+        rows = zip(self.max_sizes, self.ratios, strict=True)
+        return [1 + (high is not None) + 2 * len(ratios) for high, ratios in rows]
+
+    def make(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
+        """[A, 4] xyxy in pixels of an input of `image` (height, width) with maps of these grids."""
+        config = self.config
+        steps = config.steps or self.default_steps(grids, image)
+        parts = (grids, steps, self.min_sizes, self.max_sizes, self.ratios, self.offsets)
+        levels = [DefaultBoxLevel(*part) for part in zip(*parts, strict=True)]
+        if config.cell_order == "ratio":
+            levels = [by_ratio(level, config.truncate_sizes) for level in levels]
+        in_pixels = config.offset_unit == "pixels"
+        return default_boxes(
+            levels,
+            image,
+            clip=config.clip_boxes,
+            truncate_sizes=config.truncate_sizes,
+            centre="offset + index * step" if in_pixels else "(index + offset) * step",
+        )
 
 
 def ssd_sizes(boxes: Tables, input: tuple[int, int], levels: int) -> Sizes:
@@ -118,26 +189,11 @@ def ssd_ratios(
     return option_or_table(given, rows, "ratios")
 
 
-def first_map_idle(ratios: object) -> dict[str, str]:
-    """Where `boxes_on_first_map` does nothing: name -> why."""
-    return {} if ratios is None else {"boxes_on_first_map": "the option ratios gives the boxes"}
-
-
-def even_steps(grids: Sequence[Grid], image: tuple[int, int]) -> list[Step]:
-    """Pixels between centres: input / map."""
-    return [(image[0] / rows, image[1] / columns) for rows, columns in grids]
-
-
 def ssd_steps(grids: Sequence[Grid], image: tuple[int, int]) -> list[Step]:
     """As `even_steps`, except SSD300's, which the scripts give by hand."""
     if image == (300, 300) and [g[0] for g in grids][:5] == [38, 19, 10, 5, 3] and len(grids) == 6:
         return [8, 16, 32, 64, 100, 300]
     return even_steps(grids, image)
-
-
-def per_cell(ratios: Sequence[tuple[float, ...]], squares: int = 2) -> list[int]:
-    """Boxes in a cell of each map: the squares and two for each ratio."""
-    return [squares + 2 * len(r) for r in ratios]
 
 
 def by_ratio(level: DefaultBoxLevel, truncate_sizes: bool) -> DefaultBoxLevel:

@@ -159,10 +159,7 @@ class DenseDetector(Detector):
         return maps if self.neck is None else self.neck(maps)
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """logits [B, A, C], deltas [B, A, 4] and anchors [A, 4] in input pixels."""
         maps = self.features(images)

@@ -20,28 +20,14 @@ from boxatlas.backbones.mobilenet_v3 import MobileNetV3Large
 from boxatlas.backbones.resnet import ResNet
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.backbones.vgg import VGG16
-from boxatlas.boxes.anchors import DefaultBoxLevel, default_boxes
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
-from boxatlas.boxes.matching import (
-    MatchChoices,
-    Matches,
-    match_argmax_per_object,
-    match_bipartite,
-)
+from boxatlas.boxes.matching import MatchChoices, Matches, match_argmax_per_object, match_bipartite
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.losses.multibox import multibox_loss
 from boxatlas.options import NotNegative, Options, Positive, habit, idea
-from boxatlas.parts.default_boxes import (
-    DefaultBoxChoices,
-    Ratios,
-    Sizes,
-    Steps,
-    by_ratio,
-    even_steps,
-    option_or_table,
-)
-from boxatlas.parts.dense import DenseDetector, Grid, Head
+from boxatlas.parts.default_boxes import DefaultBoxes
+from boxatlas.parts.dense import DenseDetector, DenseHead, Grid, MakePredictor, Predictor
 from boxatlas.structures import Batch, Targets
 
 PaperBackbone = (
@@ -71,7 +57,7 @@ class MultiboxChoices(Options):
 
 
 class SingleShot(DenseDetector):
-    """A dense detector on default boxes. `ratios`, `sizes` and `steps` are a method's tables.
+    """A dense detector on default boxes: of each map, which has `channels`, a predictor says more.
 
     Its config has `DefaultBoxChoices`, `MatchChoices` and `MultiboxChoices` too.
     log_epsilon is added inside the logarithm of the box code.
@@ -85,55 +71,27 @@ class SingleShot(DenseDetector):
         *,
         backbone: nn.Module,
         neck: nn.Module | None,
-        head: Head,
-        ratios: Ratios,
-        sizes: Sizes,
-        steps: Steps = even_steps,
+        channels: Sequence[int],
+        boxes: DefaultBoxes,
+        predictor: MakePredictor | Sequence[MakePredictor] = Predictor,
         log_epsilon: float = 0.0,
     ) -> None:
         code: MultiboxChoices = config
-        tables: DefaultBoxChoices = config
+        clamp = CLAMP if code.clamp_deltas else None
         super().__init__(
             classes,
             preprocess,
             config,
             backbone=backbone,
             neck=neck,
-            head=head,
-            coder=DeltaCoder.from_variances(
-                code.variances,
-                clamp=CLAMP if code.clamp_deltas else None,
-                log_epsilon=log_epsilon,
-            ),
+            head=DenseHead(channels, boxes.per_cell, len(classes) + 1, predictor),
+            coder=DeltaCoder.from_variances(code.variances, clamp=clamp, log_epsilon=log_epsilon),
         )
-        self.ratios, self.default_steps = ratios, steps
-        self.min_sizes = option_or_table(tables.min_sizes, sizes[0], "min_sizes")
-        # A map's largest size is by rule the next one's smallest: given sizes move it along.
-        follows = tables.min_sizes is not None and None not in sizes[1]
-        upper = [*self.min_sizes[1:], sizes[1][-1]] if follows else sizes[1]
-        self.max_sizes = option_or_table(tables.max_sizes, upper, "max_sizes")
-        if isinstance(tables.offset, tuple):
-            option_or_table(tables.offset, [0.5] * len(ratios), "offset")
+        self.boxes = boxes
 
     def make_anchors(self, grids: Sequence[Grid], image: tuple[int, int]) -> Tensor:
         """The default boxes of SSD, section 2.2: [A, 4] xyxy in pixels."""
-        choices: DefaultBoxChoices = self.config
-        offset = choices.offset
-        offsets = offset if isinstance(offset, tuple) else (offset,) * len(grids)
-        steps = option_or_table(choices.steps, self.default_steps(grids, image), "steps")
-        parts = zip(grids, steps, self.min_sizes, self.max_sizes, self.ratios, offsets, strict=True)
-        levels = [DefaultBoxLevel(*part) for part in parts]
-        if choices.cell_order == "ratio":
-            levels = [by_ratio(level, choices.truncate_sizes) for level in levels]
-        return default_boxes(
-            levels,
-            image,
-            clip=choices.clip_boxes,
-            truncate_sizes=choices.truncate_sizes,
-            centre="offset + index * step"
-            if choices.offset_unit == "pixels"
-            else "(index + offset) * step",
-        )
+        return self.boxes.make(grids, image)
 
     def matches(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Matches:
         """Which object each default box answers for (SSD, section 2.2, matching strategy).
@@ -214,19 +172,13 @@ def backbone_of(
     elif name in STAGES:
         backbone, inputs = Darknet(name, strides), {**INPUTS, "scale": 1 / 255}
     else:
-        raise InputError(
-            "no such backbone",
-            field="backbone",
-            value=name,
-            hint=", ".join([*makers, *STAGES, "or timm/NAME"]),
-        )
+        problem = "no such backbone"
+        hint = ", ".join([*makers, *STAGES, "or timm/NAME"])
+        raise InputError(problem, field="backbone", value=name, hint=hint)
     if pretrained:
         if isinstance(backbone, MobileNetV1 | DSODNet):
-            raise InputError(
-                f"there are no ImageNet weights for {name}",
-                field="pretrained",
-                value=True,
-                hint="pretrained=false, or a timm backbone",
-            )
+            problem = f"there are no ImageNet weights for {name}"
+            hint = "pretrained=false, or a timm backbone"
+            raise InputError(problem, field="pretrained", value=True, hint=hint)
         backbone.load_pretrained()
     return backbone, Preprocess.of(size=shape, **inputs)

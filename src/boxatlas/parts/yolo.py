@@ -21,7 +21,7 @@ from boxatlas.boxes.nms import Candidates, Kept, class_nms
 from boxatlas.boxes.yolo import Objects, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
-from boxatlas.options import Count, Options, Positive, idea, setting
+from boxatlas.options import Count, Options, idea, setting
 from boxatlas.parts.base import Detector, Raw
 from boxatlas.structures import Batch, Detections, Frame, detections_of
 
@@ -34,8 +34,8 @@ class YOLOChoices(Options):
     """What `yolo_preprocess` and `layer_width` read."""
 
     resize: Resize = setting("stretch", "how an image is fitted to the input")
-    width: Positive = setting(
-        1.0, "channels of the detector's own layers, as a multiple of the published"
+    width: float = setting(
+        1.0, "channels of the detector's own layers, as a multiple of the published", gt=0, le=16
     )
 
 
@@ -46,6 +46,10 @@ class MultiScaleChoices(Options):
     largest_last: Count = setting(
         0, "last steps of multi-scale training that are all at the largest size"
     )
+
+    def idle(self) -> dict[str, str]:
+        why = {} if self.multi_scale else {"largest_last": "multi_scale is off: one size"}
+        return super().idle() | why
 
 
 def layer_width(published: int, width: float) -> int:

@@ -58,11 +58,9 @@ class Case:
             return np.load(arrays, allow_pickle=False)
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
             why = "is missing" if not arrays.exists() else f"cannot be read: {error}"
-            raise InputError(
-                f"the other half of {self.path.name} {why}",
-                file=arrays,
-                hint="a case is a .json and a .npz of the same name",
-            ) from None
+            problem = f"the other half of {self.path.name} {why}"
+            hint = "a case is a .json and a .npz of the same name"
+            raise InputError(problem, file=arrays, hint=hint) from None
 
     def close(self) -> None:
         """Let go of the open file."""

@@ -21,10 +21,7 @@ from boxatlas.weights.darknet import import_darknet, load_state
 from boxatlas.weights.darknet_cfg import write_cfg
 from boxatlas.weights.darknet_layers import layers_of
 
-EPS_PLACES: dict[str, EpsPlace] = {
-    "added_to_sqrt": "added_to_root",
-    "inside_sqrt": "inside_root",
-}
+EPS_PLACES: dict[str, EpsPlace] = {"added_to_sqrt": "added_to_root", "inside_sqrt": "inside_root"}
 
 
 def eps_place(form: str) -> EpsPlace:

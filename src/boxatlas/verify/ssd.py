@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.parts.base import Detector
+from boxatlas.parts.default_boxes import DefaultBoxes
 from boxatlas.parts.single_shot import SingleShot
 from boxatlas.verify.case import Case, UnsupportedError, expect
 from boxatlas.weights import import_model, names_of
@@ -45,13 +46,10 @@ def network(case: Case) -> dict[str, Tensor]:
 
 def _anchors(model: SingleShot, boxes: Mapping[str, Any]) -> Tensor:
     """The default boxes of a block, made as the model makes its own."""
-    update = box_options(boxes)
-    update.pop("size")
-    own, model.config = model.config, model.config.model_copy(update=update)
+    config = model.config.model_copy(update=box_options(boxes))
+    sizes = (model.boxes.min_sizes, model.boxes.max_sizes)
     grids = [tuple(level["grid"]) for level in boxes["levels"]]
-    found = model.make_anchors(grids, tuple(boxes["image"]))
-    model.config = own
-    return found
+    return DefaultBoxes(config, model.boxes.ratios, sizes).make(grids, tuple(boxes["image"]))
 
 
 def options(case: Case) -> dict[str, Any]:

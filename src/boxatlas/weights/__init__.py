@@ -70,11 +70,9 @@ def load(path: str | Path) -> Detector:
     path = file_of(path)
     state, description = read(path)
     if description is None:
-        raise InputError(
-            "holds weights but not which detector they are of",
-            file=path,
-            hint="`boxatlas weights import` makes a detector of a published checkpoint",
-        )
+        problem = "holds weights but not which detector they are of"
+        hint = "`boxatlas weights import` makes a detector of a published checkpoint"
+        raise InputError(problem, file=path, hint=hint)
     model = described(description, path)
     _load_whole(model, state, path)
     return model.eval()
@@ -129,11 +127,8 @@ def load_into(
     done = transfer(model, state, classes)
     absent = [name for name, why in done.new.items() if why == ABSENT]
     if weights == "bundled" and any(name.startswith("backbone.") for name in absent):
-        raise InputError(
-            "the bundled weights are of a network with other options",
-            field="options",
-            value=str(bundled_options(model.name)),
-        )
+        problem = "the bundled weights are of a network with other options"
+        raise InputError(problem, field="options", value=str(bundled_options(model.name)))
     if not done.rows and not [name for name in done.loaded if name != "images_seen"]:
         raise InputError(f"no tensor of this file fits {model.name or 'the model'}", file=file)
     return done
@@ -226,11 +221,8 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
         out[own], _ = value.reshape(target.shape) if same else value, used.add(theirs)
     left = sorted(name for name in set(state) - used if not found.ignored(name))
     if left:
-        raise InputError(
-            f"{len(left)} tensors have no place in this model",
-            field=left[0],
-            hint="is it a checkpoint of another model?",
-        )
+        problem = f"{len(left)} tensors have no place in this model"
+        raise InputError(problem, field=left[0], hint="is it a checkpoint of another model?")
     return out
 
 
@@ -247,12 +239,8 @@ def described(description: Mapping[str, Any], path: str | Path) -> Detector:
     )
     for field, value, kind in shapes:
         if not isinstance(value, kind):
-            raise InputError(
-                "the description of the detector is damaged",
-                file=path,
-                field=f"{KEY}.{field}",
-                value=value,
-            )
+            problem = "the description of the detector is damaged"
+            raise InputError(problem, file=path, field=f"{KEY}.{field}", value=value)
     # The weights are in the file: the backbone's own are not fetched again.
     fresh = {**options, **({"pretrained": False} if "pretrained" in options else {})}
     try:

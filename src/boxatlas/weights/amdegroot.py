@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from boxatlas.weights.source import (
-    Checkpoint,
-    Imported,
-    State,
-    class_names,
-    port_name,
-    ssd_sizes,
-)
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, port_name, ssd_sizes
 
 CHECKPOINTS = (
     Checkpoint(

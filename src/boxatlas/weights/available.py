@@ -65,12 +65,9 @@ def find(name: str) -> Checkpoint:
     ends = [c for file, c in known.items() if file.rsplit("/", 1)[-1] == name]
     if len(ends) == 1:
         return ends[0]
-    raise InputError(
-        "no such checkpoint is known" if not ends else "several checkpoints are called so",
-        field="fetch",
-        value=name,
-        hint=nearest(name, known) or "`boxatlas weights list`",
-    )
+    problem = "no such checkpoint is known" if not ends else "several checkpoints are called so"
+    hint = nearest(name, known) or "`boxatlas weights list`"
+    raise InputError(problem, field="fetch", value=name, hint=hint)
 
 
 def name_of(one: Checkpoint) -> str:
@@ -89,12 +86,9 @@ def fetch_checkpoint(
     """
     where = url or one.url
     if where is None:
-        raise InputError(
-            f"its publisher ({one.where}) names no address that a program can fetch",
-            field="fetch",
-            value=one.file,
-            hint="fetch it by hand as its page says, then `boxatlas weights import`",
-        )
+        problem = f"its publisher ({one.where}) names no address that a program can fetch"
+        hint = "fetch it by hand as its page says, then `boxatlas weights import`"
+        raise InputError(problem, field="fetch", value=one.file, hint=hint)
     part = out.with_name(f".part-{out.name}")
     make_folder(part.parent)
     fetch(where, part, one.checksum, advance, None if one.checksum else size_of(one))

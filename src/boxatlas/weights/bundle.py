@@ -91,24 +91,15 @@ def bundled(name: str) -> Path:
     if not path.is_file():
         held = sorted(p.stem for p in FOLDER.glob("*.safetensors"))
         if name == "bundled":
-            raise InputError(
-                "this package carries no trained detector",
-                field="weights",
-                value=name,
-                hint="give a checkpoint: `boxatlas train` and `boxatlas weights import` make one",
-            )
-        raise InputError(
-            f"no weights are bundled for {name}",
-            field="weights",
-            value="bundled",
-            hint=f"bundled are: {', '.join(held)}" if held else None,
-        )
+            problem = "this package carries no trained detector"
+            hint = "give a checkpoint: `boxatlas train` and `boxatlas weights import` make one"
+            raise InputError(problem, field="weights", value=name, hint=hint)
+        problem = f"no weights are bundled for {name}"
+        hint = f"bundled are: {', '.join(held)}" if held else None
+        raise InputError(problem, field="weights", value="bundled", hint=hint)
     if digest_of(path) != _card(path)["sha256"]:
-        raise InputError(
-            "is not the file that its card is of: its sha256 differs",
-            file=path,
-            hint="install boxatlas again",
-        )
+        problem = "is not the file that its card is of: its sha256 differs"
+        raise InputError(problem, file=path, hint="install boxatlas again")
     return path
 
 

@@ -321,11 +321,8 @@ def _check(model: YOLODetector, sections: Sequence[Section]) -> None:
     if isinstance(model, YOLOv3 | YOLO9000):
         theirs = "logistic" if isinstance(model, YOLOv3) else "hierarchical"
         if config.class_loss != theirs:
-            raise InputError(
-                "Darknet reads this network's classes otherwise",
-                field="class_loss",
-                value=config.class_loss,
-            )
+            problem = "Darknet reads this network's classes otherwise"
+            raise InputError(problem, field="class_loss", value=config.class_loss)
     normed = any("batch_normalize" in options for _, options in sections)
     if normed and (config.norm_eps, config.norm_place) not in _NORMS:
         raise InputError(

@@ -148,12 +148,8 @@ def whole(options: Options, key: str, default: int, file: str | Path | None) -> 
     """A count of a section. Raises InputError where it is no whole number from 1 to a million."""
     value = number(options, key, default, file)
     if value != int(value) or not 1 <= value <= _MOST:
-        raise InputError(
-            f"must be a whole number from 1 to {_MOST}",
-            file=file,
-            field=key,
-            value=options.get(key),
-        )
+        problem = f"must be a whole number from 1 to {_MOST}"
+        raise InputError(problem, file=file, field=key, value=options.get(key))
     return int(value)
 
 

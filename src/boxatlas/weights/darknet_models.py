@@ -40,11 +40,8 @@ def recognised(sections: Sequence[Section], file: _File = None) -> Recognised:
     """Which model of ours a cfg is. Raises InputError naming the first section that differs."""
     outputs = [section for section in sections if section[0] in _OUTPUTS]
     if not outputs:
-        raise InputError(
-            "has no [yolo], [region] or [detection]: not a detector",
-            file=file,
-            hint="a classifier's weights begin a training: init",
-        )
+        problem = "has no [yolo], [region] or [detection]: not a detector"
+        raise InputError(problem, file=file, hint="a classifier's weights begin a training: init")
     kind, last = outputs[-1]
     count = whole(last, "classes", 20, file)
     size = whole(sections[0][1], "height", 0, file), whole(sections[0][1], "width", 0, file)

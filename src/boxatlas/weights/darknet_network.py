@@ -94,11 +94,8 @@ def _layer(
     if kind == "convolutional":
         size, activation = number("size", 1), options.get("activation", "logistic")
         if activation not in _ACTIVATIONS or number("groups", 1) != 1:
-            raise InputError(
-                "only plain convolutions, leaky or linear, are known",
-                field=f"layer {index}",
-                value=dict(options),
-            )
+            problem = "only plain convolutions, leaky or linear, are known"
+            raise InputError(problem, field=f"layer {index}", value=dict(options))
         conv = Conv(
             channels,
             number("filters", 1),

@@ -4,14 +4,7 @@
 
 from __future__ import annotations
 
-from boxatlas.weights.source import (
-    VGG_INDEX,
-    Checkpoint,
-    Imported,
-    State,
-    class_names,
-    tensor_of,
-)
+from boxatlas.weights.source import VGG_INDEX, Checkpoint, Imported, State, class_names, tensor_of
 
 CHECKPOINTS = tuple(  # as its training script names what it ends with
     Checkpoint(

@@ -91,11 +91,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
         _check_claims(data)
         content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except _RefusedError as error:
-        raise InputError(
-            f"holds more than arrays and could run code; refused unread: {error}",
-            file=path,
-            hint="save its arrays as npz or safetensors where you trust it",
-        ) from None
+        problem = f"holds more than arrays and could run code; refused unread: {error}"
+        hint = "save its arrays as npz or safetensors where you trust it"
+        raise InputError(problem, file=path, hint=hint) from None
     except Exception as error:  # a damaged pickle fails in any of the reader's ways
         raise InputError(f"truncated or not a pickle: {error}", file=path) from None
     if not isinstance(content, Mapping):

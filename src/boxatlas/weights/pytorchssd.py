@@ -8,14 +8,7 @@ one does.
 
 from __future__ import annotations
 
-from boxatlas.weights.source import (
-    Checkpoint,
-    Imported,
-    State,
-    class_names,
-    port_name,
-    ssd_sizes,
-)
+from boxatlas.weights.source import Checkpoint, Imported, State, class_names, port_name, ssd_sizes
 
 CHECKPOINTS = (
     Checkpoint("SSD300 (07+12)", "ssd300_vgg16", "VOC 07+12", "lzx1413/PytorchSSD"),

@@ -61,11 +61,9 @@ class FeatureCache:
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.folder).free / 1e9
         if self.gigabytes > free:
-            raise InputError(
-                f"the feature cache takes {self.gigabytes:.1f} GB and the disk has {free:.1f}",
-                file=self.folder,
-                hint="use fewer proposals: --set model.max_proposals=500",
-            )
+            problem = f"the feature cache takes {self.gigabytes:.1f} GB and the disk has {free:.1f}"
+            hint = "use fewer proposals: --set model.max_proposals=500"
+            raise InputError(problem, file=self.folder, hint=hint)
 
     def add(self, features: NDArray[np.floating]) -> None:
         """The features of the next image, [its count, D]."""

@@ -109,11 +109,7 @@ class _Class:
 
 
 def mine(
-    cache: FeatureCache,
-    overlaps: Floats,
-    labels: NDArray[np.int64],
-    rule: SVMRule,
-    track: Track,
+    cache: FeatureCache, overlaps: Floats, labels: NDArray[np.int64], rule: SVMRule, track: Track
 ) -> tuple[Floats, Floats, float]:
     """Train K SVMs in one pass over the images: -> weights [K, D], biases [K], the scale.
 

@@ -117,10 +117,7 @@ class RegionDetector(Detector):
         return pool_rois(self.config, features, boxes, self.roi_strides, self.roi_side)
 
     def forward(
-        self,
-        images: Tensor,
-        frames: Sequence[Frame] | None = None,
-        proposals: Tensor | None = None,
+        self, images: Tensor, frames: Sequence[Frame] | None = None, proposals: Tensor | None = None
     ) -> Raw:
         """-> logits [B, P, K + 1], deltas [B, P, D, 4], proposals [B, P, 4], valid [B, P]."""
         features, size = self.features(images), (images.shape[-2], images.shape[-1])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boxatlas.errors import InputError
 from boxatlas.losses.masks import mask_loss
 from boxatlas.ops.masks import MaskTargetRule, mask_targets, paste_masks
-from boxatlas.options import AtLeastOne, Layers, Options, habit, idea, setting
+from boxatlas.options import Layers, Options, Width, habit, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.roi import pool_rois
@@ -37,7 +37,7 @@ class MaskChoices(Options):
     )
 
     mask_convs: Layers = setting(4, "3x3 convolutions of the mask branch before its map is doubled")
-    mask_width: AtLeastOne = setting(256, "channels of the mask branch")
+    mask_width: Width = setting(256, "channels of the mask branch")
     mask_norm: Literal["none", "batch"] = habit(
         "none", "norms after the mask branch's convolutions"
     )
@@ -52,6 +52,12 @@ class MaskChoices(Options):
     mask_paste: Literal["whole", "continuous"] = habit(
         "continuous", "a mask is sampled at each pixel, or stretched over whole pixels"
     )
+
+    def idle(self) -> dict[str, str]:
+        why = super().idle()
+        if self.mask_head == "mlp":
+            why |= dict.fromkeys(("mask_convs", "mask_width"), "mask_head mlp has no convolutions")
+        return why
 
 
 if TYPE_CHECKING:
@@ -153,10 +159,9 @@ class WithMasks(RegionDetector):
     ) -> Tensor:
         """Of the RoIs on objects: each trains the map of its class, and no other."""
         if targets.masks is None:
-            raise InputError(
-                f"{self.name or 'this method'} learns masks, and the data holds none",
-                hint="give COCO annotations with segmentations, or train a detector of boxes",
-            )
+            problem = f"{self.name or 'this method'} learns masks, and the data holds none"
+            hint = "give COCO annotations with segmentations, or train a detector of boxes"
+            raise InputError(problem, hint=hint)
         positive = rois.labels > 0
         first = positive.int().argsort(dim=1, descending=True, stable=True)
         first = first[:, : int(positive.sum(1).max())] if len(first) else first

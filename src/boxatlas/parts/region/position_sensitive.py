@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boxatlas.errors import InputError
 from boxatlas.ops.psroi import PSRoIRule, psroi_align, psroi_pool
-from boxatlas.options import AtLeastOne, Options, habit, idea, setting
+from boxatlas.options import Options, Width, habit, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.heads import per_roi
@@ -24,12 +24,12 @@ from boxatlas.parts.region.rpn import RPN
 class PartChoices(Options):
     """The parts of a RoI and their score maps."""
 
-    k: AtLeastOne = idea(7, "table 2: parts a side of a RoI")
+    k: int = idea(7, "table 2: parts a side of a RoI", ge=1, le=32)
     train_scheme: Literal["alternating", "joint"] = idea(
         "alternating", "section 2: four steps with the RPN in turns, or all losses at once"
     )
 
-    conv_width: AtLeastOne = setting(1024, "channels of the 1x1 convolution before the score maps")
+    conv_width: Width = setting(1024, "channels of the 1x1 convolution before the score maps")
 
     vote: Literal["mean", "sum"] = habit("mean", "how the parts of a RoI vote")
     rounding: Literal["image", "map"] = habit(

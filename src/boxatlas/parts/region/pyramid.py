@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_backbone
 from boxatlas.necks.fpn import FPN
-from boxatlas.options import AtLeastOne, Options, habit, idea, setting
+from boxatlas.options import Options, Width, habit, idea, setting
 from boxatlas.parts.region.heads import ConvFC, TwoFC
 
 SIDE = 7  # cells a side to which a RoI is pooled (section 4.2)
@@ -30,12 +30,20 @@ class PyramidChoices(Options):
         "maxpool", "FPN section 4.1, footnote 2: P5 subsampled; a strided 3x3 as in RetinaNet"
     )
 
-    width: AtLeastOne = setting(256, "channels of the pyramid's maps")
+    width: Width = setting(256, "channels of the pyramid's maps")
 
     fpn_norm: Literal["none", "batch"] = habit("none", "norms after the pyramid's convolutions")
     box_head: Literal["2fc", "4conv1fc"] = habit(
         "2fc", "a RoI's head: two fully connected layers, or four convolutions and one layer"
     )
+
+    def idle(self) -> dict[str, str]:
+        why = super().idle()
+        if self.one_level:
+            why["p6"] = "one_level looks at P2 alone"
+        if not self.lateral:  # a level is then the one above, enlarged: nothing to add to
+            why["top_down"] = "without lateral connections nothing else reaches a level"
+        return why
 
 
 class Pyramid(nn.Module):
@@ -74,14 +82,6 @@ class Pyramid(nn.Module):
         """Images [B, 3, h, w] -> maps [B, width, h / stride, w / stride], fine to coarse."""
         levels = self.neck(self.backbone(images))
         return levels[:1] if self.one_level else levels
-
-
-def idle_on_one_level(config: PyramidChoices) -> dict[str, str]:
-    """Ideas of the pyramid that do nothing: name -> why."""
-    idle = {"p6": "one_level looks at P2 alone"} if config.one_level else {}
-    if not config.lateral:  # then a level is the one above, enlarged: there is nothing to add to
-        idle["top_down"] = "without lateral connections nothing else reaches a level"
-    return idle
 
 
 # A pyramid for small machines, with fewer proposals and RoIs.

@@ -24,6 +24,7 @@ from boxatlas.options import (
     NotNegative,
     Options,
     Positive,
+    Width,
     habit,
     idea,
     setting,
@@ -52,7 +53,7 @@ class RoIChoices(Options):
     background_low: Fraction = setting(
         0.0, "least IoU with an object of a background RoI; hard example mining takes all"
     )
-    box_width: AtLeastOne = setting(1024, "width of a RoI's fully connected layers")
+    box_width: Width = setting(1024, "width of a RoI's fully connected layers")
     class_agnostic: bool = setting(False, "one box for all classes")
 
     roi_sampling: Count = habit(2, "RoIAlign's samples a side of a bin; 0: one for each cell")
@@ -81,6 +82,15 @@ class RoIChoices(Options):
     roi_beta: NotNegative = habit(1.0, "where a RoI's smooth L1 turns linear; 0: L1")
     background_box: bool = habit(False, "a RoI's box outputs begin with one for the background")
     min_detection: NotNegative = habit(0.0, "smallest side of a detection, in pixels")
+
+    def idle(self) -> dict[str, str]:
+        why = super().idle()
+        if self.sampler == "ohem":
+            of_the_draw = ("background_low", "roi_positive_fraction")
+            why |= dict.fromkeys(of_the_draw, "hard example mining looks at all RoIs")
+        if self.roi_op == "pool":
+            why["roi_reduce"] = "RoI pooling takes no samples"
+        return why
 
     @model_validator(mode="after")
     def _roi_rules(self) -> Self:

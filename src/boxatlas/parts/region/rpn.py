@@ -34,6 +34,7 @@ from boxatlas.options import (
     NotNegative,
     Options,
     Positive,
+    Width,
     habit,
     idea,
     setting,
@@ -58,15 +59,13 @@ class RPNChoices(Options):
         "side of each level's square anchor, in pixels; of all, where there is one level",
         min_length=1,
     )
-    rpn_width: AtLeastOne | None = setting(
+    rpn_width: Width | None = setting(
         None, "channels of the RPN's 3x3 convolutions; None: those of its maps"
     )
     rpn_convs: Layers = setting(1, "3x3 convolutions before the RPN's outputs", ge=1)
     rpn_count: AtLeastOne = setting(256, "anchors of an image that are trained")
     rpn_positive_iou: Fraction = setting(
-        0.7,
-        "Faster R-CNN section 3.1.2: IoU with an object from which an anchor is positive",
-        gt=0,
+        0.7, "Faster R-CNN section 3.1.2: IoU with an object from which an anchor is positive", gt=0
     )
     rpn_background_iou: Fraction = setting(
         0.3, "Faster R-CNN section 3.1.2: IoU below which an anchor is background"
@@ -192,11 +191,8 @@ def anchor_sizes(config: RPNChoices, levels: int) -> list[list[float]]:
     if levels == 1:
         return [[size for row in rows for size in row]]
     if len(rows) != levels or len({len(row) for row in rows}) != 1:
-        raise InputError(
-            f"needs a size, or equally many, for each of {levels} levels",
-            field="anchor_sizes",
-            value=config.anchor_sizes,
-        )
+        problem = f"needs a size, or equally many, for each of {levels} levels"
+        raise InputError(problem, field="anchor_sizes", value=config.anchor_sizes)
     return rows
 
 

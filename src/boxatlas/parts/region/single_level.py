@@ -18,12 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.backbones.alexnet import CaffeNet
-from boxatlas.backbones.choice import (
-    BackboneChoices,
-    TrunkChoices,
-    has_own_norms,
-    pyramid_backbone,
-)
+from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, has_own_norms, pyramid_backbone
 from boxatlas.backbones.download import imagenet_state
 from boxatlas.backbones.resnet import ResNet, norm_layer, residual_stage
 from boxatlas.backbones.vgg import VGG16
@@ -56,6 +51,17 @@ class SingleLevelChoices(Options):
         14, "cells a side of a RoI for conv5: 14, which it halves, or 7, which it does not"
     )
     ceil_pools: bool = habit(True, "VGG's pools round up, as Caffe's do")
+
+    def idle(self) -> dict[str, str]:
+        assert isinstance(self, BackboneChoices)
+        why = super().idle()
+        if self.backbone != "vgg16":
+            why["train_from"] = "only VGG-16 is trained in part"
+        if not self.backbone.startswith("resne"):
+            why["resnet_map"] = "the backbone is no ResNet"
+        elif self.backbone in _DEEP and self.resnet_map == "c4":
+            why |= dict.fromkeys(("box_width", "dropout"), "the RoI's head is conv5")
+        return why
 
 
 class OneMap(nn.Module):
@@ -211,12 +217,6 @@ def trained_layers(config: SingleLevelChoices, trunk: str = "trunk") -> tuple[st
         return (f"{trunk}.*",)
     first = {"conv2_1": 2, "conv3_1": 3, "fc": 6}[config.train_from]
     return tuple(f"{trunk}.conv{i}_*" for i in range(first, 6))
-
-
-def idle_of_trunk(config: SingleLevelChoices) -> dict[str, str]:
-    """Ideas of the trunk that do nothing: name -> why."""
-    assert isinstance(config, BackboneChoices)
-    return {} if config.backbone == "vgg16" else {"train_from": "only VGG-16 is trained in part"}
 
 
 # As the published ResNets on one map are trained: anchors of five sizes kept at the border, one
