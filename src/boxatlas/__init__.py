@@ -53,23 +53,19 @@ __all__ = [
     "weights",
 ]
 
-_WHERE = {
-    "Batch": "structures",
-    "Detections": "structures",
-    "Detector": "parts.base",
-    "Frame": "frame",
-    "InputError": "errors",
-    "Preprocess": "images",
-    "Targets": "structures",
-    "create_model": "create",
-    "evaluate": "evaluation",
-    "import_model": "weights",
-    "list_models": "zoo",
-    "load": "create",
-    "model_info": "zoo",
-    "predict": "evaluation",
-    "train": "training",
+_NAMES = {
+    "create": ("create_model", "load"),
+    "errors": ("InputError",),
+    "evaluation": ("evaluate", "predict"),
+    "frame": ("Frame",),
+    "images": ("Preprocess",),
+    "parts.base": ("Detector",),
+    "structures": ("Batch", "Detections", "Targets"),
+    "training": ("train",),
+    "weights": ("import_model",),
+    "zoo": ("list_models", "model_info"),
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = {"boxes", "data", "detectors", "evaluation", "ops", "scenes", "training", "weights"}
 
 

@@ -33,25 +33,10 @@ Source = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
 # The formats of Pillow that are opened, and no others: each parser is a way in for a hostile file.
 # (MPO is opened as JPEG.)
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "PPM")
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+_PORTABLE = (".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".avif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    ]
+    [*_JPEG, *_PORTABLE, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"]
 )
 MAX_PIXELS = 64_000_000  # of a file, unless the environment says otherwise
 _LIMIT = "BOXATLAS_MAX_PIXELS"

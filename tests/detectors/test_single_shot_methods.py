@@ -163,6 +163,28 @@ def test_soft_nms_by_hand():
     assert found.scores.tolist() == pytest.approx([0.8, 0.42], rel=1e-5)
 
 
+def test_a_threshold_that_soft_nms_has_not_is_refused() -> None:
+    """Scores fall instead of boxes going, so that no `nms_iou` of a call could do anything."""
+    picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(InputError, match="nms_iou: does nothing in this detector") as raised:
+        tiny("m2det320_vgg16").eval().detect(picture, nms_iou=0.5)
+    assert "\n" not in str(raised.value)
+    tiny("m2det320_vgg16", soft_nms="off").eval().detect(picture, nms_iou=0.5)
+
+
+def test_a_map_without_a_larger_square_has_one_predictor_less() -> None:
+    """SSD, section 2.2: a cell holds the squares and two boxes for each ratio."""
+    options = {"ratios": ((2.0,), (2.0, 3.0), (2.0,), (2.0,))}
+    whole = tiny("ssd300_vgg16", **options)
+    assert whole.boxes.per_cell == [4, 6, 4, 4]
+    part = tiny("ssd300_vgg16", **options, max_sizes=(20.0, None, 50.0, None))
+    assert part.boxes.per_cell == [4, 5, 4, 3]
+    images = torch.zeros(1, 3, SIZE, SIZE)
+    raw = part(images)
+    assert raw["deltas"].shape[1] == len(raw["anchors"])
+    part.loss(batch())
+
+
 def test_refinedet_reads_maps_of_one_scale_on_any_backbone():
     """Section 3.1 sets the norm of each cell of VGG's first maps to 10 and 8 at first."""
     model = tiny("refinedet320_vgg16").eval()

@@ -293,8 +293,8 @@ def test_asked_for_classes_each_box_scores_them_all():
     odds = 1 / (1 + math.exp(-1))
     assert found.names == ["dog"]
     assert found.scores.tolist() == pytest.approx([0.75 * odds], rel=1e-3)
-    both = model.select({"raw": model(torch.zeros(1, 3, 96, 96))["raw"]}, 0.0, 10_000)[0]
-    assert set(both.labels.tolist()) == {0, 1, 2}
+    candidates, _ = model.candidates(model(torch.zeros(1, 3, 96, 96)), 0.0)
+    assert set(candidates.label.tolist()) == {0, 1, 2}
 
 
 def test_classes_of_the_data_are_found_in_the_tree(tmp_path: Path):

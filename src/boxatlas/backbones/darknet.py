@@ -157,6 +157,7 @@ class DarknetBlock(nn.Module):
 Item = str | tuple
 _E4 = [(1, 256), (3, 512)]
 _E5 = [(1, 512), (3, 1024)]
+_POOLED: list[list[Item]] = [["M", (3, width)] for width in (32, 64, 128, 256)]
 STAGES: dict[str, list[list[Item]]] = {
     "extraction": [
         [(7, 64, 2)],
@@ -175,30 +176,11 @@ STAGES: dict[str, list[list[Item]]] = {
     ],
     "darknet53": [
         [(3, 32)],
-        [(3, 64, 2), ("R", 1)],
-        [(3, 128, 2), ("R", 2)],
-        [(3, 256, 2), ("R", 8)],
-        [(3, 512, 2), ("R", 8)],
-        [(3, 1024, 2), ("R", 4)],
+        *([(3, w, 2), ("R", n)] for w, n in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))),
     ],
     # YOLOv2's and YOLOv3's tiny networks; YOLO's ends in a pool of stride 2 before its 1024.
-    "darknet_tiny": [
-        [(3, 16)],
-        ["M", (3, 32)],
-        ["M", (3, 64)],
-        ["M", (3, 128)],
-        ["M", (3, 256)],
-        ["M", (3, 512), "m", (3, 1024)],
-    ],
-    "yolov1_tiny": [
-        [(3, 16)],
-        ["M", (3, 32)],
-        ["M", (3, 64)],
-        ["M", (3, 128)],
-        ["M", (3, 256)],
-        ["M", (3, 512)],
-        ["M", (3, 1024)],
-    ],
+    "darknet_tiny": [[(3, 16)], *_POOLED, ["M", (3, 512), "m", (3, 1024)]],
+    "yolov1_tiny": [[(3, 16)], *_POOLED, ["M", (3, 512)], ["M", (3, 1024)]],
 }
 
 

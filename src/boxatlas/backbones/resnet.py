@@ -195,21 +195,9 @@ def residual_stage(
     """One stage of bottlenecks: channels -> out (4 * width), the first block strided."""
     norm = norm or norm_layer()
     out = out or width * Bottleneck.expansion
-    made = []
-    for i in range(blocks):
-        made.append(
-            Bottleneck(
-                channels if i == 0 else out,
-                width,
-                stride if i == 0 else 1,
-                dilation,
-                groups,
-                stride_in_1x1,
-                norm,
-                out,
-            )
-        )
-    return nn.Sequential(*made)
+    form = (dilation, groups, stride_in_1x1, norm, out)
+    first = Bottleneck(channels, width, stride, *form)
+    return nn.Sequential(first, *(Bottleneck(out, width, 1, *form) for _ in range(1, blocks)))
 
 
 class ResNet(nn.Module):

@@ -30,15 +30,7 @@ from boxatlas.necks.dense_prediction import (
 )
 from boxatlas.ops.norm import L2Norm, L2NormChoices
 from boxatlas.options import Width, idea
-from boxatlas.parts.default_boxes import (
-    DefaultBoxChoices,
-    DefaultBoxes,
-    FirstMapChoices,
-    TableChoices,
-    ssd_ratios,
-    ssd_sizes,
-    ssd_steps,
-)
+from boxatlas.parts.default_boxes import DefaultBoxChoices, FirstMapChoices, TableChoices, ssd_boxes
 from boxatlas.parts.dense import DenseChoices, Predictor, grids_of
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
 from boxatlas.registry import Method, Published
@@ -126,29 +118,23 @@ class DSOD(SingleShot):
         grid = grids_of(backbone, config.shape)[-1]
         channels = map_channels(backbone.channels, grid, config.last_map)
         normed = len(channels) if config.l2norm_maps == "all" else 1
+        norms = [
+            L2Norm(c, 20.0, config.norm_eps, config.norm_place) if i < normed else nn.Identity()
+            for i, c in enumerate(channels)
+        ]
         neck = DensePrediction(
             backbone.channels,
             grid,
-            [
-                L2Norm(c, 20.0, config.norm_eps, config.norm_place) if i < normed else nn.Identity()
-                for i, c in enumerate(channels)
-            ],
+            norms,
             dense=config.prediction == "dense",
             learned_first=config.learned_first,
             blocks_first=config.blocks_first,
             last_map=config.last_map,
         )
-        ratios = ssd_ratios(config.ratios, len(channels), config.boxes_on_first_map)
-        sizes = ssd_sizes(config.boxes, config.shape, len(channels))
+        boxes = ssd_boxes(config, len(channels))
+        kind = NormPredictor if config.head_norm else Predictor
         super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=neck,
-            channels=channels,
-            boxes=DefaultBoxes(config, ratios, sizes, ssd_steps),
-            predictor=NormPredictor if config.head_norm else Predictor,
+            classes, preprocess, config, backbone, neck, channels, boxes, predictor=kind
         )
 
 

@@ -136,26 +136,12 @@ class DSSD(SingleShot):
         decoder = None
         if config.decoder:
             halvings = [(2, 2)] * (len(backbone.channels) - 1)
-            decoder = Decoder(
-                channels,
-                [*halvings, *neck.shapes],
-                width=config.decoder_width,
-                fuse=config.fusion,
-                eps=eps,
-            )
+            shapes, width = [*halvings, *neck.shapes], config.decoder_width
+            decoder = Decoder(channels, shapes, width=width, fuse=config.fusion, eps=eps)
         boxes = DefaultBoxes(config, ratios, default_sizes(config, len(channels)))
         read = decoder.channels if decoder else channels
         before, seen, makers = _predictors(config, read, config.tower)
-        super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=neck,
-            channels=seen,
-            boxes=boxes,
-            predictor=makers,
-        )
+        super().__init__(classes, preprocess, config, backbone, neck, seen, boxes, predictor=makers)
         self.decoder, self.before = decoder, before
         self.ssd_before, self.ssd_head = None, None
         if config.staged and decoder is not None:

@@ -33,11 +33,10 @@ from boxatlas.necks.fusion import (
 from boxatlas.options import idea
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
-    DefaultBoxes,
     FirstMapChoices,
     TableChoices,
-    ssd_ratios,
-    ssd_sizes,
+    even_steps,
+    ssd_boxes,
 )
 from boxatlas.parts.dense import DenseChoices, grids_of
 from boxatlas.parts.single_shot import MultiboxChoices, SingleShot, backbone_of
@@ -142,17 +141,9 @@ class FSSD(SingleShot):
         )
         grid = grids_of(backbone, config.shape)[names.index("conv4_3")]
         pyramid = FeaturePyramid(fusion.channels, plan(grid), config.generator)
-        levels = len(pyramid.channels)
-        ratios = ssd_ratios(config.ratios, levels, config.boxes_on_first_map)
-        super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=FusionNeck(extras, keep, fusion, pyramid),
-            channels=pyramid.channels,
-            boxes=DefaultBoxes(config, ratios, ssd_sizes(config.boxes, config.shape, levels)),
-        )
+        boxes = ssd_boxes(config, len(pyramid.channels), steps=even_steps)
+        neck = FusionNeck(extras, keep, fusion, pyramid)
+        super().__init__(classes, preprocess, config, backbone, neck, pyramid.channels, boxes)
 
 
 # -- the models -----------------------------------------------------------------------------------

@@ -136,15 +136,8 @@ class M2Det(SingleShot):
         )
         table: Ratios = [(2.0, 3.0)] * config.scales
         ratios = option_or_table(config.ratios, table, "ratios")
-        super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=neck,
-            channels=neck.channels,
-            boxes=DefaultBoxes(config, ratios, default_sizes(config), default_steps),
-        )
+        boxes = DefaultBoxes(config, ratios, default_sizes(config), default_steps)
+        super().__init__(classes, preprocess, config, backbone, neck, neck.channels, boxes)
 
     def suppress(self, candidates: Candidates, boxes: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Soft-NMS within each class of each image, then each class's best: (rows, scores)."""

@@ -141,15 +141,9 @@ class RefineDet(SingleShot):
         before_odm = _modules(seen, config.bn_eps, deep)
         if deep:
             sources = seen = [1024] * 4
+        neck, inside = Sources(norms, extra), config.log_epsilon
         super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=Sources(norms, extra),
-            channels=seen,
-            boxes=boxes,
-            log_epsilon=config.log_epsilon,
+            classes, preprocess, config, backbone, neck, seen, boxes, log_epsilon=inside
         )
         self.arm = DenseHead(sources, boxes.per_cell, 2, Predictor)
         self.transfer, self.before_arm, self.before_odm = transfer, before_arm, before_odm

@@ -40,14 +40,10 @@ from boxatlas.ops.norm import L2Norm, L2NormChoices
 from boxatlas.options import idea
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
-    DefaultBoxes,
     FirstMapChoices,
-    Sizes,
     TableChoices,
     percents,
-    ssd_ratios,
-    ssd_sizes,
-    ssd_steps,
+    ssd_boxes,
 )
 from boxatlas.parts.dense import DenseChoices, Predictor, grids_of
 from boxatlas.parts.single_shot import Backbone, MultiboxChoices, SingleShot, backbone_of
@@ -166,25 +162,14 @@ class RFBNet(SingleShot):
             vgg16=lambda: VGG16(("conv4_3", "fc7"), ceil_pools=config.ceil_pools),
         )
         neck, channels = _neck(config, backbone)
-        ratios = ssd_ratios(config.ratios, len(channels), config.boxes_on_first_map)
-        sizes = default_sizes(config, len(channels))
+        light, sizes = config.backbone == LIGHT, None
+        if light and len(channels) == LIGHT_LEVELS:
+            sizes = percents([15, 30, 45, 60, 75, 90, 105], min(config.shape))
+        boxes = ssd_boxes(config, len(channels), sizes)
+        kind = _predict_1x1 if light else Predictor
         super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=neck,
-            channels=channels,
-            boxes=DefaultBoxes(config, ratios, sizes, ssd_steps),
-            predictor=_predict_1x1 if config.backbone == LIGHT else Predictor,
+            classes, preprocess, config, backbone, neck, channels, boxes, predictor=kind
         )
-
-
-def default_sizes(config: Config, levels: int) -> Sizes:
-    """SSD's, but for the six maps from stride 16: 15 % to 105 % of the input."""
-    if config.backbone == LIGHT and levels == LIGHT_LEVELS:
-        return percents([15, 30, 45, 60, 75, 90, 105], min(config.shape))
-    return ssd_sizes(config.boxes, config.shape, levels)
 
 
 def _predict_1x1(channels: int, out: int) -> nn.Module:

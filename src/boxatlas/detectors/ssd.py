@@ -111,15 +111,10 @@ class SSD(SingleShot):
         levels = len(neck.channels)
         ratios, sizes = default_ratios(config, levels), default_sizes(config, levels)
         steps = even_steps if config.boxes == "lite" else ssd_steps
+        boxes = DefaultBoxes(config, ratios, sizes, steps)
+        kind = LitePredictor if config.lite else Predictor
         super().__init__(
-            classes,
-            preprocess,
-            config,
-            backbone=backbone,
-            neck=neck,
-            channels=neck.channels,
-            boxes=DefaultBoxes(config, ratios, sizes, steps),
-            predictor=LitePredictor if config.lite else Predictor,
+            classes, preprocess, config, backbone, neck, neck.channels, boxes, predictor=kind
         )
 
 

@@ -19,14 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices
-from boxatlas.backbones.darknet import (
-    SLOPE,
-    Conv,
-    Darknet,
-    DarknetNormChoices,
-    initialise,
-    norm_layer,
-)
+from boxatlas.backbones.darknet import SLOPE, Conv, DarknetNormChoices, initialise, norm_layer
 from boxatlas.backbones.timm_features import PREFIX
 from boxatlas.boxes.formats import cxcywh_to_xyxy
 from boxatlas.boxes.nms import Candidates, SuppressionChoices, above
@@ -36,16 +29,7 @@ from boxatlas.losses.yolo import Cells, SquareScales, grid_loss
 from boxatlas.ops.local import LocallyConnected
 from boxatlas.options import Fraction, Width, idea, setting
 from boxatlas.parts.base import Raw
-from boxatlas.parts.yolo import (
-    YOLOChoices,
-    YOLODetector,
-    check_size,
-    layer_width,
-    mean_losses,
-    objects_of,
-    yolo_backbone,
-    yolo_preprocess,
-)
+from boxatlas.parts.yolo import YOLOChoices, YOLODetector, layer_width, mean_losses, objects_of
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
 
@@ -137,17 +121,13 @@ class YOLOv1(YOLODetector):
     def __init__(self, classes: Sequence[str], config: Config) -> None:
         norm = norm_layer(config.norm_eps, config.norm_place) if config.normed else None
         tiny = config.backbone == "yolov1_tiny"
-        check_size(config.shape, 64 if tiny else 32)
         if config.shape[0] != config.shape[1]:
             raise InputError("must be a square", field="size", value=config.size)
-        backbone, normalised = yolo_backbone(config, (64 if tiny else 32,), norm)
-        if isinstance(backbone, Darknet) and config.centred:
-            normalised = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-        super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
-        self.backbone = backbone
+        stride = 64 if tiny else 32
+        super().__init__(classes, config, (stride,), norm, multiple=stride, centred=config.centred)
         self.side = -(-config.shape[0] // 64)  # of 13 columns, at 416, the strided layer makes 7
         last = layer_width(256 if tiny else 1024, config.width)
-        channels = backbone.channels[0]
+        channels = self.backbone.channels[0]
         if tiny:
             self.convs = nn.Sequential(Conv(channels, last, 3, norm=norm))
         else:

@@ -43,13 +43,10 @@ from boxatlas.parts.yolo import (
     MultiScaleChoices,
     PriorDetector,
     YOLOChoices,
-    check_size,
     layer_width,
     mean_losses,
     objects_of,
     prior_head,
-    yolo_backbone,
-    yolo_preprocess,
 )
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
@@ -210,15 +207,10 @@ class YOLOv2(PriorDetector):
     def __init__(self, classes: Sequence[str], config: Any) -> None:
         name = named_backbone(config.backbone, config.new_network)
         config = config.model_copy(update={"backbone": name})
-        check_size(config.shape, 32)
         norm = norm_layer(config.norm_eps, config.norm_place) if config.batch_norm else None
         strides = (16, 32) if config.passthrough else (32,)
         early = name == "darknet19" and not config.hires_classifier
-        backbone, normalised = yolo_backbone(
-            config, strides, norm, "darknet19_224" if early else None
-        )
-        super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
-        self.backbone = backbone
+        super().__init__(classes, config, strides, norm, weights="darknet19_224" if early else None)
         self.coder = PriorCoder("cell" if config.location_prediction else "prior")
         self.shapes = priors_of(config, len(classes))
         self.register_buffer("priors", torch.tensor(self.shapes), persistent=False)

@@ -31,13 +31,10 @@ from boxatlas.parts.yolo import (
     MultiScaleChoices,
     PriorDetector,
     YOLOChoices,
-    check_size,
     layer_width,
     mean_losses,
     objects_of,
     prior_head,
-    yolo_backbone,
-    yolo_preprocess,
 )
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Frame
@@ -185,17 +182,14 @@ class YOLOv3(PriorDetector):
     anchors: Tensor
 
     def __init__(self, classes: Sequence[str], config: Config) -> None:
-        check_size(config.shape, 32)
         norm = norm_layer(config.norm_eps, config.norm_place)
-        backbone, normalised = yolo_backbone(config, config.strides[::-1], norm)
-        super().__init__(classes, yolo_preprocess(config.shape, config.resize, normalised), config)
-        self.backbone = backbone
+        super().__init__(classes, config, config.strides[::-1], norm)
         self.coder = PriorCoder(config.location)
         self.mask = config.mask()
         self.register_buffer("anchors", torch.tensor(config.shapes()).float(), persistent=False)
         self.towers, self.laterals, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         joined = 0  # channels that come from the coarser map
-        for i, channels in enumerate(backbone.channels[::-1]):
+        for i, channels in enumerate(self.backbone.channels[::-1]):
             tower = self._tower(i, channels + joined, norm)
             self.towers.append(tower)
             self.heads.append(self._head(tower.last.width, len(self.mask[i])))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -74,18 +74,9 @@ def refinement_loss(
     mining, as in SSD.
     """
     first = match(anchors, boxes, valid)
-    arm = multibox_loss(
-        arm_logits,
-        arm_deltas,
-        first,
-        anchors,
-        boxes,
-        torch.zeros_like(labels),
-        coder,
-        ratio=ratio,
-        ranking=ranking,
-        neg_overlap=neg_overlap,
-    )
+    mining: dict[str, Any] = {"ratio": ratio, "ranking": ranking, "neg_overlap": neg_overlap}
+    kind = torch.zeros_like(labels)  # object or not
+    arm = multibox_loss(arm_logits, arm_deltas, first, anchors, boxes, kind, coder, **mining)
     objectness = arm_logits.detach().softmax(dim=-1)[..., 1]
     refined = coder.decode(arm_deltas.detach(), anchors) if two_step else anchors
     second = match(refined, boxes, valid) if two_step else first
@@ -97,9 +88,7 @@ def refinement_loss(
         boxes,
         labels,
         coder,
-        ratio=ratio,
-        ranking=ranking,
-        neg_overlap=neg_overlap,
+        **mining,
         candidates=objectness >= least if filter_negatives else None,
         dropped=objectness <= least if filter_positives else None,
     )

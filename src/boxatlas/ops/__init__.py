@@ -36,21 +36,14 @@ __all__ = [
     "selective_search_many",
 ]
 
-_WHERE = {
-    "Hierarchy": "grouping",
-    "SelectiveSearch": "search",
-    "hierarchies": "search",
-    "selective_search": "search",
-    "selective_search_many": "search",
-    "mask_targets": "masks",
-    "paste_masks": "masks",
-    "rasterise": "masks",
-    "psroi_align": "psroi",
-    "psroi_pool": "psroi",
-    "pyramid_pool": "roi",
-    "roi_align": "roi",
-    "roi_pool": "roi",
+_NAMES = {
+    "grouping": ("Hierarchy",),
+    "masks": ("mask_targets", "paste_masks", "rasterise"),
+    "psroi": ("psroi_align", "psroi_pool"),
+    "roi": ("pyramid_pool", "roi_align", "roi_pool"),
+    "search": ("SelectiveSearch", "hierarchies", "selective_search", "selective_search_many"),
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

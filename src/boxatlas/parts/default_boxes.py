@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -202,3 +202,13 @@ def by_ratio(level: DefaultBoxLevel, truncate_sizes: bool) -> DefaultBoxLevel:
     second = shapes[1:2] if level.max_size is not None else []
     rest = [s for s in shapes if s not in second]
     return replace(level, shapes=(*second, *sorted(rest, key=lambda s: s[0] / s[1])))
+
+
+def ssd_boxes(
+    config: Any, levels: int, sizes: Sizes | None = None, steps: Steps = ssd_steps
+) -> DefaultBoxes:
+    """SSD's tables for so many maps. config: of `TableChoices` and `FirstMapChoices` too."""
+    ratios = ssd_ratios(config.ratios, levels, config.boxes_on_first_map)
+    return DefaultBoxes(
+        config, ratios, sizes or ssd_sizes(config.boxes, config.shape, levels), steps
+    )

@@ -68,11 +68,11 @@ class SingleShot(DenseDetector):
         classes: Sequence[str],
         preprocess: Preprocess,
         config: Any,
-        *,
         backbone: nn.Module,
         neck: nn.Module | None,
         channels: Sequence[int],
         boxes: DefaultBoxes,
+        *,
         predictor: MakePredictor | Sequence[MakePredictor] = Predictor,
         log_epsilon: float = 0.0,
     ) -> None:

@@ -17,7 +17,7 @@ from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet, Norm, initialise
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.formats import cxcywh_to_xyxy
-from boxatlas.boxes.nms import Candidates, Kept, class_nms
+from boxatlas.boxes.nms import Candidates, batched_nms
 from boxatlas.boxes.yolo import Objects, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
@@ -31,7 +31,7 @@ _SIZES = tuple((side, side) for side in range(320, 609, 32))  # {320, 352, ..., 
 
 
 class YOLOChoices(Options):
-    """What `yolo_preprocess` and `layer_width` read."""
+    """What `YOLODetector` and `layer_width` read."""
 
     resize: Resize = setting("stretch", "how an image is fitted to the input")
     width: float = setting(
@@ -83,26 +83,6 @@ def yolo_backbone(
     return darknet, dict(INPUTS)
 
 
-def yolo_preprocess(
-    shape: tuple[int, int], resize: Resize, normalised: dict[str, Any]
-) -> Preprocess:
-    """Bilinear with corners on corners, grey beside; `normalised` says the mean and std."""
-    return Preprocess.of(
-        size=shape,
-        resize=resize,
-        align_corners=True,
-        truncate=True,
-        pad_value=(0.5, 0.5, 0.5),
-        **normalised,
-    )
-
-
-def check_size(shape: tuple[int, int], multiple: int) -> None:
-    """Raise InputError for an input (height, width) that the network's strides do not divide."""
-    if any(side % multiple for side in shape):
-        raise InputError(f"must be a multiple of {multiple}", field="size", value=shape)
-
-
 def objects_of(batch: Batch, smallest: float = _SMALLEST) -> Objects:
     """A batch's objects as the losses take them, without those to ignore (difficult, crowd)."""
     targets = batch.targets
@@ -118,30 +98,48 @@ def mean_losses(losses: dict[str, Tensor], images: int) -> dict[str, Tensor]:
 
 
 class YOLODetector(Detector):
-    """A detector whose boxes are chosen in input pixels: a method defines `candidates`.
+    """A backbone, and boxes that are chosen in input pixels: a method defines `candidates`.
 
-    Its config holds `SuppressionChoices`.
+    Its config holds `BackboneChoices`, `YOLOChoices`, `SuppressionChoices` and `shape`, the input's
+    height and width. strides: of the backbone's maps; multiple: what divides a side; weights: as
+    `yolo_backbone` takes them; centred: a Darknet network's inputs lie in -1..1. Raises InputError
+    for a size that the strides do not divide.
     """
 
     config: Any  # a union of groups, for which Python has no type
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        config: Any,
+        strides: Sequence[int],
+        norm: Norm | None,
+        *,
+        multiple: int = 32,
+        weights: str | None = None,
+        centred: bool = False,
+    ) -> None:
+        if any(side % multiple for side in config.shape):
+            raise InputError(f"must be a multiple of {multiple}", field="size", value=config.shape)
+        backbone, normalised = yolo_backbone(config, strides, norm, weights)
+        if centred and isinstance(backbone, Darknet):
+            normalised = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        # Bilinear with corners on corners, grey beside.
+        preprocess = Preprocess.of(
+            size=config.shape,
+            resize=config.resize,
+            align_corners=True,
+            truncate=True,
+            pad_value=(0.5, 0.5, 0.5),
+            **normalised,
+        )
+        super().__init__(classes, preprocess, config)
+        self.backbone = backbone
 
     def candidates(self, raw: Raw, score: float) -> tuple[Candidates, Tensor]:
         """Classes of boxes that score at least `score`: (what they are, boxes [N, 4] xyxy in
         input pixels)."""
         raise TypeError(f"{type(self).__name__} does not define candidates")
-
-    def select(
-        self, raw: Raw, score: float | None = None, max_detections: int | None = None
-    ) -> list[Kept]:
-        """Each image's boxes after NMS within each class, best first, in input pixels.
-
-        The published threshold is exceeded; one that a caller gives is reached.
-        """
-        least = just_above(self.config.score) if score is None else score
-        candidates, boxes = self.candidates(raw, least)
-        limit = self.config.max_detections if max_detections is None else max_detections
-        images = len(next(iter(raw.values())))
-        return class_nms(candidates, boxes, images, self.config.nms_iou, total=limit)
 
     @torch.no_grad()
     def postprocess(
@@ -152,20 +150,18 @@ class YOLODetector(Detector):
         score: float | None = None,
         max_detections: int | None = None,
     ) -> list[Detections]:
-        """`select`, in the source images."""
-        kept = self.select(raw, score, max_detections)
-        image = [
-            torch.full_like(part.labels, number, dtype=torch.int64)
-            for number, part in enumerate(kept)
-        ]
-        return detections_of(
-            torch.cat([part.boxes for part in kept]),
-            torch.cat([part.scores for part in kept]),
-            torch.cat([part.labels for part in kept]),
-            torch.cat(image),
-            frames,
-            self.classes,
-        )
+        """Suppression within each class, and the best of each image.
+
+        The published threshold is exceeded; one that a caller gives is reached.
+        """
+        config = self.config
+        least = just_above(config.score) if score is None else score
+        (image, _, label, scores), boxes = self.candidates(raw, least)
+        most = config.max_detections if max_detections is None else max_detections
+        group = image * self.num_classes + label
+        rows = batched_nms(boxes, scores, group, config.nms_iou, limit=most)
+        rest = (scores[rows], label[rows], image[rows], frames, self.classes, most)
+        return detections_of(boxes[rows], *rest)
 
 
 class Map(NamedTuple):

@@ -1,6 +1,6 @@
 """One case: what its two files say, read when asked for.
 
-Public: Case, UnsupportedError, expect.
+Public: Case, UnsupportedError, expect, translated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from boxatlas.errors import InputError, nearest
+from boxatlas.parts.base import Detector
 from boxatlas.verify import fill
+from boxatlas.weights import import_model
 
 
 class UnsupportedError(Exception):
@@ -170,10 +172,36 @@ class Case:
             raise InputError("lists no tensors", file=self.path, field="state_dict")
         return dict(listed)
 
+    def model(self, **options: Any) -> Detector:
+        """The case's detector as the importer makes it, with these options, in eval mode."""
+        names = [f"class{i}" for i in range(int(self.run["foreground_classes"]))]
+        source, model = self.run["profile"], self.run["model"]
+        return import_model(
+            self.weights(), source=source, as_=model, classes=names, **options
+        ).eval()
+
     def weights(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
         """The reference's tensors by name, filled by the case's rule."""
         made = fill.weights(self.run["weights"], self.shapes() if shapes is None else shapes)
         return {name: torch.from_numpy(value) for name, value in made.items()}
+
+
+def translated(
+    switches: Mapping[str, Any],
+    same: Mapping[str, str],
+    values: Mapping[str, tuple[str, Mapping[Any, Any]]],
+) -> dict[str, Any]:
+    """Switches as options of ours. same: name -> ours; values: name -> (ours, theirs -> our value).
+
+    Raises UnsupportedError for a value that is not listed.
+    """
+    options = {ours: switches[name] for name, ours in same.items() if name in switches}
+    for name, (ours, known) in values.items():
+        if name in switches:
+            if switches[name] not in known:
+                raise UnsupportedError(f"{name} {switches[name]!r}")
+            options[ours] = known[switches[name]]
+    return options
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

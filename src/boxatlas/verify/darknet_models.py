@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.darknet import Classifier, EpsPlace, Norm, norm_layer
 from boxatlas.boxes.formats import xyxy_to_cxcywh
+from boxatlas.boxes.nms import class_nms
 from boxatlas.detectors.yolo9000 import YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.parts.yolo import Map, PriorDetector, just_above
@@ -183,8 +184,9 @@ def _scores(
     """The scores of all boxes, and the detections above the case's threshold."""
     floor = case.params["decode_threshold"]
     found = {"decoded.probs": torch.where(scores > floor, scores, 0.0)}
-    least = just_above(case.params["threshold"])
-    kept = model.select(dict(raw), least, len(scores) * model.num_classes)[0]
+    candidates, boxes = model.candidates(dict(raw), just_above(case.params["threshold"]))
+    images = len(next(iter(raw.values())))
+    kept = class_nms(candidates, boxes, images, model.config.nms_iou)[0]
     place = _in_image(case, model, kept.boxes)
     lead = torch.stack([kept.labels.float(), kept.scores], 1)
     found["detections"] = torch.cat([lead, place], 1)
@@ -236,19 +238,9 @@ def classifier(case: Case) -> dict[str, Any]:
     return found
 
 
+_YOLO = ("yolov1", "yolov1_2015", "yolov1_tiny", "yolo9000", "yolov3", "yolov3_spp", "yolov3_tiny")
+_YOLOV2 = ("yolov2_voc", "yolov2_voc_2016", "yolov2_coco", "yolov2_tiny_voc")
 CASES = {
-    "darknet_yolov1": network,
-    "darknet_yolov1_2015": network,
-    "darknet_yolov1_tiny": network,
-    "darknet_yolov2_voc": network,
-    "darknet_yolov2_voc_2016": network,
-    "darknet_yolov2_coco": network,
-    "darknet_yolov2_tiny_voc": network,
-    "darknet_yolo9000": network,
-    "darknet_yolov3": network,
-    "darknet_yolov3_spp": network,
-    "darknet_yolov3_tiny": network,
-    "darknet_extraction": classifier,
-    "darknet_darknet19": classifier,
-    "darknet_darknet53": classifier,
+    **{f"darknet_{name}": network for name in (*_YOLO, *_YOLOV2)},
+    **{f"darknet_{name}": classifier for name in ("extraction", "darknet19", "darknet53")},
 }

@@ -1,7 +1,4 @@
-"""VOC's and COCO's metrics.
-
-Public: CASES.
-"""
+"""VOC's and COCO's metrics."""
 
 from __future__ import annotations
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from boxatlas.boxes.formats import clip
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.pyramid import SIDE
-from boxatlas.verify.case import Case, UnsupportedError, expect
+from boxatlas.verify.case import Case, expect, translated
 from boxatlas.verify.region_ops import coder
-from boxatlas.weights import import_model
 
 _VALUES: dict[str, tuple[str, dict[Any, Any]]] = {
     "batch_norm": ("norm", {"frozen": "frozen", "real": "batch"}),
@@ -46,27 +45,18 @@ def network(case: Case) -> dict[str, Any]:
 
 def built(case: Case, **more: Any) -> RegionDetector:
     """The case's network in eval mode; `more` are options beside those of its switches."""
-    run = case.run
     # Doubling gives the lateral's size where the input divides by 32, and fails elsewhere.
     expect(case.switches, fpn_upsample=["nearest_to_lateral_size", "nearest_x2"])
-    made = {ours: case.switches[name] for name, ours in _SAME.items() if name in case.switches}
-    for name, (ours, values) in _VALUES.items():
-        if name in case.switches:
-            if case.switches[name] not in values:
-                raise UnsupportedError(f"{name} {case.switches[name]!r}")
-            made[ours] = values[case.switches[name]]
+    made = translated(case.switches, _SAME, _VALUES)
     made |= anchor_options(case.params["anchors"]) | pooling_options(case)
-    classes = [f"class{i}" for i in range(int(run["foreground_classes"]))]
-    model = import_model(
-        case.weights(), source=run["profile"], as_=run["model"], classes=classes, **made, **more
-    )
+    model = case.model(**made, **more)
     assert isinstance(model, RegionDetector)
     assert model.rpn is not None
     expect(case.params["anchors"], strides=[list(model.rpn.strides)])
     stages = case.params["coder"].get("weights", case.params["coder"].get("stds"))
     if not isinstance(stages[0], list):  # a cascade has a code for each stage
         model.coder = coder(case.params["coder"])
-    return model.eval()
+    return model
 
 
 def anchor_options(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The sigmoid focal loss and its gradient.
-
-Public: CASES.
-"""
+"""The sigmoid focal loss and its gradient."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""YOLOv2's dimension clusters: k-means on widths and heights by IoU.
-
-Public: CASES.
-"""
+"""YOLOv2's dimension clusters: k-means on widths and heights by IoU."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""R-CNN: the crop network, crops, linear SVMs and box regression.
-
-Public: CASES.
-"""
+"""R-CNN: the crop network, crops, linear SVMs and box regression."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,36 +16,19 @@ from boxatlas.ops.crops import Crop
 from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
 from boxatlas.parts.fits.svm import SVMRule, feature_scale, linear_svm, svm_objective
 from boxatlas.verify.case import Case, UnsupportedError, expect
-from boxatlas.weights import import_model
+from boxatlas.verify.region_ops import by_call
 
 
 def network(case: Case) -> dict[str, Tensor]:
     """The layers of the crop network by name, inner ones read as they pass."""
     switches, params = dict(case.switches), case.params
     lrn_order = switches.pop("lrn_order", "relu_pool_lrn")
-    expect(
-        switches,
-        backbone=("caffenet",),
-        groups=([1, 2, 1, 2, 2],),
-        ceil_pool=(True,),
-        dropout=("off",),
-    )
-    expect(
-        params,
-        lrn=({"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0},),
-        fc6_relu=(True,),
-        fc7_relu=(True,),
-    )
-    count = int(case.run["foreground_classes"])
+    expect(switches, backbone=["caffenet"], groups=[[1, 2, 1, 2, 2]])
+    expect(switches, ceil_pool=[True], dropout=["off"])
+    expect(params, lrn=[{"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}])
+    expect(params, fc6_relu=[True], fc7_relu=[True])
     images = case.input()
-    model = import_model(
-        case.weights(),
-        source=case.run["profile"],
-        as_=case.run["model"],
-        classes=[f"class{i}" for i in range(count)],
-        lrn_order=lrn_order,
-        crop_size=images.shape[-1],
-    ).eval()
+    model = case.model(lrn_order=lrn_order, crop_size=images.shape[-1])
     assert isinstance(model, RCNN)
     inner: dict[str, Tensor] = {}
     for name, module in model.network.named_modules():
@@ -61,23 +41,13 @@ def network(case: Case) -> dict[str, Tensor]:
     return {**norms, **found, "pool5": pool5, "fc8": model.logits(found["fc7"])}
 
 
-def crops(case: Case) -> dict[str, Any]:
-    """Geometry and pixels of each call's crops."""
-    return _calls(case, {"crop": _crop})
-
-
-def _crop(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    expect(
-        params,
-        one_based=(True,),
-        width_offset=(1,),
-        round=("half_away_from_zero",),
-        resize=("bilinear_half_pixel",),
-        antialias=(False,),
-        outside_value_after_mean=(0.0,),
-        mean_image=("mean_rows[:,None,:]+mean_columns[None,:,:]",),
-        mode=("warp", "square"),
-    )
+def _crop(params: Mapping[str, Any], case: Case, **given: Tensor) -> dict[str, Any]:
+    """Geometry and pixels of a crop."""
+    params = {**case.params, **params}
+    expect(params, one_based=[True], width_offset=[1], round=["half_away_from_zero"])
+    expect(params, resize=["bilinear_half_pixel"], antialias=[False], mode=["warp", "square"])
+    expect(params, outside_value_after_mean=[0.0])
+    expect(params, mean_image=["mean_rows[:,None,:]+mean_columns[None,:,:]"])
     image = given["image"].permute(2, 0, 1)[None].float()
     boxes = given["boxes"].double().clone()
     boxes[:, :2] -= 1
@@ -91,12 +61,9 @@ def _crop(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]
     return {"geometry": geometry, "crop": found.permute(0, 2, 3, 1)}
 
 
-def svm(case: Case) -> dict[str, Any]:
+def _svm(params: Mapping[str, Any], case: Case, **given: Tensor) -> dict[str, Any]:
     """Weights, bias, scores and objective of a linear SVM."""
-    return _calls(case, {"linear_svm": _svm})
-
-
-def _svm(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    params = {**case.params, **params}
     expect(params, loss=("hinge",), penalty=("l2",), regularise_bias=(True,))
     rule = SVMRule(
         C=params["C"],
@@ -114,12 +81,9 @@ def _svm(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def ridge(case: Case) -> dict[str, Any]:
-    """Which boxes learn what, the regression, and the boxes that it makes."""
-    return _calls(case, {"bbox_regressor": _ridge})
-
-
-def _ridge(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def _ridge(params: Mapping[str, Any], case: Case, **given: Tensor) -> dict[str, Any]:
+    """Which boxes are trained on what, the regression, and the boxes that it makes."""
+    params = {**case.params, **params}
     expect(params, min_iou_compare=("gt",), bias_column=(1.0,), regularise_bias=(True,))
     if abs(params["target_width_offset"]) > 1e-9 or params["iou_width_offset"] not in (0, 1):
         raise UnsupportedError("widths counted otherwise")
@@ -158,28 +122,6 @@ def _ridge(given: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-Call = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
-
-
-def _calls(case: Case, functions: Mapping[str, Call]) -> dict[str, Any]:
-    """Each output is a field of one call; a call is made once."""
-    made: dict[str, dict[str, Any]] = {}
-    out = {}
-    for entry in case.outputs:
-        call = case.calls[entry["call"]]
-        if call["function"] not in functions:
-            raise UnsupportedError(f"function {call['function']}")
-        if call["name"] not in made:
-            params = {**case.params, **call["params"]}
-            made[call["name"]] = functions[call["function"]](case.arguments(call), params)
-        if entry["field"] in made[call["name"]]:
-            out[entry["name"]] = made[call["name"]][entry["field"]]
-    return out
-
-
-CASES = {
-    "rcnn_caffenet": network,
-    "op_rcnn_crop": crops,
-    "op_rcnn_svm": svm,
-    "op_rcnn_bbox_ridge": ridge,
-}
+FUNCTIONS = {"crop": _crop, "linear_svm": _svm, "bbox_regressor": _ridge}
+_OPERATORS = ("op_rcnn_crop", "op_rcnn_svm", "op_rcnn_bbox_ridge")
+CASES = {"rcnn_caffenet": network, **dict.fromkeys(_OPERATORS, by_call(FUNCTIONS))}

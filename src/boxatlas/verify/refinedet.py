@@ -1,7 +1,4 @@
-"""RefineDet's losses: both steps' matching, mining and terms, and their gradients.
-
-Public: CASES.
-"""
+"""RefineDet's losses: both steps' matching, mining and terms, and their gradients."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Two-stage networks of other sources: Detectron2, mmdetection, Caffe, MXNet; and masks.
-
-Public: CASES.
-"""
+"""Two-stage networks of other sources: Detectron2, mmdetection, Caffe, MXNet; and masks."""
 
 from __future__ import annotations
 
@@ -17,11 +14,10 @@ from boxatlas.parts.region.heads import TwoFC
 from boxatlas.parts.region.masks import WithMasks
 from boxatlas.parts.region.position_sensitive import PositionSensitiveDetector
 from boxatlas.parts.region.single_level import Res5
-from boxatlas.verify.case import Case, UnsupportedError, expect
+from boxatlas.verify.case import Case, UnsupportedError, expect, translated
 from boxatlas.verify.faster_rcnn import anchor_options, box_values, built, map_values
 from boxatlas.verify.region_ops import coder
 from boxatlas.verify.roi_ops import psroi_rule
-from boxatlas.weights import import_model
 
 Values = dict[str, Any]
 
@@ -134,24 +130,15 @@ _VALUES: dict[str, tuple[str, dict[Any, Any]]] = {
 }
 
 
-def _one_map(case: Case, skip: tuple[str, ...] = ()) -> RegionDetector:
+def _one_map(case: Case) -> RegionDetector:
     """The case's network in eval mode, its anchors and RoI pooling as the parameters say."""
-    run, switches = case.run, case.switches
-    expect(switches, rpn_convs=[1], dropout=["off"])
-    made = {ours: switches[name] for name, ours in _SAME.items() if name in switches}
-    for name, (ours, values) in _VALUES.items():
-        if name in switches and name not in skip:
-            if switches[name] not in values:
-                raise UnsupportedError(f"{name} {switches[name]!r}")
-            made[ours] = values[switches[name]]
+    expect(case.switches, rpn_convs=[1], dropout=["off"])
+    made = translated(case.switches, _SAME, _VALUES)
     made |= anchor_options(case.params["anchors"])
     roi = case.params.get("box_roi") or {}
     if "sampling_ratio" in roi:
         made |= {"roi_sampling": roi["sampling_ratio"], "roi_aligned": roi["aligned"]}
-    classes = [f"class{i}" for i in range(int(run["foreground_classes"]))]
-    model = import_model(
-        case.weights(), source=run["profile"], as_=run["model"], classes=classes, **made
-    )
+    model = case.model(**made)
     assert isinstance(model, RegionDetector)
     assert model.rpn is not None
     expect(roi, output_size=[model.roi_side, None])
@@ -159,7 +146,7 @@ def _one_map(case: Case, skip: tuple[str, ...] = ()) -> RegionDetector:
     expect(
         {"strides": params.get("strides", [params["stride"]])}, strides=[list(model.rpn.strides)]
     )
-    return model.eval()
+    return model
 
 
 def _at(pooled: Tensor, rois: Tensor, images: int) -> Tensor:

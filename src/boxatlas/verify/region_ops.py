@@ -271,15 +271,5 @@ FUNCTIONS: dict[str, Function] = {
     "postprocess": _postprocess,
 }
 
-CASES = {
-    name: by_call(FUNCTIONS)
-    for name in (
-        "op_anchors",
-        "op_box_coder",
-        "op_fpn_levels",
-        "op_nms",
-        "op_smooth_l1",
-        "op_proposals",
-        "op_detections",
-    )
-}
+_NAMES = "op_anchors op_box_coder op_fpn_levels op_nms op_smooth_l1 op_proposals op_detections"
+CASES = dict.fromkeys(_NAMES.split(), by_call(FUNCTIONS))

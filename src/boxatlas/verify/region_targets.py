@@ -1,6 +1,6 @@
 """What two-stage methods learn from: targets of the RPN, of a RoI head and of a cascade's stages.
 
-Public: CASES. Shape letters: A anchors, K in a cell, R RoIs, M objects, C columns.
+Shape letters: A anchors, K in a cell, R RoIs, M objects, C columns.
 """
 
 from __future__ import annotations

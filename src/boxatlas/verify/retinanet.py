@@ -12,8 +12,28 @@ from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.matching import Matches
 from boxatlas.detectors.retinanet import RetinaNet
 from boxatlas.structures import Batch, Frame, Targets
-from boxatlas.verify.case import Case, UnsupportedError, expect
-from boxatlas.weights import import_model
+from boxatlas.verify.case import Case, expect, translated
+
+_VALUES = {
+    "backbone_norm": ("norm", {"BatchNorm2d": "batch", "FrozenBatchNorm2d": "frozen"}),
+    "head_norm": ("head_norm", {None: "none", "group_norm_32": "group"}),
+    "anchor_rounding": ("anchor_rounded", {"corners_rounded": True, None: False}),
+    "low_quality": ("low_quality", {True: "argmax", False: "off"}),
+    "normalise": ("normalise", {"per_image_then_mean": "image", "per_batch": "batch"}),
+}
+_KEPT = ("p6_from", "relu_before_p7", "head_convs", "anchor_ratios", "anchor_order", "box_loss")
+_SAME = {name: name for name in (*_KEPT, "backbone")}
+_SAME |= {"backbone_norm_eps": "norm_eps", "fpn_channels": "width"}
+_PARAMS = {
+    "fg_iou_thresh": "match_iou",
+    "bg_iou_thresh": "background_iou",
+    "focal_alpha": "alpha",
+    "focal_gamma": "gamma",
+    "score_thresh": "score",
+    "topk_candidates": "level_candidates",
+    "nms_thresh": "nms_iou",
+    "detections_per_img": "max_detections",
+}
 
 
 def network(case: Case) -> dict[str, Any]:
@@ -54,20 +74,12 @@ def network(case: Case) -> dict[str, Any]:
 
 def built(case: Case) -> RetinaNet:
     """The case's network in eval mode."""
-    run = case.run
-    count = int(run["foreground_classes"])
-    model = import_model(
-        case.weights(),
-        source=run["profile"],
-        as_=run["model"],
-        classes=[f"class{i}" for i in range(count)],
-        **options(case),
-    )
+    model = case.model(**options(case))
     assert isinstance(model, RetinaNet)
     model.coder = DeltaCoder(
         tuple(case.params["box_coder_weights"]), clamp=case.params["bbox_xform_clip"]
     )
-    return model.eval()
+    return model
 
 
 def options(case: Case) -> dict[str, Any]:
@@ -77,43 +89,9 @@ def options(case: Case) -> dict[str, Any]:
     expect(switches, anchor_centre=["i*stride"], box_code=["cxcywh"], label_is_logit_index=[True])
     expect(params, nms=["per_class"], target_format=["x1y1x2y2"], normalise_image=[False])
     expect(params, row_order=["level,row,column,anchor"], resize=[False])
-    named = {
-        "backbone_norm": ("norm", {"BatchNorm2d": "batch", "FrozenBatchNorm2d": "frozen"}),
-        "head_norm": ("head_norm", {None: "none", "group_norm_32": "group"}),
-        "anchor_rounding": ("anchor_rounded", {"corners_rounded": True, None: False}),
-        "low_quality": ("low_quality", {True: "argmax", False: "off"}),
-        "normalise": ("normalise", {"per_image_then_mean": "image", "per_batch": "batch"}),
-    }
-    made: dict[str, Any] = {}
-    for name, (ours, values) in named.items():
-        if name in switches:
-            if switches[name] not in values:
-                raise UnsupportedError(f"{name} {switches[name]!r}")
-            made[ours] = values[switches[name]]
-    same = {
-        "backbone_norm_eps": "norm_eps",
-        "p6_from": "p6_from",
-        "relu_before_p7": "relu_before_p7",
-        "fpn_channels": "width",
-        "head_convs": "head_convs",
-        "anchor_ratios": "anchor_ratios",
-        "anchor_order": "anchor_order",
-        "box_loss": "box_loss",
-        "backbone": "backbone",
-    }
-    made |= {ours: switches[name] for name, ours in same.items() if name in switches}
+    made = translated(switches, _SAME, _VALUES)
     made["anchor_sizes"] = tuple(tuple(level) for level in switches["anchor_sizes"])
-    given = {
-        "fg_iou_thresh": "match_iou",
-        "bg_iou_thresh": "background_iou",
-        "focal_alpha": "alpha",
-        "focal_gamma": "gamma",
-        "score_thresh": "score",
-        "topk_candidates": "level_candidates",
-        "nms_thresh": "nms_iou",
-        "detections_per_img": "max_detections",
-    }
-    return made | {ours: params[name] for name, ours in given.items() if name in params}
+    return made | {ours: params[name] for name, ours in _PARAMS.items() if name in params}
 
 
 def frames_of(images: Tensor) -> list[Frame]:

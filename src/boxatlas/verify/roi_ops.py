@@ -1,6 +1,6 @@
 """What a RoI sees and shows: pooling of every kind, hard example mining, masks.
 
-Public: CASES. Shape letters: R RoIs, C channels, D outputs, k bins a side, N masks.
+Shape letters: R RoIs, C channels, D outputs, k bins a side, N masks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Selective search: how alike two regions are, before and after a merge, and the segmentation.
-
-Public: CASES.
-"""
+"""Selective search: how alike two regions are, before and after a merge, and the segmentation."""
 
 from __future__ import annotations
 

@@ -14,24 +14,16 @@ from boxatlas.parts.base import Detector
 from boxatlas.parts.default_boxes import DefaultBoxes
 from boxatlas.parts.single_shot import SingleShot
 from boxatlas.verify.case import Case, UnsupportedError, expect
-from boxatlas.weights import import_model, names_of
+from boxatlas.weights import names_of
 
 
 def network(case: Case) -> dict[str, Tensor]:
     """loc, conf and priors as the reference has them."""
-    run = case.run
-    state = case.weights()
-    count = int(run["foreground_classes"])
-    model = import_model(
-        state,
-        source=run["profile"],
-        as_=run["model"],
-        classes=[f"class{i}" for i in range(count)],
-        **options(case),
-    )
+    model = case.model(**options(case))
     assert isinstance(model, SingleShot)
-    set_norm_eps(model, state, run["profile"], case.params.get("batchnorm_eps", ()))
-    raw = model.eval()(case.input())
+    if "batchnorm_eps" in case.params:
+        set_norm_eps(model, case)
+    raw = model(case.input())
     found = {"loc": raw["deltas"], "conf": raw["logits"]}
     if "arm_logits" in raw:
         found = {f"odm_{name}": value for name, value in found.items()}
@@ -200,13 +192,13 @@ def written(anchors: Tensor, boxes: Mapping[str, Any]) -> Tensor:
     return out.float()
 
 
-def set_norm_eps(model: Detector, state: Mapping[str, Tensor], source: str, rules: Any) -> None:
+def set_norm_eps(model: Detector, case: Case) -> None:
     """Each batch norm's epsilon by the first rule that its name in the reference matches."""
-    name_of = names_of(state, source, model.name)
+    name_of = names_of(case.weights(), case.run["profile"], model.name)
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             theirs = name_of(f"{name}.running_mean").removesuffix(".running_mean")
-            for pattern, eps in rules:
+            for pattern, eps in case.params["batchnorm_eps"]:
                 if re.search(pattern, theirs):
                     module.eps = eps
                     break

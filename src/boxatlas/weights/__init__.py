@@ -42,20 +42,8 @@ __all__ = [
 ]
 
 SOURCES = (
-    "amdegroot",
-    "caffe",
-    "darknet",
-    "detectron2",
-    "lufficc",
-    "luuuyi",
-    "m2det",
-    "mmdet",
-    "mxnet",
-    "py_faster_rcnn",
-    "pytorchssd",
-    "rfbnet",
-    "torchvision",
-    "uoip",
+    *("amdegroot", "caffe", "darknet", "detectron2", "lufficc", "luuuyi", "m2det", "mmdet"),
+    *("mxnet", "py_faster_rcnn", "pytorchssd", "rfbnet", "torchvision", "uoip"),
 )
 
 

@@ -58,33 +58,25 @@ class _Layers(list[Layer]):
         )
 
     def conv(self, conv: Conv) -> None:
+        """A convolution with what follows it."""
         own = dict(conv.named_children())
         layer = own["conv"]
         assert isinstance(layer, nn.Conv2d)
         norm: dict[str, Any] = {"batch_normalize": 1} if "norm" in own else {}
-        self.put(
-            "convolutional",
-            conv,
-            **norm,
-            filters=layer.out_channels,
-            size=layer.kernel_size[0],
-            stride=layer.stride[0],
-            pad=1,
-            activation="leaky" if "act" in own else "linear",
-        )
+        self._convolution(layer, conv, "leaky" if "act" in own else "linear", **norm)
         self[-1].parts = parts_of(conv, f"layer{self.last}")
 
     def head(self, layer: nn.Conv2d) -> None:
-        self.put(
-            "convolutional",
-            layer,
-            filters=layer.out_channels,
-            size=1,
-            stride=1,
-            pad=1,
-            activation="linear",
-        )
+        """A map's last layer."""
+        self._convolution(layer, layer, "linear")
         self[-1].parts = conv_parts(layer, None, f"layer{self.last}")
+
+    def _convolution(
+        self, layer: nn.Conv2d, module: nn.Module, activation: str, **norm: Any
+    ) -> None:
+        shape: dict[str, Any] = {"size": layer.kernel_size[0], "stride": layer.stride[0], "pad": 1}
+        filters = layer.out_channels
+        self.put("convolutional", module, **norm, filters=filters, **shape, activation=activation)
 
     def any(self, module: nn.Module) -> None:
         """A block of ours, as one layer or several."""
@@ -154,46 +146,30 @@ def _yolov1(layers: _Layers, network: YOLOv1) -> None:
     config = network.config
     if config.centred:
         height, width = config.shape
-        layers.put(
-            "crop",
-            network.backbone,
-            before=True,
-            crop_width=width,
-            crop_height=height,
-            flip=0,
-            angle=0,
-            saturation=1.5,
-            exposure=1.5,
-        )
+        size: dict[str, Any] = {"crop_width": width, "crop_height": height}
+        noise: dict[str, Any] = {"flip": 0, "angle": 0, "saturation": 1.5, "exposure": 1.5}
+        layers.put("crop", network.backbone, before=True, **size, **noise)
     layers.backbone(network.backbone)
     layers.any(network.convs)
     parts = list(network.top)
     for i, part in enumerate(parts):
         if isinstance(part, LocallyConnected):
-            layers.put(
-                "local",
-                parts[i + 1],
-                size=part.kernel,
-                stride=1,
-                pad=1,
-                filters=part.filters,
-                activation="leaky",
-            )
+            shape: dict[str, Any] = {
+                "size": part.kernel,
+                "stride": 1,
+                "pad": 1,
+                "filters": part.filters,
+            }
+            layers.put("local", parts[i + 1], **shape, activation="leaky")
             where = f"layer{layers.last}"
             layers[-1].parts = [(f"{where}.bias", part.bias), (f"{where}.weight", part.weight)]
         elif isinstance(part, nn.Linear):
             leaky = i + 1 < len(parts)
-            layers.put(
-                "connected",
-                parts[i + 1] if leaky else part,
-                output=part.out_features,
-                activation="leaky" if leaky else "linear",
-            )
+            module, kind = (parts[i + 1], "leaky") if leaky else (part, "linear")
+            layers.put("connected", module, output=part.out_features, activation=kind)
             where = f"layer{layers.last}"
-            layers[-1].parts = [
-                (f"{where}.bias", part.bias),
-                (f"{where}.weight matrix", part.weight),
-            ]
+            matrix = (f"{where}.weight matrix", part.weight)
+            layers[-1].parts = [(f"{where}.bias", part.bias), matrix]
         elif isinstance(part, nn.Dropout):
             layers.put("dropout", part, probability=part.p)
     layers.put(

@@ -29,30 +29,19 @@ _FAST_FILES: dict[str, Any] = {
     "checksum": "md5:5f7dde9f5376e18c8e065338cc5df3f7",
     "licence": "MIT",
 }
+_COCO = "coco_vgg16_faster_rcnn_final.caffemodel"
 CHECKPOINTS = (
-    Checkpoint(
-        "VGG16_faster_rcnn_final.caffemodel", "faster_rcnn_vgg16", "VOC 07", _WHERE, **_FASTER_FILES
+    *(
+        Checkpoint(f"{file}.caffemodel", model, "VOC 07", where, **files)
+        for file, model, where, files in (
+            ("VGG16_faster_rcnn_final", "faster_rcnn_vgg16", _WHERE, _FASTER_FILES),
+            ("ZF_faster_rcnn_final", "faster_rcnn_zf", _WHERE, _FASTER_FILES),
+            ("vgg16_fast_rcnn_iter_40000", "fast_rcnn_vgg16", _FAST, _FAST_FILES),
+            ("caffenet_fast_rcnn_iter_40000", "fast_rcnn_alexnet", _FAST, _FAST_FILES),
+        )
     ),
     Checkpoint(
-        "ZF_faster_rcnn_final.caffemodel", "faster_rcnn_zf", "VOC 07", _WHERE, **_FASTER_FILES
-    ),
-    Checkpoint(
-        "coco_vgg16_faster_rcnn_final.caffemodel",
-        "faster_rcnn_vgg16",
-        "COCO",
-        _WHERE,
-        f"{_BOX}/cotx0y81zvbbhnt/coco_vgg16_faster_rcnn_final.caffemodel",
-        licence="MIT",
-    ),
-    Checkpoint(
-        "vgg16_fast_rcnn_iter_40000.caffemodel", "fast_rcnn_vgg16", "VOC 07", _FAST, **_FAST_FILES
-    ),
-    Checkpoint(
-        "caffenet_fast_rcnn_iter_40000.caffemodel",
-        "fast_rcnn_alexnet",
-        "VOC 07",
-        _FAST,
-        **_FAST_FILES,
+        _COCO, "faster_rcnn_vgg16", "COCO", _WHERE, f"{_BOX}/cotx0y81zvbbhnt/{_COCO}", licence="MIT"
     ),
 )
 MODELS = tuple(dict.fromkeys(one.model for one in CHECKPOINTS))
