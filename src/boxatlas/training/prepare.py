@@ -21,7 +21,8 @@ from boxatlas.data.loader import Sizes
 from boxatlas.data.split import held_out
 from boxatlas.errors import InputError
 from boxatlas.evaluation.metrics import Metric
-from boxatlas.options import replaced
+from boxatlas.images import Preprocess
+from boxatlas.options import replaced, validated
 from boxatlas.parts.base import Detector
 from boxatlas.structures import Detections
 from boxatlas.training.distributed import World, gathered
@@ -138,19 +139,43 @@ def _tenth(table: Table, seed: int) -> tuple[Table, Table, str]:
 
 
 def resolve_init(recipe: Recipe) -> Recipe:
-    """Replace `init: auto` by what it means for this model; a bundled detector brings its options.
+    """Replace `init: auto` by what it means for this model; take the options that weights go with.
 
     auto: the bundled detector where the package carries one of the model, else ImageNet's weights.
+    A checkpoint, the bundled one too, brings its options and what differs in its preprocess, but
+    for what the recipe itself gives.
     """
     init = recipe.init
-    if init not in ("auto", "bundled"):
+    if init in ("none", "imagenet"):
         return recipe
     from boxatlas.weights import bundled_options, is_bundled
 
     if init == "auto":
         init = "bundled" if is_bundled(recipe.model) else "imagenet"
-    own = bundled_options(recipe.model) if init == "bundled" else {}
-    return recipe.changed({"init": init, "options": replaced(own, recipe.options)})
+    if init in ("bundled", "imagenet"):
+        own = bundled_options(recipe.model) if init == "bundled" else {}
+        return recipe.changed({"init": init, "options": replaced(own, recipe.options)})
+    return _as_checkpoint(recipe)
+
+
+def _as_checkpoint(recipe: Recipe) -> Recipe:
+    """The recipe with the options and the preprocess of the checkpoint that it starts from."""
+    from boxatlas.weights import description_of
+
+    description = description_of(recipe.init)
+    if description is None or description.get("model") != recipe.model:
+        return recipe  # tensors alone; or of another model, which is refused when they are loaded
+    known = {k: v for k, v in description["options"].items() if k != "pretrained"}
+    with torch.device("meta"):  # only its preprocess is needed
+        usual = create_model(recipe.model, classes=description["classes"], **known)
+    own = usual.preprocess.model_dump(mode="json")
+    differs = {k: v for k, v in description["preprocess"].items() if own.get(k) != v}
+    return recipe.changed(
+        {
+            "options": replaced(known, recipe.options),
+            "preprocess": {**differs, **recipe.preprocess},
+        }
+    )
 
 
 def with_anchors(recipe: Recipe, table: Table) -> tuple[Recipe, list[str]]:
@@ -191,6 +216,9 @@ def detector_of(recipe: Recipe, classes: Sequence[str]) -> tuple[Detector, list[
             raise InputError(str(error), hint="or start anew: --set init=none") from None
         raise
     model.options.pop("pretrained", None)  # its checkpoints bring all weights with them
+    if recipe.preprocess:
+        own = {**model.preprocess.model_dump(), **recipe.preprocess}
+        model.preprocess = validated(Preprocess, own, "preprocess")
     if recipe.init in ("none", "imagenet"):
         lines = [f"weights: {'random' if recipe.init == 'none' else 'ImageNet backbone'}"]
         if recipe.init == "none" and recipe.freeze:

@@ -36,6 +36,9 @@ class Recipe(Options):
         description="first weights: none, imagenet (backbone), bundled, auto (the best here) or a "
         "checkpoint",
     )
+    preprocess: dict[str, Any] = Field(
+        {}, description="of the input, where it differs from the method's; init fills it in"
+    )
 
     data: list[str] = Field([], description="folders, joined; --data takes their place")
     format: str | None = Field(

@@ -22,7 +22,8 @@ from boxatlas.images import Preprocess
 from boxatlas.options import validated
 from boxatlas.parts.base import Detector
 from boxatlas.weights.bundle import bundled, bundled_card, bundled_options, is_bundled
-from boxatlas.weights.reading import KEY, read, read_state, tensors_of
+from boxatlas.weights.mmdet_config import as_configured
+from boxatlas.weights.reading import KEY, read, read_notes, read_state, tensors_of
 from boxatlas.weights.source import Checkpoint, Imported
 from boxatlas.weights.transfer import ABSENT, Transferred, transfer
 from boxatlas.zoo import build, class_names, list_models
@@ -34,6 +35,7 @@ __all__ = [
     "bundled_card",
     "bundled_options",
     "checkpoints",
+    "description_of",
     "import_model",
     "is_bundled",
     "load",
@@ -90,6 +92,18 @@ def file_of(what: str | Path) -> Path:
     raise InputError("no such file", file=path, hint=hint)
 
 
+def description_of(path: str | Path) -> dict[str, Any] | None:
+    """What a checkpoint of ours says it is; None of tensors alone.
+
+    Raises InputError where the file cannot be read or its description is damaged.
+    """
+    path = file_of(path)
+    description = read(path)[1]
+    if description is not None:
+        _check_description(description, path)
+    return description
+
+
 def load_into(
     model: Detector, weights: str | Path | Mapping[str, Tensor], *, other_models: bool = False
 ) -> Transferred:
@@ -141,10 +155,16 @@ def import_model(
 
         return import_darknet(weights, as_=as_ or None, classes=classes, **overrides)
     recognise = _recogniser(source, as_)
-    file = None if isinstance(weights, Mapping) else Path(weights)
-    state = read_state(file) if file is not None else tensors_of(_as_tensors(weights))
+    file, notes = None, {}
+    if isinstance(weights, Mapping):
+        state = tensors_of(_as_tensors(weights))
+    else:
+        file = Path(weights)
+        state, notes = read_notes(file)
     try:
         found: Imported = recognise(state, as_)
+        if source == "mmdet":
+            found = as_configured(found, notes, as_, named=classes is not None)
         names = tuple(classes) if classes is not None else found.classes
         model = build(as_, class_names(None, names), {**found.options, **overrides})
         renamed = _renamed(model, state, found)
@@ -216,6 +236,20 @@ def _renamed(model: Detector, state: Mapping[str, Tensor], found: Imported) -> d
 
 def described(description: Mapping[str, Any], path: str | Path) -> Detector:
     """Build what a checkpoint's description says."""
+    name, options, classes, preprocess = _check_description(description, path)
+    # The weights are in the file: the backbone's own are not fetched again.
+    fresh = {**options, **({"pretrained": False} if "pretrained" in options else {})}
+    try:
+        model = build(str(name), class_names(None, classes), fresh)
+    except InputError as error:
+        raise InputError(str(error), file=path) from None
+    model.options = type(model.config).current(options)
+    model.preprocess = validated(Preprocess, dict(preprocess or {}), str(path))
+    return model
+
+
+def _check_description(description: Mapping[str, Any], path: str | Path) -> tuple[Any, ...]:
+    """(model, options, classes, preprocess), each of its kind. Raises InputError."""
     check_format(description.get("format", 1), path)
     name, options = description.get("model"), description.get("options", {})
     classes, preprocess = description.get("classes"), description.get("preprocess")
@@ -229,15 +263,7 @@ def described(description: Mapping[str, Any], path: str | Path) -> Detector:
         if not isinstance(value, kind):
             problem = "the description of the detector is damaged"
             raise InputError(problem, file=path, field=f"{KEY}.{field}", value=value)
-    # The weights are in the file: the backbone's own are not fetched again.
-    fresh = {**options, **({"pretrained": False} if "pretrained" in options else {})}
-    try:
-        model = build(str(name), class_names(None, classes), fresh)
-    except InputError as error:
-        raise InputError(str(error), file=path) from None
-    model.options = type(model.config).current(options)
-    model.preprocess = validated(Preprocess, dict(preprocess or {}), str(path))
-    return model
+    return name, options, classes, preprocess
 
 
 @torch.no_grad()

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
+from boxatlas.weights.source import (
+    Checkpoint,
+    Imported,
+    State,
+    class_names,
+    classes_of_cells,
+    tensor_of,
+)
 
 _ZOO = "facebookresearch/detectron2, MODEL_ZOO"
 _FILES = "https://dl.fbaipublicfiles.com/detectron2"
@@ -39,6 +46,10 @@ _MODELS = (
      "mask_rcnn_x101_fpn"),
     ("Misc", "cascade_mask_rcnn_R_50_FPN_3x/144998488/model_final_480dd8.pkl",
      "cascade_mask_rcnn_r50_fpn"),
+    ("COCO-Detection", "retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl",
+     "retinanet_r50_fpn"),
+    ("COCO-Detection", "retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl",
+     "retinanet_r101_fpn"),
 )  # fmt: skip
 CHECKPOINTS = tuple(
     Checkpoint(
@@ -74,6 +85,14 @@ CASCADE: dict[str, Any] = {
     "drop_above": None,
     "mask_stages": "first",
 }
+# Boxes are cut to the image after suppression; losses are divided by an average of the positives.
+RETINANET: dict[str, Any] = {
+    "stride_in_1x1": True,
+    "low_quality": "argmax",
+    "box_loss": "l1",
+    "normalise": "batch",
+    "clip_before_nms": False,
+}
 PREPROCESS: dict[str, Any] = {
     "channels": "bgr",
     "scale": 1.0,
@@ -102,6 +121,8 @@ _RULES: Rules = (
 
 def recognise(state: State, model: str) -> Imported:
     """By the model asked for; ResNeXts by the width of their groups."""
+    if model.startswith("retinanet"):
+        return _retinanet(state)
     options = dict(PROFILE)
     cascade, masks = model.startswith("cascade"), "mask" in model
     first = "roi_heads.box_predictor.0" if cascade else "roi_heads.box_predictor"
@@ -128,7 +149,37 @@ def recognise(state: State, model: str) -> Imported:
         namer(body),
         preprocess,
         convert=background_first,
-        ignored=lambda name: "anchor_generator" in name or name.startswith("pixel_"),
+        ignored=_of_no_layer,
+    )
+
+
+def _retinanet(state: State) -> Imported:
+    count = classes_of_cells(state, "head.cls_score.weight", "head.bbox_pred.weight")
+    return Imported(
+        RETINANET, class_names(count), _retinanet_name, PREPROCESS, ignored=_of_no_layer
+    )
+
+
+def _of_no_layer(name: str) -> bool:
+    """Anchors and colours, which are made anew here."""
+    return "anchor_generator" in name or name.startswith("pixel_")
+
+
+def _retinanet_name(own: str) -> str:
+    body = re.match(r"backbone\.(.*)", own)
+    if body:
+        return "backbone.bottom_up." + resnet_name(body[1])
+    neck = re.match(r"neck\.(inner|outer)\.(\d)\.0\.(\w+)", own)
+    if neck:
+        part = "fpn_lateral" if neck[1] == "inner" else "fpn_output"
+        return f"backbone.{part}{int(neck[2]) + 3}.{neck[3]}"
+    subnet = re.match(r"head\.(cls|box)\.convs\.(\d)\.0\.(\w+)", own)
+    if subnet:  # a ReLU after each convolution
+        part = "cls_subnet" if subnet[1] == "cls" else "bbox_subnet"
+        return f"head.{part}.{2 * int(subnet[2])}.{subnet[3]}"
+    own = own.replace("neck.p", "backbone.top_block.p")
+    return own.replace("head.cls.out.", "head.cls_score.").replace(
+        "head.box.out.", "head.bbox_pred."
     )
 
 

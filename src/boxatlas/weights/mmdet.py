@@ -1,4 +1,8 @@
-"""mmdetection's Cascade and Mask R-CNNs: PyTorch style backbones with their own batch norms."""
+"""mmdetection's R-CNNs and RetinaNets: PyTorch style backbones with their own batch norms.
+
+What a file's "meta" says of classes, colours, sizes, anchors and thresholds is read by
+`mmdet_config`: fine-tuned checkpoints are as their own configuration has them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from boxatlas.weights.detectron2 import background_first
-from boxatlas.weights.source import Checkpoint, Imported, State, class_names, tensor_of
+from boxatlas.weights.source import (
+    Checkpoint,
+    Imported,
+    State,
+    class_names,
+    classes_of_cells,
+    tensor_of,
+)
 
 _ZOO = "open-mmlab/mmdetection, configs/*/README"
 _FILES = "https://download.openmmlab.com/mmdetection/v2.0"
@@ -25,6 +36,8 @@ _MODELS = (
      "cascade_rcnn_r101_fpn"),
     ("cascade_rcnn", "cascade_mask_rcnn_r50_fpn_1x_coco", "20200203-9d4dcb24",
      "cascade_mask_rcnn_r50_fpn"),
+    ("retinanet", "retinanet_r50_fpn_1x_coco", "20200130-c2398f9e", "retinanet_r50_fpn"),
+    ("retinanet", "retinanet_r101_fpn_1x_coco", "20200130-7a93545f", "retinanet_r101_fpn"),
 )  # fmt: skip
 CHECKPOINTS = tuple(
     Checkpoint(
@@ -72,6 +85,15 @@ PREPROCESS: dict[str, Any] = {
     "std": (58.395, 57.12, 57.375),
     "multiple": 32,
 }
+# P6 comes from C5, P7 from P6 itself; the losses are L1 and divided by a batch's positives.
+RETINANET: dict[str, Any] = {
+    "norm": "batch",
+    "relu_before_p7": False,
+    "anchor_order": "ratio,size",
+    "low_quality": "argmax",
+    "box_loss": "l1",
+    "normalise": "batch",
+}
 
 _RULES = (
     (r"trunk\.backbone\.", "backbone."),
@@ -85,6 +107,16 @@ _RULES = (
     (r"predictor\.(\d\.)?cls\.", r"roi_head.bbox_head.\g<1>fc_cls."),
     (r"predictor\.(\d\.)?box\.", r"roi_head.bbox_head.\g<1>fc_reg."),
 )
+_RETINANET_RULES = (
+    (r"neck\.inner\.(\d)\.0\.", r"neck.lateral_convs.\1.conv."),
+    (r"neck\.outer\.(\d)\.0\.", r"neck.fpn_convs.\1.conv."),
+    (r"neck\.p6\.", "neck.fpn_convs.3.conv."),
+    (r"neck\.p7\.", "neck.fpn_convs.4.conv."),
+    (r"head\.cls\.convs\.(\d)\.0\.", r"bbox_head.cls_convs.\1.conv."),
+    (r"head\.box\.convs\.(\d)\.0\.", r"bbox_head.reg_convs.\1.conv."),
+    (r"head\.cls\.out\.", "bbox_head.retina_cls."),
+    (r"head\.box\.out\.", "bbox_head.retina_reg."),
+)
 _MASK_RULES = (
     (r"convs\.(\d)\.0\.", r"convs.\1.conv."),
     (r"deconv\.", "upsample."),
@@ -94,6 +126,8 @@ _MASK_RULES = (
 
 def recognise(state: State, model: str) -> Imported:
     """By the model asked for."""
+    if model.startswith("retinanet"):
+        return _retinanet(state)
     cascade, masks = model.startswith("cascade"), "mask" in model
     first = "roi_head.bbox_head.0" if cascade else "roi_head.bbox_head"
     count = tensor_of(state, f"{first}.fc_cls.weight").shape[0] - 1
@@ -103,6 +137,14 @@ def recognise(state: State, model: str) -> Imported:
     options |= {**(CASCADE if cascade else {}), **(MASKS if masks else {})}
     return Imported(
         options, class_names(count), namer(cascade), PREPROCESS, convert=background_first
+    )
+
+
+def _retinanet(state: State) -> Imported:
+    cls, box = "bbox_head.retina_cls.weight", "bbox_head.retina_reg.weight"
+    count = classes_of_cells(state, cls, box)
+    return Imported(
+        RETINANET, class_names(count), lambda own: _replaced(own, _RETINANET_RULES), PREPROCESS
     )
 
 

@@ -86,6 +86,15 @@ def ssd_sizes(state: State, conf: str, loc: str) -> tuple[int, int]:
     return outputs // boxes - 1, boxes
 
 
+def classes_of_cells(state: State, cls: str, box: str) -> int:
+    """Classes of a head without background, from its outputs' names: A K and 4 A rows."""
+    boxes = tensor_of(state, box).shape[0] // 4
+    outputs = tensor_of(state, cls).shape[0]
+    if boxes < 1 or outputs % boxes:
+        raise InputError("does not hold whole classes of boxes", field=cls, value=outputs)
+    return outputs // boxes
+
+
 # Where PyTorch ports keep VGG's layers: indices in one nn.Sequential.
 VGG_INDEX: dict[str, int] = {
     "conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,

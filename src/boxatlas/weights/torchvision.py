@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from boxatlas.errors import InputError
 from boxatlas.weights.source import (
     VGG_INDEX,
     Checkpoint,
     Imported,
     State,
     class_names,
+    classes_of_cells,
     ssd_sizes,
     tensor_of,
 )
@@ -214,10 +214,7 @@ def backbone_norm(state: State, frozen_eps: float = 0.0) -> dict[str, Any]:
 def _retinanet(state: State) -> Imported:
     """The first form (P6 from P5, L1) or the second (P6 from C5, group norm, GIoU)."""
     cls, box = "head.classification_head.cls_logits.weight", "head.regression_head.bbox_reg.weight"
-    boxes = tensor_of(state, box).shape[0] // 4
-    outputs = tensor_of(state, cls).shape[0]
-    if boxes < 1 or outputs % boxes:
-        raise InputError("does not hold whole classes of boxes", field=cls, value=outputs)
+    count = classes_of_cells(state, cls, box)
     p6 = tensor_of(state, "backbone.fpn.extra_blocks.p6.weight")
     second = "head.classification_head.conv.0.1.weight" in state
     options = {
@@ -227,9 +224,7 @@ def _retinanet(state: State) -> Imported:
         "head_norm": "group" if second else "none",
         "box_loss": "giou" if second else "l1",
     }
-    return Imported(
-        options, labelled(outputs // boxes), namer(_RETINANET_RULES, state), PYRAMID_PREPROCESS
-    )
+    return Imported(options, labelled(count), namer(_RETINANET_RULES, state), PYRAMID_PREPROCESS)
 
 
 def labelled(count: int) -> tuple[str, ...]:
