@@ -26,13 +26,18 @@ import boxatlas
 from boxatlas import scenes
 from boxatlas.cli import main
 from boxatlas.errors import InputError
+from boxatlas.structures import Batch, Targets
 from boxatlas.training.prepare import detector_of, resolve_init
 from boxatlas.training.recipe import Recipe
 from boxatlas.weights import import_model, load
+from boxatlas.weights.darknet import export_darknet
 from boxatlas.weights.detectron2 import PREPROCESS as D2_COLOURS
 from boxatlas.weights.detectron2 import PROFILE as D2
+from boxatlas.weights.detectron2 import RETINANET as D2_RETINANET
 from boxatlas.weights.mmdet import PROFILE as MMDET
+from boxatlas.weights.mmdet import RETINANET as MMDET_RETINANET
 from boxatlas.weights.reading import read_state
+from boxatlas.weights.torchvision import FASTER_RCNN
 
 REGION: dict[str, Any] = {**SMALL, "box_width": 32}
 
@@ -59,9 +64,7 @@ def test_mmdetection_3_brings_names_colours_sizes_anchors_and_thresholds(tmp_pat
 
 
 def test_mmdetection_2_brings_them_too(tmp_path: Path) -> None:
-    from boxatlas.weights.mmdet import RETINANET
-
-    original, state = state_of("mmdet", "retinanet_r50_fpn", **RETINANET, **SMALL)
+    original, state = state_of("mmdet", "retinanet_r50_fpn", **MMDET_RETINANET, **SMALL)
     write_mmdet_2(tmp_path / "latest.pth", state)
     found = import_model(tmp_path / "latest.pth", source="mmdet", as_="retinanet_r50_fpn", **SMALL)
     assert found.classes == CLASSES
@@ -110,8 +113,6 @@ def test_detectron2_keeps_its_colours_and_strides(tmp_path: Path) -> None:
 
 def test_torchvisions_reference_script(tmp_path: Path) -> None:
     """Its arguments are an object, which is passed over; its own classes begin after 0."""
-    from boxatlas.weights.torchvision import FASTER_RCNN
-
     original, state = state_of(
         "torchvision", "faster_rcnn_r50_fpn", **FASTER_RCNN, norm_eps=0.0, **REGION
     )
@@ -180,8 +181,8 @@ def _rows(x: Tensor, columns: int) -> Tensor:
 @pytest.mark.parametrize("source", ["detectron2", "mmdet"])
 def test_retinanets_tensors_take_their_places(source: str, tmp_path: Path) -> None:
     """The pyramid and the subnets written out by the program's own names say the same."""
-    module = __import__(f"boxatlas.weights.{source}", fromlist=["RETINANET"])
-    _, state = state_of(source, "retinanet_r50_fpn", **module.RETINANET, **SMALL)
+    profile = D2_RETINANET if source == "detectron2" else MMDET_RETINANET
+    _, state = state_of(source, "retinanet_r50_fpn", **profile, **SMALL)
     for name, value in state.items():
         if "head" in name:
             value.normal_(std=0.05)
@@ -262,19 +263,106 @@ def test_an_imported_detector_is_trained_as_it_was_imported(tmp_path: Path) -> N
     assert "weights of" in said[0]
 
 
-def test_by_the_command_line_from_mmdetection_to_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """import, train, detect; the small network stands for the one that the names are of."""
-    from boxatlas.weights import mmdet
+def _trains(detector: boxatlas.Detector, steps: int = 8) -> None:
+    """Some steps by its own loss on a scene make the loss of that scene smaller."""
+    scene = scenes.make(3, (128, 160))
+    images, frames = detector.preprocess.batch([scene.image])
+    boxes = frames[0].apply(torch.from_numpy(scene.boxes))
+    labels = torch.zeros(len(boxes), dtype=torch.int64)
+    batch = Batch(images, frames, Targets.collate([boxes], [labels]))
+    learned = [p for p in detector.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=2e-3, momentum=0.9)
+    costs: list[float] = []
+    for _ in range(steps):
+        losses = detector.loss(batch, torch.Generator().manual_seed(0))
+        cost = torch.stack(list(losses.values())).sum()
+        costs.append(float(cost.detach()))
+        optimizer.zero_grad()
+        cost.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+    assert costs[-1] < costs[0]
 
-    monkeypatch.setattr(mmdet, "PROFILE", {**MMDET, **REGION})
+
+def test_ssd_pytorch(tmp_path: Path) -> None:
+    """A state dict alone; on the table of VOC's sizes, where its config was edited for three."""
+    from boxatlas.weights.amdegroot import PROFILE
+
+    original, state = state_of("amdegroot", "ssd300_vgg16", **PROFILE, boxes="voc")
+    torch.save(state, tmp_path / "ssd300_ANTS_5000.pth")
+    arguments = {"source": "amdegroot", "as_": "ssd300_vgg16", "classes": CLASSES}
+    usual = import_model(tmp_path / "ssd300_ANTS_5000.pth", **arguments)
+    found = import_model(tmp_path / "ssd300_ANTS_5000.pth", **arguments, boxes="voc")
+    assert _same(found, original)
+    assert found.config == original.config
+    assert usual.config.model_dump()["boxes"] == "coco"  # as the port has it for any but 20 classes
+    _trains(found, steps=2)
+
+
+def test_darknet(tmp_path: Path) -> None:
+    """A cfg of one's own classes and size, its names, and the last weights of a run."""
+    torch.manual_seed(0)
+    original = boxatlas.create_model("yolov3_tiny", classes=CLASSES, size=96).eval()
+    original.images_seen.fill_(6400)
+    export_darknet(original, tmp_path / "yolov3-tiny-ants_last.weights")
+    found = import_model(
+        tmp_path / "yolov3-tiny-ants_last.weights",
+        source="darknet",
+        as_="",
+        cfg=tmp_path / "yolov3-tiny-ants_last.cfg",
+        names=tmp_path / "yolov3-tiny-ants_last.names",
+    )
+    assert found.classes == CLASSES
+    assert found.preprocess.size == (96, 96)
+    assert int(found.images_seen) == 6400
+    picture = scenes.make(1, (96, 96)).image
+    assert torch.equal(
+        found.detect(picture, score=0).boxes, original.detect(picture, score=0).boxes
+    )
+    _trains(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "write", "profile"),
+    [
+        ("mmdet", "faster_rcnn_r50_fpn", write_mmdet_3, {**MMDET, "box_width": 32}),
+        ("mmdet", "retinanet_r50_fpn", write_mmdet_2, MMDET_RETINANET),
+        ("detectron2", "faster_rcnn_r50_fpn", write_detectron2, {**D2, "box_width": 32}),
+        ("detectron2", "retinanet_r50_fpn", write_detectron2, D2_RETINANET),
+        (
+            "torchvision",
+            "faster_rcnn_r50_fpn",
+            write_torchvision,
+            {**FASTER_RCNN, "norm_eps": 0.0, "box_width": 32},
+        ),
+    ],
+)
+def test_each_learns(
+    source: str, model: str, write: Any, profile: dict[str, Any], tmp_path: Path
+) -> None:
+    _, state = state_of(source, model, **profile, **SMALL)
+    write(tmp_path / "x.pth", state)
+    small = {**SMALL, "size": (128, 160), **({"box_width": 32} if "faster" in model else {})}
+    _trains(import_model(tmp_path / "x.pth", source=source, as_=model, classes=CLASSES, **small))
+
+
+def test_by_the_command_line_from_mmdetection_to_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """import and train; --set says what a file does not tell: here, how small it is."""
     _, state = state_of("mmdet", "faster_rcnn_r50_fpn", **MMDET, **REGION)
     write_mmdet_3(tmp_path / "epoch_12.pth", state)
     scenes.write(tmp_path / "data", {"train": 4}, size=(96, 128))
     out, run = tmp_path / "ants.safetensors", tmp_path / "run"
-    assert _say("weights", "import", tmp_path / "epoch_12.pth", "--source", "mmdet",
-                "--as", "faster_rcnn_r50_fpn", "--out", out, "--json") == 0  # fmt: skip
+    small = [word for name, value in REGION.items() for word in ("--set", f"{name}={value}")]
+    words = ["weights", "import", tmp_path / "epoch_12.pth", "--source", "mmdet"]
+    words += ["--as", "faster_rcnn_r50_fpn"]
+    assert _say(*words, "--out", out) == 2  # another network
+    assert "layer1.0.conv3" in capsys.readouterr().err  # which a ResNet-18 lacks
+    assert not out.exists()
+    assert _say(*words, *small, "--set", "model.classes=[a]", "--out", out) == 2
+    assert "no option" in capsys.readouterr().err
+    assert _say(*words, *small, "--out", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["classes"] == list(CLASSES)
     values = ["iterations=2", "batch=2", f"init={out}", "model.size=96", "model.train_sizes=[]",
               "workers=0", "val_split=none"]  # fmt: skip

@@ -17,35 +17,52 @@ app = typer.Typer(
 )
 
 
+Source = Annotated[
+    str | None,
+    typer.Option("--source", help="Who published it; `weights list`. .weights: darknet."),
+]
+Model = Annotated[
+    str | None, typer.Option("--as", help="Our model that it becomes; --cfg says it too.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="The checkpoint to write; default: the file as .safetensors."),
+]
+Cfg = Annotated[Path | None, typer.Option("--cfg", help="Darknet's description of the network.")]
+Names = Annotated[
+    Path | None, typer.Option("--names", help="A file with a class name on each line.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="An option of the model that the file does not tell. Again.",
+    ),
+]
+
+
 @app.command("import")
 def import_(
     file: Annotated[
         Path, typer.Argument(help="The published file: .pth, .safetensors, .npz, .weights.")
     ],
-    source: Annotated[
-        str | None,
-        typer.Option("--source", help="Who published it; `weights list`. .weights: darknet."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--as", help="Our model that it becomes; --cfg says it too.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The checkpoint to write; default: the file as .safetensors."),
-    ] = None,
-    cfg: Annotated[
-        Path | None, typer.Option("--cfg", help="Darknet's description of the network.")
-    ] = None,
-    names: Annotated[
-        Path | None, typer.Option("--names", help="A file with a class name on each line.")
-    ] = None,
+    source: Source = None,
+    model: Model = None,
+    out: Out = None,
+    cfg: Cfg = None,
+    names: Names = None,
+    settings: Settings = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a checkpoint of ours from a published one, with its program's habits.
+    """Make a checkpoint of ours from a published or a fine-tuned one, with its program's habits.
 
     \b
     Example:
+      boxatlas weights import epoch_12.pth --source mmdet --as faster_rcnn_r50_fpn
+      boxatlas weights import model_final.pth --source detectron2 --as retinanet_r101_fpn \\
+          --names ants.names --set size=640
       boxatlas weights import ssd300_mAP_77.43_v2.pth --source amdegroot \\
           --as ssd300_vgg16 --out ssd300.safetensors
       boxatlas weights import yolov3.weights --cfg yolov3.cfg --names coco.names
@@ -54,6 +71,7 @@ def import_(
     reserve_file(out, force)
     from boxatlas.data.formats.darknet import read_names
     from boxatlas.errors import InputError
+    from boxatlas.training.recipe import parsed
     from boxatlas.weights import import_model
 
     if source is None:
@@ -64,9 +82,15 @@ def import_(
         raise InputError("only Darknet's files have a cfg", field="--cfg", value=str(cfg))
     if model is None and cfg is None:
         raise InputError("which model is it?", field="--as", hint="`weights list`")
-    more = {"cfg": cfg, "names": names} if source == "darknet" else {}
+    more: dict[str, Any] = {"cfg": cfg, "names": names} if source == "darknet" else {}
+    own = dict(parsed(setting) for setting in settings or ())
+    options = {name.removeprefix("model."): value for name, value in own.items()}
+    if taken := sorted(set(options) & {"source", "as_", "classes", *more}):
+        raise InputError("is no option of a model", field="--set", value=taken[0])
     classes = None if names is None or more else read_names(names)
-    detector = import_model(file, source=source, as_=model or "", classes=classes, **more)
+    detector = import_model(
+        file, source=source, as_=model or "", classes=classes, **more, **options
+    )
     model = detector.name
     detector.save(out, imported={"file": file.name, "source": source})
     document = {

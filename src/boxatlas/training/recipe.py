@@ -254,22 +254,27 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     values: dict[str, Any] = {}
     options: list[str] = []
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError("must be KEY=VALUE", field="--set", value=setting)
-        try:
-            value = yaml.load(text, _Plain)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise InputError(
-                f"not a YAML value: {_first_line(error)}", field="--set", value=setting
-            ) from None
-        parts = key.strip().split(".")
+        key, value = parsed(setting)
+        parts = key.split(".")
         _place(values, recipe, parts, value)
         options += parts[1:] if parts[0] in _OPTIONS else ()
     changed = recipe.changed(values, where="--set") if values else recipe
     if options:
         _try_options(changed, options)
     return changed
+
+
+def parsed(setting: str) -> tuple[str, Any]:
+    """The key and the value of `key=value`, the value read as YAML. Raises InputError."""
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise InputError("must be KEY=VALUE", field="--set", value=setting)
+    try:
+        return key.strip(), yaml.load(text, _Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"not a YAML value: {_first_line(error)}", field="--set", value=setting
+        ) from None
 
 
 def _try_options(recipe: Recipe, names: Sequence[str]) -> None:

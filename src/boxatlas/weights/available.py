@@ -21,11 +21,6 @@ from boxatlas.weights.source import Checkpoint
 # Why a row has none. (model -> what is known of its weights)
 NONE: dict[str, str] = {
     "dssd321_r101": "the authors released the 513 models on COCO only",
-    "retinanet_r101_fpn": (
-        "torchvision has the ResNet-50 only; Detectron2's retinanet_R_101_FPN_3x and "
-        "mmdetection's retinanet_r101_fpn_1x (AP 38.5) are public, but no importer here reads "
-        "them yet"
-    ),
     "m2det320_vgg16": "the authors released m2det512_vgg.pth only",
     "m2det320_r101": "the authors released m2det512_vgg.pth only",
     "m2det512_r101": "the authors released m2det512_vgg.pth only",
