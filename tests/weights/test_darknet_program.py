@@ -21,7 +21,7 @@ from torch import nn
 
 from boxatlas.create import create_model
 from boxatlas.parts.base import Detector
-from boxatlas.weights.darknet import export_darknet
+from boxatlas.weights.darknet import export_darknet, import_darknet
 
 LIBRARY = Path(os.environ.get("BOXATLAS_DARKNET", "libdarknet.so"))
 CPU = {"norm_eps": 1e-6, "norm_place": "added_to_root"}  # the program without a GPU
@@ -186,5 +186,29 @@ def test_darknet_finds_what_we_find(
     # Equal scores may come in either order: each of theirs has one of ours beside it.
     near = np.abs(mine[:, None] - theirs[None])
     close = (near[..., 0] == 0) & (near[..., 1] < 1e-4) & (near[..., 2:] < 0.05).all(-1)
+    assert close.any(0).all()
+    assert close.any(1).all()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("index", range(4))
+def test_darknet_finds_what_we_find_by_the_authors_weights(
+    darknet: Any, shared_data: Path, index: int
+) -> None:
+    """YOLOv3-tiny as released, on photos of COCO."""
+    folder = shared_data / "published"
+    model = import_darknet(
+        folder / "yolov3-tiny.weights",
+        cfg=folder / "yolov3-tiny.cfg",
+        names=folder / "coco.names",
+        **CPU,
+    ).eval()
+    photo = sorted((shared_data / "coco_mini" / "val2017").glob("*.jpg"))[index]
+    theirs = _found(darknet, folder / "yolov3-tiny.weights", photo, model, 0.25)
+    ours = model.detect(photo, score=0.25)
+    mine = np.column_stack([ours.labels, ours.scores, ours.boxes]).reshape(-1, 6)
+    near = np.abs(mine[:, None] - theirs[None])
+    assert len(ours) > 0
+    close = (near[..., 0] == 0) & (near[..., 1] < 1e-3) & (near[..., 2:] < 0.05).all(-1)
     assert close.any(0).all()
     assert close.any(1).all()
