@@ -59,6 +59,10 @@ SLOW: dict[str, dict[str, Any]] = {
     },
     "fast_rcnn320_efficientnet_lite0": {"size": 128},
 }
+MASKS: dict[str, dict[str, Any]] = {
+    "mask_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
+    "cascade_mask_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
+}
 
 
 @pytest.fixture(scope="module")

@@ -201,14 +201,13 @@ class RefineDet(SingleShot):
             "localisation": weight * losses.odm.box,
         }
 
-    def candidates(self, raw: Raw, score: float | None) -> Candidates:
+    def scores(self, raw: Raw) -> Tensor:
         """Anchors that the ARM calls background have no class."""
-        if self.config.negative_filter is not None:
-            objectness = raw["arm_logits"].float().softmax(dim=-1)[..., 1]
-            logits = raw["logits"].clone()
-            logits[..., 1:].masked_fill_((objectness < self.least)[..., None], -torch.inf)
-            raw = {**raw, "logits": logits}
-        return super().candidates(raw, score)
+        scores = super().scores(raw)
+        if self.config.negative_filter is None:
+            return scores
+        objectness = raw["arm_logits"].float().softmax(dim=-1)[..., 1:]
+        return scores * (objectness >= self.least)
 
     def decode(self, raw: Raw, candidates: Candidates) -> Tensor:
         """Anchors moved by the first step, then by the second."""

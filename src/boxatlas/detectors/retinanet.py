@@ -361,6 +361,19 @@ class RetinaNet(DenseDetector):
             or_equal=score is not None,
         )
 
+    def entering(self, raw: Raw, scores: Tensor) -> Tensor:
+        """The best of each level, over all classes."""
+        _, classes, anchors = scores.shape
+        ends = raw["levels"].cumsum(0)
+        level = (torch.arange(anchors, device=scores.device) >= ends[:, None]).int().sum(0)
+        most = torch.sym_min(self.config.level_candidates, classes * anchors)
+        enters = torch.zeros_like(scores, dtype=torch.bool)
+        for i in range(raw["levels"].shape[0]):
+            here = level == i
+            best = torch.where(here, scores, -1.0).flatten(1).topk(most, dim=1).values
+            enters |= here & (scores >= best[:, -1, None, None])
+        return enters
+
 
 def _highest(values: Tensor, allowed: Tensor, count: int | Tensor) -> Tensor:
     """[B, A] bool: of each row's allowed values the `count` (a number, or [B, 1]) largest."""

@@ -179,14 +179,14 @@ class YOLOv1(YOLODetector):
         output, count, boxes = raw["raw"].float(), self.side**2, self.config.boxes
         split = [count * self.num_classes, count * boxes, count * boxes * 4]
         classes, confidence, numbers = output.split(split, 1)
-        numbers = numbers.reshape(len(output), count, boxes, 4)
+        numbers = numbers.reshape(output.shape[0], count, boxes, 4)
         cell = torch.arange(count, device=output.device)
         corner = torch.stack([cell % self.side, cell // self.side], -1)[:, None]
         size = numbers[..., 2:]
         size = size * size if self.config.square_root else size
         place = torch.cat([(numbers[..., :2] + corner) / self.side, size], -1).flatten(1, 2)
-        classes = classes.reshape(len(output), count, 1, -1)
-        scores = confidence.reshape(len(output), count, boxes, 1) * classes
+        classes = classes.reshape(output.shape[0], count, 1, -1)
+        scores = confidence.reshape(output.shape[0], count, boxes, 1) * classes
         return place, confidence, scores.flatten(1, 2)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -209,13 +209,16 @@ class YOLOv1(YOLODetector):
         )
         return mean_losses(losses, len(batch))
 
+    def every_box(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        boxes, _, scores = self.decode(raw)
+        height, width = self.config.shape
+        return cxcywh_to_xyxy(boxes) * boxes.new_tensor([width, height, width, height]), scores
+
     def candidates(self, raw: Raw, score: float) -> tuple[Candidates, Tensor]:
         """Confidence times class (section 2.3) at `score` or above."""
-        boxes, _, scores = self.decode(raw)
+        boxes, scores = self.every_box(raw)
         candidates = above(scores, score, or_equal=True)
-        height, width = self.config.shape
-        place = cxcywh_to_xyxy(boxes[candidates.image, candidates.row])
-        return candidates, place * place.new_tensor([width, height, width, height])
+        return candidates, boxes[candidates.image, candidates.row]
 
 
 # -- the models -----------------------------------------------------------------------------------

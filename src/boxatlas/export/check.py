@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from boxatlas.boxes.formats import iou
 from boxatlas.errors import InputError
+from boxatlas.export.deployed import Deployed
 from boxatlas.images import read
 from boxatlas.parts.base import Detector, Raw
 from boxatlas.parts.region.detector import RegionDetector, content_limits
@@ -24,6 +25,7 @@ SCORE, BOX = 1e-3, 0.1  # what a score and a corner (pixels of the source) may d
 LEAST = 20  # detections of a photo, for a comparison to mean anything
 _TIES = 0.05  # of the detections: more near-ties than that are no accident
 _THRESHOLDS = (None, 0.01, 0.001, 0.0)  # the method's own; lower where it finds too little
+_MASK = 0.005  # pixels at the edge of a mask, where the probability is the threshold's
 _PHOTOS = 2
 _OTHER = 1.0  # pixels between two boxes that are not the same
 
@@ -32,7 +34,8 @@ _OTHER = 1.0  # pixels between two boxes that are not the same
 class Agreement:
     """photos and detections compared; the largest differences of those that match, in score and in
     pixels of the source; ties: detections that rounding decides (at the threshold, the last place
-    or the suppression's edge); missing: those that one side lacks for no such reason."""
+    or the suppression's edge); missing: those that one side lacks for no such reason; mask: the
+    share of the masks' pixels that differ."""
 
     photos: int
     detections: int
@@ -40,17 +43,19 @@ class Agreement:
     box: float
     ties: int
     missing: int
+    mask: float = 0.0
 
     @property
     def holds(self) -> bool:
-        return not self.missing and self.ties <= _TIES * self.detections
+        few = self.ties <= _TIES * self.detections
+        return not self.missing and few and self.mask <= _MASK
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @torch.inference_mode()
-def agreement(original: Detector, exported: Detector) -> Agreement:
+def agreement(original: Detector, exported: Deployed) -> Agreement:
     """Compare both on photos that installed packages carry.
 
     Raises InputError where the original finds fewer than `LEAST` things on a photo even without a
@@ -67,13 +72,14 @@ def agreement(original: Detector, exported: Detector) -> Agreement:
         box=max(p.box for p in parts),
         ties=sum(p.ties for p in parts),
         missing=sum(p.missing for p in parts),
+        mask=max(p.mask for p in parts),
     )
 
 
-def _of_photo(original: Detector, exported: Detector, path: Path) -> Agreement:
+def _of_photo(original: Detector, exported: Deployed, path: Path) -> Agreement:
     images, frames = original.preprocess.batch_of_pixels([read(path)])
     given = _made_boxes(images) if original.takes_proposals else None
-    theirs = exported(images, frames, given)
+    theirs = exported(images, frames, given, score=0.0)
     if isinstance(original, RegionDetector) and original.rpn is not None:
         # Which of two equal proposals is kept is rounding's; what is made of them is compared.
         lost, ours = _on_their_proposals(original, images, frames, theirs)
@@ -84,14 +90,7 @@ def _of_photo(original: Detector, exported: Detector, path: Path) -> Agreement:
     cut = original.config.model_dump().get("score") if threshold is None else threshold
     config: Any = original.config
     result = compared(a, b, float(cut or 0.0), config.nms_iou, config.max_detections)
-    return Agreement(
-        1,
-        result.detections,
-        result.score,
-        result.box,
-        result.ties,
-        result.missing + lost,
-    )
+    return replace(result, missing=result.missing + lost)
 
 
 def _enough(
@@ -135,7 +134,8 @@ def _on_their_proposals(
         near = (torch.cdist(own, found, p=torch.inf) <= BOX).any(1)
         lost = int((~near).sum())
     heads = original.heads(features, given, content_limits(images, frames, size))
-    raw = {"proposals": given, "valid": theirs["valid"], **heads}
+    extra = original.extra_raw(features)
+    raw = {"proposals": given, "valid": theirs["valid"], **heads, **extra}
     return (lost if lost > len(own) / 50 else 0), raw
 
 
@@ -164,7 +164,16 @@ def compared(a: Detections, b: Detections, cut: float, nms_iou: float, most: int
         float(box.max()) if len(box) else 0.0,
         ties,
         missing,
+        _differing(a, b, rows, columns),
     )
+
+
+def _differing(a: Detections, b: Detections, rows: Any, columns: Any) -> float:
+    """The share of the pixels of either's masks that are not both's."""
+    if a.masks is None or b.masks is None or len(rows) == 0:
+        return 0.0
+    ours, theirs = a.masks[rows], b.masks[columns]
+    return float((ours ^ theirs).sum() / (ours | theirs).sum().clamp(min=1))
 
 
 def _same(a: Detections, b: Detections) -> Tensor:

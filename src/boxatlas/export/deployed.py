@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from boxatlas.errors import InputError, nearest, parsing
 from boxatlas.export.onnx_file import Contents, opened
 from boxatlas.export.runtimes import RUNTIMES, Runtime
-from boxatlas.parts.base import ClassRows, Detector, Raw
+from boxatlas.parts.base import ClassRows, Detector, Raw, editable
 from boxatlas.parts.region.detector import RegionDetector, content_limits, image_scales
+from boxatlas.parts.region.masks import WithMasks
 from boxatlas.parts.region.search import selective_search_proposals
-from boxatlas.structures import Batch, Detections, Frame
+from boxatlas.parts.yolo import just_above
+from boxatlas.structures import Batch, Detections, Frame, detections_of
 from boxatlas.weights import described
 
 
@@ -49,8 +52,11 @@ class Deployed(Detector):
         images: Tensor,
         frames: Sequence[Frame] | None = None,
         proposals: Tensor | None = None,
+        *,
+        score: float | None = None,
     ) -> Raw:
-        """The method's raw outputs, by the runtime."""
+        """The method's raw outputs, by the runtime; or, of a file with suppression inside, what
+        scores at least `score` (None: as the file says)."""
         given = {"images": images}
         method = self.method
         size = (images.shape[-2], images.shape[-1])
@@ -59,18 +65,20 @@ class Deployed(Detector):
             given["content"] = content_limits(images, frames, size)
         if "scale" in wanted:
             given["scale"] = image_scales(images, frames)
-        if "boxes" in wanted:
+        if "rois" in wanted:
             assert isinstance(method, RegionDetector)
             if proposals is None:
                 proposals = selective_search_proposals(
                     images, frames, self.preprocess, most=self.takes_proposals
                 )
             most = self.takes_proposals
-            given["boxes"] = method.inward(proposals[:, :most].to(images), frames)
+            given["rois"] = method.inward(proposals[:, :most].to(images), frames)
         elif proposals is not None:
             raise InputError(
-                "makes its own proposals, inside the graph", file=self.contents.path, field="boxes"
+                "makes its own proposals, inside the graph", file=self.contents.path, field="rois"
             )
+        if "score" in wanted and score is not None:
+            given["score"] = torch.tensor([score])
         arrays = {name: np.ascontiguousarray(t.numpy(), np.float32) for name, t in given.items()}
         with parsing(self.contents.path, "the graph cannot be run"):
             found = self.runtime.run(self.contents.outputs, arrays)
@@ -87,13 +95,51 @@ class Deployed(Detector):
         score: float | None = None,
         max_detections: int | None = None,
     ) -> list[Detections]:
-        """The method's own."""
-        return self.method.postprocess(raw, frames, score=score, max_detections=max_detections)
+        """The method's own; what was suppressed inside the graph is only read."""
+        if not self.with_nms:
+            return self.method.postprocess(raw, frames, score=score, max_detections=max_detections)
+        least = just_above(self.config.model_dump()["score"]) if score is None else score
+        real = (raw["labels"] >= 0) & (raw["scores"] >= least)
+        image, row = real.nonzero(as_tuple=True)
+        found = (raw["boxes"][image, row], raw["scores"][image, row], raw["labels"][image, row])
+        results = detections_of(*found, image, frames, self.classes, max_detections)
+        if not isinstance(self.method, WithMasks):
+            return results
+        chances = raw["masks"][image, row].split([int(count) for count in real.sum(1)])
+        method = self.method
+        return [
+            replace(result, masks=method.pasted(chance[: len(result)], result))
+            for result, chance in zip(results, chances, strict=True)
+        ]
+
+    def infer(
+        self,
+        images: Tensor,
+        frames: Sequence[Frame],
+        *,
+        score: float | None = None,
+        max_detections: int | None = None,
+        proposals: Tensor | None = None,
+    ) -> list[Detections]:
+        """As every detector; a threshold is told to suppression inside the graph."""
+        with torch.inference_mode():
+            raw = self(images.float(), frames, proposals, score=score)
+            found = self.postprocess(raw, frames, score=score, max_detections=max_detections)
+        with torch.inference_mode(False), torch.no_grad():
+            return [editable(one) for one in found]
+
+    @property
+    def with_nms(self) -> bool:
+        """Whether the file's graph suppresses too."""
+        return bool(self.contents.description.get("with_nms", False))
 
     def fast(self) -> Detector:
         return self
 
     def suppressing(self, nms_iou: float) -> Detector:
+        if self.with_nms and nms_iou != self.config.model_dump()["nms_iou"]:
+            problem = "the file suppresses inside its graph, by its own threshold"
+            raise InputError(problem, file=self.contents.path, field="nms_iou", value=nms_iou)
         method = copy.copy(self.method)
         method.config = self.config.model_copy(update={"nms_iou": nms_iou})
         return self._with(method)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from boxatlas.boxes.nms import Proposals
 from boxatlas.errors import InputError
+from boxatlas.export.suppression import NEVER, check_suppressible, decided, drawn, kept
 from boxatlas.parts.base import Detector, Raw
+from boxatlas.parts.dense import DenseDetector
 from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.masks import WithMasks
 from boxatlas.parts.region.rpn import RPN, Ranked
-
-_NEVER = -1e30  # a logit that nothing has, below what suppression looks at
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,32 @@ class Inputs:
 
     content: "content" [B, 2], the width and height that each picture reaches within the input, to
     which proposals are clipped; scale: "scale" [B], pixels of the input for one of the source;
-    boxes: "boxes" [B, P, 4] in pixels of the input. free: h and w may vary.
+    rois: "rois" [B, P, 4] in pixels of the input; score: "score" [1], the least that a detection
+    scores, which need not be given. free: h and w may vary.
     """
 
     content: bool = False
     scale: bool = False
-    boxes: bool = False
+    rois: bool = False
+    score: bool = False
     free: bool = False
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        optional = (("content", self.content), ("scale", self.scale), ("boxes", self.boxes))
+        optional = (
+            ("content", self.content),
+            ("scale", self.scale),
+            ("rois", self.rois),
+            ("score", self.score),
+        )
         names = ("images", *(name for name, wanted in optional if wanted))
         object.__setattr__(self, "names", names)
 
 
-def inputs_of(detector: Detector) -> Inputs:
+def inputs_of(detector: Detector, with_nms: bool = False) -> Inputs:
     """What a detector's graph takes. Raises InputError for a method that has none."""
+    if with_nms:
+        check_suppressible(detector)
     free = not detector.preprocess.same_size
     if not isinstance(detector, RegionDetector):
         if detector.takes_proposals:
@@ -52,13 +61,13 @@ def inputs_of(detector: Detector) -> Inputs:
                 field="model",
                 value=detector.name,
             )
-        return Inputs(free=free)
-    if isinstance(detector, WithMasks):
-        raise InputError("masks are not exported", field="model", value=detector.name)
+        clips = isinstance(detector, DenseDetector) and detector.config.clip_before_nms
+        return Inputs(content=with_nms and clips, score=with_nms, free=free)
     if detector.rpn is None:
-        return Inputs(boxes=True, free=free)
+        return Inputs(content=with_nms, rois=True, score=with_nms, free=free)
     rule = detector.rpn.config
-    return Inputs(content=True, scale=rule.min_size_first and rule.min_size > 0, free=free)
+    scale = rule.min_size_first and rule.min_size > 0
+    return Inputs(content=True, scale=scale, score=with_nms, free=free)
 
 
 def with_constant_padding(network: nn.Module) -> None:
@@ -84,11 +93,16 @@ def _padding(conv: nn.Conv2d, axis: int) -> tuple[int, int]:
 
 
 class Graph(nn.Module):
-    """The network of a detector, its raw outputs in a fixed order as a tuple."""
+    """The network of a detector, its raw outputs in a fixed order as a tuple.
 
-    def __init__(self, detector: Detector) -> None:
+    with_nms: its detections as well, as `decided` gives them, and the masks of those. Masks are
+    drawn for the boxes that are left: a method that has them is exported in no other way.
+    """
+
+    def __init__(self, detector: Detector, with_nms: bool = False) -> None:
         super().__init__()
-        self.detector, self.inputs = detector, inputs_of(detector)
+        self.with_nms = with_nms or isinstance(detector, WithMasks)
+        self.detector, self.inputs = detector, inputs_of(detector, self.with_nms)
 
     def forward(self, images: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.raw(images, *rest).values())
@@ -97,10 +111,13 @@ class Graph(nn.Module):
         """The detector's own `forward`, frames replaced by the inputs that tell of them."""
         detector, given = self.detector, dict(zip(self.inputs.names[1:], rest, strict=True))
         if not isinstance(detector, RegionDetector):
-            return detector(images)
+            raw = detector(images)
+            if not self.with_nms:
+                return raw
+            return decided(detector, raw, given.get("content"), given["score"])
         features = detector.features(images)
         if detector.rpn is None:
-            boxes = given["boxes"]
+            boxes = given["rois"]
             valid = (boxes[..., 2:] > boxes[..., :2]).all(-1)
         else:
             size = (images.shape[-2], images.shape[-1])
@@ -112,49 +129,26 @@ class Graph(nn.Module):
         raw = detector.heads(features, boxes, given.get("content"))
         if "proposals" in raw:  # of heads that move boxes: the RPN's own beside them
             raw["rpn_proposals"] = boxes
-        return {"proposals": boxes, "valid": valid, **raw, **detector.extra_raw(features)}
+        raw = {"proposals": boxes, "valid": valid, **raw}
+        if not self.with_nms:
+            return raw
+        answer = decided(detector, raw, given["content"], given["score"])
+        if isinstance(detector, WithMasks):
+            answer["masks"] = drawn(detector, features, answer)
+        return {**answer, "proposals": boxes, "valid": valid}
 
 
 def _suppressed(rpn: RPN, ranked: Ranked, keep: int) -> Proposals:
     """`proposal_nms` by one NonMaxSuppression, whose classes are the levels."""
     levels = len(rpn.strides)
-    scores = ranked.scores.masked_fill(~ranked.usable, _NEVER)
+    scores = ranked.scores.masked_fill(~ranked.usable, NEVER)
     level = torch.arange(levels, device=scores.device)[:, None]
-    by_level = torch.where(ranked.level == level, scores[:, None], _NEVER)  # [B, levels, S]
+    by_level = torch.where(ranked.level == level, scores[:, None], NEVER)  # [B, levels, S]
     corners = ranked.boxes
     if rpn.coder.inclusive:
         corners = corners + corners.new_tensor([0.0, 0.0, 1.0, 1.0])
-    stays = kept(corners, by_level, keep, rpn.config.rpn_nms, _NEVER / 2).any(1)
-    best, row = scores.masked_fill(~stays, _NEVER).topk(torch.sym_min(keep, scores.shape[1]), dim=1)
-    valid = best > _NEVER / 2
+    stays = kept(corners, by_level, keep, rpn.config.rpn_nms, NEVER / 2).any(1)
+    best, row = scores.masked_fill(~stays, NEVER).topk(torch.sym_min(keep, scores.shape[1]), dim=1)
+    valid = best > NEVER / 2
     boxes = ranked.boxes.gather(1, row[..., None].expand(-1, -1, 4))
     return Proposals(boxes * valid[..., None], best * valid, valid)
-
-
-def kept(boxes: Tensor, scores: Tensor, most: int, iou: float, score: float) -> Tensor:
-    """[B, C, S] bool: which boxes [B, S, 4] stay in each class of scores [B, C, S].
-
-    The standard operator NonMaxSuppression: at most `most` of a class, those above `score`.
-    """
-    chosen = torch.onnx.ops.symbolic(
-        "NonMaxSuppression",
-        (
-            boxes,
-            scores,
-            torch.tensor([most]),
-            torch.tensor([iou], dtype=torch.float32),
-            torch.tensor([score], dtype=torch.float32),
-        ),
-        dtype=torch.int64,
-        shape=(_any_number(), 3),
-    )
-    stays = torch.zeros_like(scores, dtype=torch.float32)
-    one = torch.ones_like(chosen[:, 0], dtype=torch.float32)
-    return stays.index_put((chosen[:, 0], chosen[:, 1], chosen[:, 2]), one) > 0
-
-
-def _any_number() -> int:
-    """A size that only running the graph tells."""
-    size: int = torch.zeros(1, dtype=torch.int64).sum().item()  # pyright: ignore
-    torch._check(size >= 0)
-    return size

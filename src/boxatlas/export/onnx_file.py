@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from boxatlas.export.graph import Graph, with_constant_padding
 from boxatlas.files import check_file
 from boxatlas.parts.base import Detector
 from boxatlas.parts.fast import folded
+from boxatlas.parts.yolo import just_above
 
 KEY = "boxatlas"  # of the metadata
 FORMAT = 1  # of what stands there
@@ -47,15 +49,16 @@ class Contents:
     outputs: tuple[str, ...]
 
 
-def model_of(detector: Detector) -> Any:
+def model_of(detector: Detector, with_nms: bool = False) -> Any:
     """The `onnx.ModelProto` of a detector's network; the detector stays as it was.
 
-    The batch size is free, height and width too where inputs vary. Raises InputError for a method
-    without a graph and where the extra is missing.
+    with_nms: decoding and suppression are inside. The batch size is free, height and width too
+    where inputs vary. Raises InputError for a method without such a graph and where the extra is
+    missing.
     """
     onnx = extra("onnx")
     extra("onnxscript")
-    graph = Graph(_ordinary(detector)).eval()
+    graph = Graph(_ordinary(detector), with_nms).eval()
     if graph.inputs.free:
         with_constant_padding(graph)
     arguments = _example(graph)
@@ -84,7 +87,10 @@ def model_of(detector: Detector) -> Any:
     ):  # paths of the machine it was made on
         del entry.metadata_props[:]
     model.producer_name, model.producer_version = "boxatlas", __version__
-    written = _metadata(detector, graph.inputs.names, outputs)
+    if graph.inputs.score:  # an input with a value of its own need not be given
+        least = np.array([just_above(detector.config.model_dump()["score"])], np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(least, "score"))
+    written = _metadata(detector, graph, outputs)
     for key, value in written.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
@@ -134,10 +140,12 @@ def _example(graph: Graph) -> tuple[Tensor, ...]:
         given.append(torch.tensor([[float(size[1]), float(size[0])]]).repeat(2, 1))
     if inputs.scale:
         given.append(torch.ones(2))
-    if inputs.boxes:
+    if inputs.rois:
         corner = torch.tensor([[8.0, 8.0], [20.0, 10.0], [0.0, 0.0]])
         boxes = torch.cat([corner, corner + 50], 1)
         given.append(boxes.expand(2, 3, 4).contiguous())
+    if inputs.score:
+        given.append(torch.zeros(1))
     return tuple(given)
 
 
@@ -145,18 +153,20 @@ def _shapes(graph: Graph) -> tuple[Any, ...]:
     """Which axes of the arguments are free."""
     free = torch.export.Dim.DYNAMIC
     images = {0: free, 2: free, 3: free} if graph.inputs.free else {0: free}
-    rest = tuple({0: free, 1: free} if n == "boxes" else {0: free} for n in graph.inputs.names[1:])
+    axes = {"rois": {0: free, 1: free}, "score": {}}
+    rest = tuple(axes.get(name, {0: free}) for name in graph.inputs.names[1:])
     return (images, rest) if rest else (images,)
 
 
-def _metadata(detector: Detector, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
+def _metadata(detector: Detector, graph: Graph, outputs: Sequence[str]) -> dict[str, str]:
     """What we read back, and beside it what other programs want to know."""
     described = detector.describe()
     parameters = sum(p.numel() for p in detector.parameters())
     own = {
         "format": FORMAT,
-        "inputs": list(inputs),
+        "inputs": list(graph.inputs.names),
         "outputs": list(outputs),
+        "with_nms": graph.with_nms,
         "parameters": parameters,
         **described,
     }

@@ -35,14 +35,16 @@ class Exported:
         }
 
 
-def export_onnx(detector: Detector, path: str | Path) -> Exported:
+def export_onnx(detector: Detector, path: str | Path, *, with_nms: bool = False) -> Exported:
     """Write a detector's network as an ONNX file that finds what it finds.
+
+    with_nms: decoding and suppression are in the graph too, as they always are for masks.
 
     What was at `path` stays until the new file is whole and verified. Raises InputError for a
     method without a graph, and where ONNX Runtime finds other things than PyTorch on real photos:
     then nothing is written.
     """
-    model = model_of(detector)
+    model = model_of(detector, with_nms)
     path = Path(path)
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())

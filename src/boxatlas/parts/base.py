@@ -308,7 +308,7 @@ class Detector(nn.Module):
                 raw = {k: v.float() if v.is_floating_point() else v for k, v in raw.items()}
                 found = fast.postprocess(raw, frames, score=score, max_detections=max_detections)
         with torch.inference_mode(False), torch.no_grad():
-            return [_editable(one) for one in found]
+            return [editable(one) for one in found]
 
     def fast(self) -> Detector:
         """This detector for inference: eval mode, batch norm folded, channels last, in float32.
@@ -412,7 +412,7 @@ def _in_float32(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-def _editable(one: Detections) -> Detections:
+def editable(one: Detections) -> Detections:
     """Ordinary tensors, to be edited and learned from, where inference left its own."""
 
     def plain(tensor: Tensor) -> Tensor:

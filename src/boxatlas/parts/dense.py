@@ -195,10 +195,14 @@ class DenseDetector(Detector):
         labels, image = candidates.label[rows], candidates.image[rows]
         return detections_of(boxes[rows], scores, labels, image, frames, self.classes, most)
 
+    def scores(self, raw: Raw) -> Tensor:
+        """[B, A, K]: what each anchor says of each class."""
+        return self.class_scores(raw["logits"].float())
+
     def candidates(self, raw: Raw, score: float | None) -> Candidates:
         """What may become a detection: anchors and classes that pass the threshold."""
         limits: SuppressionChoices = self.config
-        scores = self.class_scores(raw["logits"].float())
+        scores = self.scores(raw)
         # The published threshold is exceeded; one that a caller gives is reached.
         passes = scores > limits.score if score is None else scores >= score
         where = passes.flatten().nonzero().squeeze(1)
@@ -207,6 +211,15 @@ class DenseDetector(Detector):
         image = row.div(anchors, rounding_mode="floor")
         label = where - row * classes
         return Candidates(image, row - image * anchors, label, scores.flatten()[where])
+
+    def entering(self, raw: Raw, scores: Tensor) -> Tensor:
+        """Which of all scores [B, K, A] may enter suppression, for graphs that cannot choose
+        candidates: [B, K, A] bool, the best of each class."""
+        dense: DenseChoices = self.config
+        if dense.candidates is None:
+            return torch.ones_like(scores, dtype=torch.bool)
+        most = torch.sym_min(dense.candidates, scores.shape[2])
+        return scores >= scores.topk(most, dim=2).values[..., -1:]
 
     def decode(self, raw: Raw, candidates: Candidates) -> Tensor:
         """The candidates' boxes [N, 4] xyxy in pixels of the input."""

@@ -141,6 +141,11 @@ class YOLODetector(Detector):
         input pixels)."""
         raise TypeError(f"{type(self).__name__} does not define candidates")
 
+    def every_box(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        """All boxes [B, S, 4] xyxy in input pixels, with all scores [B, S, K]: what `candidates`
+        chooses from, for graphs that cannot choose so early."""
+        raise TypeError(f"{type(self).__name__} does not define every_box")
+
     @torch.no_grad()
     def postprocess(
         self,
@@ -217,6 +222,18 @@ class PriorDetector(YOLODetector):
         by_map = [self._of_map(layer, score) for layer in self.maps(raw)]
         parts = zip(*(candidates for candidates, _ in by_map), strict=True)
         return Candidates(*map(torch.cat, parts)), torch.cat([boxes for _, boxes in by_map])
+
+    def every_box(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        boxes, scores = [], []
+        for layer in self.maps(raw):
+            numbers = self.coder.activate(layer.numbers.float(), 2)
+            place = cxcywh_to_xyxy(self.coder.decode_map(numbers, layer.priors))
+            side = place.new_tensor([layer.input[1], layer.input[0]] * 2)
+            boxes.append((place * side).flatten(1, 3))
+            rows = numbers.movedim(2, -1).flatten(1, 3)  # [B, A * H * W, 5 + K]
+            chance = self.class_scores(rows[..., 5:].flatten(0, 1)).unflatten(0, rows.shape[:2])
+            scores.append(rows[..., 4:5] * chance)
+        return torch.cat(boxes, 1), torch.cat(scores, 1)
 
     def _of_map(self, layer: Map, score: float) -> tuple[Candidates, Tensor]:
         logit = math.log(score / (1 - score)) if 0 < score < 1 else -math.inf if score <= 0 else 99

@@ -227,17 +227,24 @@ class WithMasks(RegionDetector):
         """[N, H, W] bool in the source image."""
         if logits is None or len(detections) == 0:
             return torch.zeros(len(detections), *detections.size, dtype=torch.bool)
-        config = self.config
-        shown = self.map_of(detections.labels.to(logits.device))
-        own = logits[: len(detections)].float()
-        chance = own.softmax(1) if config.mask_loss == "softmax" else own.sigmoid()
-        maps = chance[torch.arange(len(detections), device=logits.device), shown]
+        labels = detections.labels.to(logits.device)
+        return self.pasted(self.mask_chances(logits[: len(detections)], labels), detections)
+
+    def mask_chances(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits [N, maps, m, m] of classes [N] -> probabilities [N, m, m], of their own maps."""
+        softmax = self.config.mask_loss == "softmax"
+        chance = logits.float().softmax(1) if softmax else logits.float().sigmoid()
+        rows = torch.arange(labels.shape[0], device=logits.device)
+        return chance[rows, self.map_of(labels)]
+
+    def pasted(self, chances: Tensor, detections: Detections) -> Tensor:
+        """Probabilities [N, m, m] in the boxes of detections -> [N, H, W] bool in the source."""
         pasted = paste_masks(
-            maps,
-            detections.boxes.to(maps),
+            chances,
+            detections.boxes.to(chances),
             detections.size,
-            grid=config.mask_paste,
-            threshold=config.mask_threshold,
+            grid=self.config.mask_paste,
+            threshold=self.config.mask_threshold,
         )
         return pasted.cpu()
 
