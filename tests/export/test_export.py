@@ -25,44 +25,6 @@ from boxatlas.photos import photos
 from boxatlas.structures import Detections
 
 PHOTO = photos()[0].path
-LIGHT: dict[str, dict[str, Any]] = {
-    "ssdlite320_efficientnet_lite0": {"size": 96},
-    "yolov3_tiny": {"size": 96, "width": 0.1},
-}
-SLOW: dict[str, dict[str, Any]] = {
-    "retinanet320_efficientnet_lite0_fpn": {"size": 128},
-    "yolov1_tiny": {"size": 256},
-    "yolov2_efficientnet_lite0": {"size": 96},
-    "yolov2_tiny": {"size": 96, "width": 0.1},
-    "yolov2": {"size": 96, "width": 0.1},
-    "dsod300": {"size": 160},
-    "rfbnet300_mobilenet": {"size": 160},
-    "fssd300_vgg16": {"size": 160, "backbone": "timm/tf_efficientnet_lite0"},
-    "refinedet320_vgg16": {"size": 160, "backbone": "timm/tf_efficientnet_lite0"},
-    "m2det320_vgg16": {"size": 160, "backbone": "timm/tf_efficientnet_lite0"},
-    "dssd321_r101": {"size": 129},
-    "faster_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
-    "faster_rcnn320_efficientnet_lite0": {"size": 128, "proposals_detect": (200, 50)},
-    "cascade_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
-    "faster_rcnn_zf": {
-        "size": 96,
-        "box_width": 32,
-        "anchor_sizes": (16, 32, 64),
-        "min_size": 4.0,
-        "proposals_detect": (200, 50),
-    },
-    "rfcn320_efficientnet_lite0": {
-        "size": 128,
-        "k": 3,
-        "conv_width": 32,
-        "proposals_detect": (200, 50),
-    },
-    "fast_rcnn320_efficientnet_lite0": {"size": 128},
-}
-MASKS: dict[str, dict[str, Any]] = {
-    "mask_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
-    "cascade_mask_rcnn320_efficientnet_lite0_fpn": {"size": 128, "proposals_detect": (200, 50)},
-}
 
 
 @pytest.fixture(scope="module")
@@ -72,49 +34,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[boxatlas.Detecto
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     export_onnx(detector, path)
     return detector, path
-
-
-def _finds_the_same(name: str, options: dict[str, Any], path: Path) -> None:
-    detector = spread(name, **options)
-    before = {key: value.clone() for key, value in detector.state_dict().items()}
-    found = detector.detect(PHOTO, score=0.0) if not detector.takes_proposals else None
-    done = export_onnx(detector, path)
-    assert done.agreement.detections >= 2 * 20  # 20 of each photo
-    assert done.agreement.missing == 0
-    # The detector is as it was (a trace leaves nothing behind).
-    assert all(torch.equal(before[key], value) for key, value in detector.state_dict().items())
-    if found is not None:
-        again = detector.detect(PHOTO, score=0.0)
-        assert torch.equal(again.boxes, found.boxes)
-    model = onnx.load(path)
-    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
-    _batches_are_free(detector, boxatlas.load(path))
-
-
-def _batches_are_free(detector: boxatlas.Detector, deployed: boxatlas.Detector) -> None:
-    """Each image of a batch of 3 has the raw outputs that it has alone."""
-    paths = [photo.path for photo in photos()[:1]] * 3
-    images, frames = detector.preprocess.batch(paths)
-    boxes = torch.tensor([[[2.0, 3.0, 60.0, 70.0], [10.0, 10.0, 90.0, 50.0]]]).repeat(3, 1, 1)
-    given = boxes if detector.takes_proposals else None
-    three = deployed(images, frames, given)
-    alone = deployed(images[:1], frames[:1], None if given is None else given[:1])
-    for name, value in alone.items():
-        if value.shape[:1] == (1,):
-            assert three[name].shape[0] == 3
-            torch.testing.assert_close(three[name][2:], value, rtol=1e-3, atol=1e-2)
-
-
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_models_find_the_same(name: str, tmp_path: Path) -> None:
-    _finds_the_same(name, LIGHT[name], tmp_path / "model.onnx")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_families_find_the_same(name: str, tmp_path: Path) -> None:
-    _finds_the_same(name, SLOW[name], tmp_path / "model.onnx")
 
 
 def test_a_file_is_a_detector(exported: tuple[boxatlas.Detector, Path]) -> None:
@@ -298,14 +217,6 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"boxatlas\[onnx\]"):
         boxatlas.load(exported[1])
-
-
-@pytest.mark.parametrize("name", ["rcnn_efficientnet_lite0", "mask_rcnn320_efficientnet_lite0_fpn"])
-def test_methods_without_a_graph_are_refused(name: str, tmp_path: Path) -> None:
-    detector = boxatlas.create_model(name, num_classes=2)
-    with pytest.raises(InputError, match="model"):
-        export_onnx(detector, tmp_path / "x.onnx")
-    assert not list(tmp_path.iterdir())
 
 
 def _say(*arguments: object) -> int:

@@ -180,10 +180,10 @@ class RCNN(Detector):
         count = self.num_classes
         scores = images.new_zeros(*valid.shape, count)
         deltas = images.new_zeros(*valid.shape, count, 4)
-        done = 0
+        done, svms = 0, self.svm_scores
         for layers in self.features(images, proposals[image, row], image, frames):
             part = slice(done, done + len(layers["fc7"]))
-            scores[image[part], row[part]] = self.scores(layers)
+            scores[image[part], row[part]] = self.scores(layers, svms)
             deltas[image[part], row[part]] = self.deltas(layers)
             done = part.stop
         return {"scores": scores, "deltas": deltas, "proposals": proposals, "valid": valid}
@@ -200,12 +200,15 @@ class RCNN(Detector):
         """[R, K + 1], background first."""
         return self.classifier(F.dropout(fc7, self.network.dropout, self.training))
 
-    def scores(self, layers: Mapping[str, Tensor]) -> Tensor:
-        """[R, K]: the logistic of the SVMs' margins, so that 0.5 is their boundary; or the softmax.
+    @property
+    def svm_scores(self) -> bool:
+        """Whether the SVMs score: until they are fitted the softmax stands in for them."""
+        return self.config.classifier == "svm" and bool(self.svm_fitted)
 
-        Until the SVMs are fitted the softmax stands in for them.
-        """
-        if self.config.classifier == "svm" and bool(self.svm_fitted):
+    def scores(self, layers: Mapping[str, Tensor], svms: bool) -> Tensor:
+        """[R, K]: the logistic of the SVMs' margins, so that 0.5 is their boundary; or, without
+        svms, the softmax."""
+        if svms:
             features = layers[self.config.feature_layer]
             return torch.sigmoid(F.linear(features, self.svm_weight, self.svm_bias))
         return self.logits(layers["fc7"]).softmax(-1)[:, 1:]
@@ -214,9 +217,9 @@ class RCNN(Detector):
         """[R, K, 4]: how each class moves the box; zeros without box regression."""
         pool5 = layers["pool5"]
         if not self.config.box_regression:
-            return pool5.new_zeros(len(pool5), self.num_classes, 4)
+            return pool5.new_zeros(pool5.shape[0], self.num_classes, 4)
         flat = F.linear(pool5, self.box_weight.flatten(0, 1), self.box_bias.flatten())
-        return flat.view(len(pool5), -1, 4)
+        return flat.view(pool5.shape[0], -1, 4)
 
     def probe(self, images: Tensor) -> list[Tensor]:
         """The crop network's layers, an image being one crop."""
@@ -340,8 +343,7 @@ class RCNN(Detector):
         """The lowest score that counts, where none is given."""
         if self.config.score is not None:
             return self.config.score
-        svm = self.config.classifier == "svm" and bool(self.svm_fitted)
-        return 1 / (1 + float(np.e)) if svm else 0.01
+        return 1 / (1 + float(np.e)) if self.svm_scores else 0.01
 
 
 def content_sizes(images: Tensor, frames: Sequence[Frame] | None) -> Tensor:

@@ -78,7 +78,8 @@ def agreement(original: Detector, exported: Deployed) -> Agreement:
 
 def _of_photo(original: Detector, exported: Deployed, path: Path) -> Agreement:
     images, frames = original.preprocess.batch_of_pixels([read(path)])
-    given = _made_boxes(images) if original.takes_proposals else None
+    count = 400 if isinstance(original, RegionDetector) else 60  # of R-CNN's each is a network run
+    given = _made_boxes(images, count) if original.takes_proposals else None
     theirs = exported(images, frames, given, score=0.0)
     if isinstance(original, RegionDetector) and original.rpn is not None:
         # Which of two equal proposals is kept is rounding's; what is made of them is compared.
@@ -110,12 +111,12 @@ def _enough(
     )
 
 
-def _made_boxes(images: Tensor) -> Tensor:
-    """Boxes [1, 400, 4] all over an input."""
+def _made_boxes(images: Tensor, count: int) -> Tensor:
+    """Boxes [1, count, 4] all over an input."""
     height, width = images.shape[-2:]
     noise = torch.Generator().manual_seed(0)
-    corner = torch.rand(1, 400, 2, generator=noise) * 0.7
-    size = 0.05 + 0.25 * torch.rand(1, 400, 2, generator=noise)
+    corner = torch.rand(1, count, 2, generator=noise) * 0.7
+    size = 0.05 + 0.25 * torch.rand(1, count, 2, generator=noise)
     return torch.cat([corner, corner + size], -1) * torch.tensor([width, height] * 2)
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from boxatlas.detectors.rcnn import RCNN
 from boxatlas.errors import InputError, nearest, parsing
 from boxatlas.export.onnx_file import Contents, opened
 from boxatlas.export.runtimes import RUNTIMES, Runtime
-from boxatlas.parts.base import ClassRows, Detector, Raw, editable
+from boxatlas.parts.base import ClassRows, Detector, Raw, Request, editable
 from boxatlas.parts.region.detector import RegionDetector, content_limits, image_scales
 from boxatlas.parts.region.masks import WithMasks
 from boxatlas.parts.region.search import selective_search_proposals
@@ -66,19 +68,32 @@ class Deployed(Detector):
         if "scale" in wanted:
             given["scale"] = image_scales(images, frames)
         if "rois" in wanted:
-            assert isinstance(method, RegionDetector)
             if proposals is None:
                 proposals = selective_search_proposals(
-                    images, frames, self.preprocess, most=self.takes_proposals
+                    images,
+                    frames,
+                    self.preprocess,
+                    most=self.takes_proposals,
+                    min_side=self.min_proposal_side,
                 )
-            most = self.takes_proposals
-            given["rois"] = method.inward(proposals[:, :most].to(images), frames)
+            rois = proposals[:, : self.takes_proposals].to(images)
+            inward = isinstance(method, RegionDetector)
+            given["rois"] = method.inward(rois, frames) if inward else rois
         elif proposals is not None:
             raise InputError(
                 "makes its own proposals, inside the graph", file=self.contents.path, field="rois"
             )
         if "score" in wanted and score is not None:
             given["score"] = torch.tensor([score])
+        if not isinstance(method, RCNN):
+            return self._run(given)
+        parts = [
+            self._run({**given, "rois": rois})
+            for rois in given["rois"].split(method.config.crops_at_once, 1)
+        ]
+        return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+    def _run(self, given: Mapping[str, Tensor]) -> Raw:
         arrays = {name: np.ascontiguousarray(t.numpy(), np.float32) for name, t in given.items()}
         with parsing(self.contents.path, "the graph cannot be run"):
             found = self.runtime.run(self.contents.outputs, arrays)
@@ -111,6 +126,15 @@ class Deployed(Detector):
             replace(result, masks=method.pasted(chance[: len(result)], result))
             for result, chance in zip(results, chances, strict=True)
         ]
+
+    def detect_pixels(
+        self, pictures: Sequence[NDArray[np.uint8]], request: Request | None = None
+    ) -> list[Detections]:
+        most = None if request is None else request.max_detections
+        if self.with_nms and most is not None and most > self.config.model_dump()["max_detections"]:
+            problem = "the file chooses inside its graph, no more than it was written with"
+            raise InputError(problem, file=self.contents.path, field="max_detections", value=most)
+        return super().detect_pixels(pictures, request)
 
     def infer(
         self,

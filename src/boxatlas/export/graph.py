@@ -12,7 +12,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from boxatlas.boxes.nms import Proposals
-from boxatlas.errors import InputError
+from boxatlas.detectors.rcnn import RCNN
 from boxatlas.export.suppression import NEVER, check_suppressible, decided, drawn, kept
 from boxatlas.parts.base import Detector, Raw
 from boxatlas.parts.dense import DenseDetector
@@ -56,11 +56,7 @@ def inputs_of(detector: Detector, with_nms: bool = False) -> Inputs:
     free = not detector.preprocess.same_size
     if not isinstance(detector, RegionDetector):
         if detector.takes_proposals:
-            raise InputError(
-                "looks at crops of the picture, one network call for each: it has no graph",
-                field="model",
-                value=detector.name,
-            )
+            return Inputs(content=True, rois=True, free=free)
         clips = isinstance(detector, DenseDetector) and detector.config.clip_before_nms
         return Inputs(content=with_nms and clips, score=with_nms, free=free)
     if detector.rpn is None:
@@ -103,6 +99,7 @@ class Graph(nn.Module):
         super().__init__()
         self.with_nms = with_nms or isinstance(detector, WithMasks)
         self.detector, self.inputs = detector, inputs_of(detector, self.with_nms)
+        self.svms = isinstance(detector, RCNN) and bool(detector.svm_scores)
 
     def forward(self, images: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.raw(images, *rest).values())
@@ -110,6 +107,8 @@ class Graph(nn.Module):
     def raw(self, images: Tensor, *rest: Tensor) -> Raw:
         """The detector's own `forward`, frames replaced by the inputs that tell of them."""
         detector, given = self.detector, dict(zip(self.inputs.names[1:], rest, strict=True))
+        if isinstance(detector, RCNN):
+            return _of_crops(detector, images, given["content"], given["rois"], self.svms)
         if not isinstance(detector, RegionDetector):
             raw = detector(images)
             if not self.with_nms:
@@ -136,6 +135,20 @@ class Graph(nn.Module):
         if isinstance(detector, WithMasks):
             answer["masks"] = drawn(detector, features, answer)
         return {**answer, "proposals": boxes, "valid": valid}
+
+
+def _of_crops(model: RCNN, images: Tensor, content: Tensor, rois: Tensor, svms: bool) -> Raw:
+    """R-CNN's `forward` on the boxes given, all of them at once."""
+    image = torch.arange(images.shape[0])[:, None].expand(-1, rois.shape[1]).flatten()
+    crops = model.crop(images, rois.flatten(0, 1), image, content.flip(1).long())
+    layers = model.network(crops)
+    shape = (images.shape[0], rois.shape[1])
+    return {
+        "scores": model.scores(layers, svms).unflatten(0, shape),
+        "deltas": model.deltas(layers).unflatten(0, shape),
+        "proposals": rois,
+        "valid": (rois[..., 2:] > rois[..., :2]).all(-1),
+    }
 
 
 def _suppressed(rpn: RPN, ranked: Ranked, keep: int) -> Proposals:

@@ -29,7 +29,7 @@ def check_suppressible(detector: Detector) -> None:
         if type(detector).suppress is not DenseDetector.suppress:
             problem = "suppresses softly, for which ONNX has no operator"
     elif not isinstance(detector, YOLODetector):
-        problem = "looks at crops of the picture, one network call for each"
+        problem = "looks at a few crops of the picture at a time"
     elif isinstance(detector, PriorDetector) and type(detector).scored is not PriorDetector.scored:
         problem = "walks down a tree of words for each box"
     if problem:
@@ -78,8 +78,8 @@ def _scored(detector: Detector, raw: Raw, content: Tensor | None) -> tuple[Tenso
     if isinstance(detector, DenseDetector):
         scores = detector.scores(raw).transpose(1, 2)
         images, _, anchors = scores.shape
-        image = torch.arange(images).repeat_interleave(anchors)
-        row = torch.arange(anchors).repeat(images)
+        image = torch.arange(images)[:, None].expand(-1, anchors).flatten()
+        row = torch.arange(anchors).expand(images, -1).flatten()
         every = Candidates(image, row, row, row)  # of which decoding reads image and row
         boxes = detector.decode(raw, every).reshape(images, anchors, 4)
         if content is not None:
