@@ -54,6 +54,10 @@ def load(path: str | Path, *, engine: str | None = None) -> Detector:
         from boxatlas.export import open_onnx
 
         return open_onnx(path, engine or "onnx")
+    if Path(path).suffix == ".pt2":
+        from boxatlas.export.program import refuse_program
+
+        refuse_program(Path(path))
     detector = load_checkpoint(path)
     if engine in (None, "torch"):
         return detector

@@ -219,11 +219,11 @@ def open_onnx(path: str | Path, engine: str = "onnx") -> Deployed:
     with parsing(contents.path, f"engine {engine} cannot open it"):
         runtime = RUNTIMES[engine](contents.data)
     method = described(contents.description, contents.path).eval()
-    _without_weights(method)
+    without_weights(method)
     return Deployed(method, contents, runtime, engine)
 
 
-def _without_weights(method: nn.Module) -> None:
+def without_weights(method: nn.Module) -> None:
     """Parameters of their shapes alone: the numbers are in the graph."""
     for module in method.modules():
         for name, value in list(module._parameters.items()):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boxatlas.boxes.nms import Proposals
 from boxatlas.detectors.rcnn import RCNN
-from boxatlas.export.suppression import NEVER, check_suppressible, decided, drawn, kept
+from boxatlas.export.suppression import NEVER, Keep, check_suppressible, decided, drawn
 from boxatlas.parts.base import Detector, Raw
 from boxatlas.parts.dense import DenseDetector
 from boxatlas.parts.region.detector import RegionDetector
@@ -92,11 +92,13 @@ class Graph(nn.Module):
     """The network of a detector, its raw outputs in a fixed order as a tuple.
 
     with_nms: its detections as well, as `decided` gives them, and the masks of those. Masks are
-    drawn for the boxes that are left: a method that has them is exported in no other way.
+    drawn for the boxes that are left: a method that has them is exported in no other way. keep: the
+    suppression that it uses.
     """
 
-    def __init__(self, detector: Detector, with_nms: bool = False) -> None:
+    def __init__(self, detector: Detector, with_nms: bool, keep: Keep) -> None:
         super().__init__()
+        self.keep = keep
         self.with_nms = with_nms or isinstance(detector, WithMasks)
         self.detector, self.inputs = detector, inputs_of(detector, self.with_nms)
         self.svms = isinstance(detector, RCNN) and bool(detector.svm_scores)
@@ -113,7 +115,7 @@ class Graph(nn.Module):
             raw = detector(images)
             if not self.with_nms:
                 return raw
-            return decided(detector, raw, given.get("content"), given["score"])
+            return decided(detector, raw, given.get("content"), given["score"], self.keep)
         features = detector.features(images)
         if detector.rpn is None:
             boxes = given["rois"]
@@ -124,14 +126,14 @@ class Graph(nn.Module):
             before, keep = detector.rpn.config.proposals_detect
             content = given["content"]
             ranked = detector.rpn.best(rows, before, content, given.get("scale"))
-            boxes, _, valid = _suppressed(detector.rpn, ranked, keep)
+            boxes, _, valid = _suppressed(detector.rpn, ranked, keep, self.keep)
         raw = detector.heads(features, boxes, given.get("content"))
         if "proposals" in raw:  # of heads that move boxes: the RPN's own beside them
             raw["rpn_proposals"] = boxes
         raw = {"proposals": boxes, "valid": valid, **raw}
         if not self.with_nms:
             return raw
-        answer = decided(detector, raw, given["content"], given["score"])
+        answer = decided(detector, raw, given["content"], given["score"], self.keep)
         if isinstance(detector, WithMasks):
             answer["masks"] = drawn(detector, features, answer)
         return {**answer, "proposals": boxes, "valid": valid}
@@ -151,8 +153,8 @@ def _of_crops(model: RCNN, images: Tensor, content: Tensor, rois: Tensor, svms: 
     }
 
 
-def _suppressed(rpn: RPN, ranked: Ranked, keep: int) -> Proposals:
-    """`proposal_nms` by one NonMaxSuppression, whose classes are the levels."""
+def _suppressed(rpn: RPN, ranked: Ranked, count: int, keep: Keep) -> Proposals:
+    """`proposal_nms` by one suppression, whose classes are the levels."""
     levels = len(rpn.strides)
     scores = ranked.scores.masked_fill(~ranked.usable, NEVER)
     level = torch.arange(levels, device=scores.device)[:, None]
@@ -160,8 +162,8 @@ def _suppressed(rpn: RPN, ranked: Ranked, keep: int) -> Proposals:
     corners = ranked.boxes
     if rpn.coder.inclusive:
         corners = corners + corners.new_tensor([0.0, 0.0, 1.0, 1.0])
-    stays = kept(corners, by_level, keep, rpn.config.rpn_nms, NEVER / 2).any(1)
-    best, row = scores.masked_fill(~stays, NEVER).topk(torch.sym_min(keep, scores.shape[1]), dim=1)
+    stays = keep(corners, by_level, count, rpn.config.rpn_nms, NEVER / 2).any(1)
+    best, row = scores.masked_fill(~stays, NEVER).topk(torch.sym_min(count, scores.shape[1]), dim=1)
     valid = best > NEVER / 2
     boxes = ranked.boxes.gather(1, row[..., None].expand(-1, -1, 4))
     return Proposals(boxes * valid[..., None], best * valid, valid)

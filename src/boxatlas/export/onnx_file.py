@@ -10,31 +10,26 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from boxatlas._version import __version__
 from boxatlas.errors import InputError, parsing
 from boxatlas.export.extras import extra
-from boxatlas.export.graph import Graph, with_constant_padding
+from boxatlas.export.suppression import kept
+from boxatlas.export.tracing import Traced, quiet, trace
 from boxatlas.files import check_file
 from boxatlas.parts.base import Detector
-from boxatlas.parts.fast import folded
 from boxatlas.parts.yolo import just_above
 
 KEY = "boxatlas"  # of the metadata
 FORMAT = 1  # of what stands there
 OPSET = 18
-_EXAMPLE = (160, 224)  # of an input of any size: only its symbols are kept
 _LARGEST = 2**31 - 1  # bytes of a file: protobuf's limit
 
 
@@ -58,56 +53,32 @@ def model_of(detector: Detector, with_nms: bool = False) -> Any:
     """
     onnx = extra("onnx")
     extra("onnxscript")
-    graph = Graph(_ordinary(detector), with_nms).eval()
-    if graph.inputs.free:
-        with_constant_padding(graph)
-    arguments = _example(graph)
+    traced = trace(detector, with_nms, kept)
+    names = list(traced.graph.inputs.names)
     what = detector.name or "this detector"
-    with torch.no_grad(), parsing(what, "has parts that ONNX has no operators for"):
-        outputs = tuple(graph.raw(*arguments))  # fills the cache of anchors of a fixed size, too
-        with _quiet():
-            program = torch.export.export(
-                graph, arguments, dynamic_shapes=_shapes(graph), strict=False
-            )
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(graph.inputs.names),
-                output_names=list(outputs),
-                custom_translation_table={torch.ops.torchvision.roi_pool.default: _roi_pool},
-                verbose=False,
-            )
+    with torch.no_grad(), parsing(what, "has parts that ONNX has no operators for"), quiet():
+        exported = torch.onnx.export(
+            traced.program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=list(traced.outputs),
+            custom_translation_table={torch.ops.torchvision.roi_pool.default: _roi_pool},
+            verbose=False,
+        )
     assert exported is not None
     model = exported.model_proto
     del model.metadata_props[:]
-    for entry in (
-        *model.graph.node,
-        *model.graph.value_info,
-    ):  # paths of the machine it was made on
-        del entry.metadata_props[:]
+    for entry in (*model.graph.node, *model.graph.value_info):
+        del entry.metadata_props[:]  # paths of the machine it was made on
     model.producer_name, model.producer_version = "boxatlas", __version__
-    if graph.inputs.score:  # an input with a value of its own need not be given
+    if traced.graph.inputs.score:  # an input with a value of its own need not be given
         least = np.array([just_above(detector.config.model_dump()["score"])], np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(least, "score"))
-    written = _metadata(detector, graph, outputs)
-    for key, value in written.items():
+    for key, value in metadata(detector, traced).items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says of its own parts."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _roi_pool(maps: Any, rois: Any, spatial_scale: float, rows: int, columns: int) -> Any:
@@ -117,56 +88,15 @@ def _roi_pool(maps: Any, rois: Any, spatial_scale: float, rows: int, columns: in
     return pooled, op.Identity(pooled)
 
 
-def _ordinary(detector: Detector) -> Detector:
-    """The folded copy, on the CPU, of tensors that a trace may hold."""
-    twin = folded(detector).to("cpu")
-    for module in twin.modules():
-        for name, value in list(module._parameters.items()):
-            if value is not None:
-                plain = value.detach().clone(memory_format=torch.contiguous_format)
-                module._parameters[name] = nn.Parameter(plain, requires_grad=False)
-        for name, value in list(module._buffers.items()):
-            if value is not None:
-                module._buffers[name] = value.detach().clone()
-    return twin.eval()
-
-
-def _example(graph: Graph) -> tuple[Tensor, ...]:
-    """Arguments of two images to trace with."""
-    inputs, preprocess = graph.inputs, graph.detector.preprocess
-    size = _EXAMPLE if inputs.free else preprocess.size
-    given = [torch.zeros(2, 3, *size)]
-    if inputs.content:
-        given.append(torch.tensor([[float(size[1]), float(size[0])]]).repeat(2, 1))
-    if inputs.scale:
-        given.append(torch.ones(2))
-    if inputs.rois:
-        corner = torch.tensor([[8.0, 8.0], [20.0, 10.0], [0.0, 0.0]])
-        boxes = torch.cat([corner, corner + 50], 1)
-        given.append(boxes.expand(2, 3, 4).contiguous())
-    if inputs.score:
-        given.append(torch.zeros(1))
-    return tuple(given)
-
-
-def _shapes(graph: Graph) -> tuple[Any, ...]:
-    """Which axes of the arguments are free."""
-    free = torch.export.Dim.DYNAMIC
-    images = {0: free, 2: free, 3: free} if graph.inputs.free else {0: free}
-    axes = {"rois": {0: free, 1: free}, "score": {}}
-    rest = tuple(axes.get(name, {0: free}) for name in graph.inputs.names[1:])
-    return (images, rest) if rest else (images,)
-
-
-def _metadata(detector: Detector, graph: Graph, outputs: Sequence[str]) -> dict[str, str]:
+def metadata(detector: Detector, traced: Traced) -> dict[str, str]:
     """What we read back, and beside it what other programs want to know."""
     described = detector.describe()
     parameters = sum(p.numel() for p in detector.parameters())
     own = {
         "format": FORMAT,
-        "inputs": list(graph.inputs.names),
-        "outputs": list(outputs),
-        "with_nms": graph.with_nms,
+        "inputs": list(traced.graph.inputs.names),
+        "outputs": list(traced.outputs),
+        "with_nms": traced.graph.with_nms,
         "parameters": parameters,
         **described,
     }

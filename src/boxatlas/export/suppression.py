@@ -5,8 +5,11 @@ Shape letters: B images, S boxes, P proposals, K classes, D box columns, M rows 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 from boxatlas.boxes.nms import Candidates
 from boxatlas.errors import InputError
@@ -16,6 +19,8 @@ from boxatlas.parts.region.detector import RegionDetector
 from boxatlas.parts.region.masks import WithMasks
 from boxatlas.parts.yolo import PriorDetector, YOLODetector
 
+# (boxes [B, S, 4], scores [B, C, S], the most of a class, IoU, least score) -> [B, C, S] bool
+Keep = Callable[[Tensor, Tensor, int, float, float], Tensor]
 NEVER = -1e30  # a score that nothing has, below what suppression looks at
 
 
@@ -36,12 +41,12 @@ def check_suppressible(detector: Detector) -> None:
         raise InputError(problem, field="with_nms", value=detector.name)
 
 
-def decided(detector: Detector, raw: Raw, content: Tensor | None, least: Tensor) -> Raw:
+def decided(detector: Detector, raw: Raw, content: Tensor | None, least: Tensor, keep: Keep) -> Raw:
     """boxes [B, M, 4] in pixels of the input, scores [B, M], labels [B, M] (-1: no detection).
 
     Best first, M the detector's `max_detections` or fewer. content [B, 2]: width and height that
     each picture reaches within the input, of methods that cut boxes to it. least [1]: the score
-    that a detection has at least.
+    that a detection has at least; keep: `kept` or `kept_by_torch`.
     """
     limits = detector.config.model_dump()
     boxes, scores, usable = _scored(detector, raw, content)
@@ -53,7 +58,7 @@ def decided(detector: Detector, raw: Raw, content: Tensor | None, least: Tensor)
         boxes, apart = boxes.flatten(0, 1), scores.flatten(0, 1)[:, None]
     else:
         apart = scores
-    stays = kept(boxes, apart, rows, limits["nms_iou"], NEVER / 2)
+    stays = keep(boxes, apart, rows, limits["nms_iou"], NEVER / 2)
     alive = torch.where(stays, apart, NEVER).reshape(count, classes * rows)
     best, place = alive.topk(torch.sym_min(limits["max_detections"], classes * rows), dim=1)
     there = best > NEVER / 2
@@ -133,6 +138,21 @@ def kept(boxes: Tensor, scores: Tensor, most: int, iou: float, score: float) -> 
     stays = torch.zeros_like(scores, dtype=torch.float32)
     one = torch.ones_like(chosen[:, 0], dtype=torch.float32)
     return stays.index_put((chosen[:, 0], chosen[:, 1], chosen[:, 2]), one) > 0
+
+
+def kept_by_torch(boxes: Tensor, scores: Tensor, most: int, iou: float, score: float) -> Tensor:
+    """As `kept`, by torchvision's operator: one call, whose classes lie apart from each other.
+
+    Nothing is left out after `most`: what is chosen from these takes the best only.
+    """
+    image, group, row = (scores > score).nonzero(as_tuple=True)
+    place = boxes[image, row].double()
+    reach = boxes.abs().amax().double() * 2 + 1
+    apart = place + ((image * scores.shape[1] + group) * reach)[:, None]
+    stays = nms(apart, scores[image, group, row].double(), iou)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    at = (image[stays], group[stays], row[stays])
+    return chosen.index_put(at, torch.ones_like(at[0], dtype=torch.bool))
 
 
 def _any_number() -> int:

@@ -23,12 +23,13 @@ class Exported:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     agreement: Agreement
+    opset: int | None = OPSET
 
     def document(self) -> dict[str, Any]:
         return {
             "file": str(self.path),
             "bytes": self.size,
-            "opset": OPSET,
+            "opset": self.opset,
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
             "agreement": self.agreement.document(),
@@ -50,13 +51,18 @@ def export_onnx(detector: Detector, path: str | Path, *, with_nms: bool = False)
         temporary.write_bytes(model.SerializeToString())
         deployed = open_onnx(temporary)
         result = agreement(detector, deployed)
-        if not result.holds:
-            raise InputError(
-                f"not written: {result.missing} of {result.detections} detections differ and "
-                f"{result.ties} are near-ties (scores by {result.score:.2g}, boxes by "
-                f"{result.box:.2g} pixels)",
-                file=path,
-            )
+        check_agreement(result, path)
         contents = deployed.contents
         size = len(contents.data)
     return Exported(path, size, contents.inputs, contents.outputs, result)
+
+
+def check_agreement(result: Agreement, path: Path) -> None:
+    """Raises InputError where a file finds other things than its detector."""
+    if not result.holds:
+        raise InputError(
+            f"not written: {result.missing} of {result.detections} detections differ and "
+            f"{result.ties} are near-ties (scores by {result.score:.2g}, boxes by "
+            f"{result.box:.2g} pixels)",
+            file=path,
+        )
