@@ -20,12 +20,16 @@ Each = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def convert(
-    splits: Mapping[str, Table], out: str | Path, to: str, each: Each = iter
+    splits: Mapping[str, Table],
+    out: str | Path,
+    to: str,
+    each: Each = iter,
+    copy: Callable[[str, Path], None] | None = None,
 ) -> tuple[Table, list[str]]:
     """Write a set in layout `to`; returns what was written, and what the layout could not hold.
 
-    The set appears at `out` when it is whole. Raises InputError for an unknown layout, a folder in
-    use, or an image that is missing.
+    The set appears at `out` when it is whole. copy: what copies an image, if not byte by byte.
+    Raises InputError for an unknown layout, a folder in use, or an image that is missing.
     """
     out = Path(out)
     if to not in FORMATS:
@@ -40,7 +44,8 @@ def convert(
     jobs = [(split, i) for split, rows in members.items() for i in rows]
     with new_folder(out) as temporary:
         for split, i in each(jobs):
-            _copy(table.paths[i], temporary / FORMATS[to].image_folder(split) / names[i])
+            place = temporary / FORMATS[to].image_folder(split) / names[i]
+            (copy or _copy)(table.paths[i], place)
         try:
             FORMATS[to].write(table, temporary, names, members)
         except RecursionError:  # among what is kept as it was

@@ -334,3 +334,23 @@ def _ids_of(names: Sequence[str], tables: Sequence[Table]) -> tuple[int | str, .
                 return None
     ids = [known[name] for name in names if name in known]
     return tuple(ids) if len(set(ids)) == len(names) else None
+
+
+def unbelievable(table: Table) -> str:
+    """What cannot be true of boxes in pixels, "" where nothing is: that all lie within the first
+    pixel of larger images, as fractions do, that most lie outside of theirs, or that nearly all
+    reach beyond them."""
+    total = len(table.boxes)
+    if total < 3:
+        return ""  # few boxes prove nothing
+    limit = table.sizes[table.image_of][:, ::-1]
+    broken = table.boxes != np.round(table.boxes)
+    if table.boxes.max() <= 1 and (limit > 2).all() and broken.any():
+        return f"all {total} boxes lie within the first pixel: they are fractions, not pixels"
+    away = (table.boxes[:, :2] >= limit).any(1) | (table.boxes[:, 2:] <= 0).any(1)
+    outside = int((away & (limit > 0).all(1)).sum())
+    if 2 * outside > total:
+        return f"{outside} of {total} boxes lie outside their images"
+    beyond = int(((table.boxes[:, 2:] > 1.05 * limit + 1).any(1) & (limit > 0).all(1)).sum())
+    most = beyond > max(9, 0.9 * total)
+    return f"{beyond} of {total} boxes reach beyond their images" if most else ""

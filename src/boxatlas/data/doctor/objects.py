@@ -78,6 +78,7 @@ def _flaw(
         part.table.paths[image],
         number=int(part.builder.origins[k]),
         remedy=remedy,
+        row=(part.split, int(k)),
     )
 
 

@@ -30,7 +30,7 @@ from boxatlas.data.formats import (
 )
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.formats.places import Place, Seen, split_name
-from boxatlas.data.table import Table
+from boxatlas.data.table import Table, unbelievable
 from boxatlas.errors import InputError, nearest
 
 FORMATS: dict[str, ModuleType] = {
@@ -203,6 +203,11 @@ def _read_one(place: Place, module: ModuleType, split: str | None) -> Table:
         table = module.read(place, split, builder)
         if key and not builder.headers:
             cache.save(key, place.root, table)
+    problem = unbelievable(table)
+    if problem:
+        raise InputError(
+            problem, file=place.given, hint="`boxatlas data check` says which format they may be in"
+        )
     if len(table) == 0:
         field = "split" if split is not None else None
         where = {} if field is None else {"field": field, "value": split}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -334,6 +335,23 @@ def decoded(raw: bytes) -> tuple[str, str]:
         if declared is None or text.lstrip("\ufeff").startswith("<?xml"):
             return text.removeprefix("\ufeff"), encoding
     return raw.decode("latin-1"), "Latin-1"
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding of a text file that is read piece by piece, as `decoded` has it."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            decoder.decode(start)
+            while piece := file.read(1 << 20):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8-sig"
 
 
 def json_of(path: Path) -> Any:

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.building import Builder, number, stated_size, without_masks
+from boxatlas.data.formats.building import (
+    Builder,
+    encoding_of,
+    number,
+    stated_size,
+    without_masks,
+)
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.sources import COLUMNS
 from boxatlas.data.table import Table
@@ -135,9 +141,7 @@ def _rows(path: Path, columns: tuple[str, dict[str, int], int]) -> Iterator[tupl
     """(number of the line, its values) of each line that is not empty, but the first."""
     delimiter, _, skipped = columns
     try:
-        with open(path, "rb") as file:
-            wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-        with open(path, encoding="utf-16" if wide else "utf-8-sig", newline="") as file:
+        with open(path, encoding=encoding_of(path), newline="") as file:
             reader = csv.reader(file, delimiter=delimiter)
             for row in reader:
                 if not row:

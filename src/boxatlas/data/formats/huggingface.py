@@ -115,6 +115,9 @@ def _image(
     size = stated_size(*sides, path, f"{field}.", builder.number)
     builder.image(place.image(stated, path, f"{field}.file_name", (folder,)), stated, size, path)
     objects = row.get("objects") or {}
+    if isinstance(objects, list) and all(isinstance(one, dict) for one in objects):  # one by one
+        keys = {key for one in objects for key in one}
+        objects = {key: [one.get(key) for one in objects] for key in keys}
     boxes = objects.get("bbox") if isinstance(objects, dict) else None
     kinds = next((objects[key] for key in _CLASSES if key in objects), None)
     if not objects or boxes == []:

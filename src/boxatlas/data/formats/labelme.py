@@ -59,22 +59,29 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     found = files(place)
     names = [n for one in found.values() for n in one] if split is None else found[split]
     classes: dict[str, int] = {}
-    passed_over = 0
+    passed_over = others = 0
     for name in names:
         try:
-            passed_over += _file(place, name, builder, classes)
+            found = _file(place, name, builder, classes)
         except InputError as error:
             builder.refuse(error)
+        else:
+            passed_over += max(found, 0)
+            others += found < 0
+    if others:
+        builder.notes.append(f"{others} JSON files beside LabelMe's are none of its own")
     if passed_over:
         builder.notes.append(f"{passed_over} points and lines are no objects")
     return builder.table(list(classes)).relabelled(sorted(classes))
 
 
 def _file(place: Place, name: str, builder: Builder, classes: dict[str, int]) -> int:
-    """Add an image and its objects; returns how many shapes are none."""
+    """Add an image and its objects; returns how many shapes are none, -1 for another file."""
     path = place.path(name)
     document = json_of(path)
     shapes = document.get("shapes") if isinstance(document, dict) else None
+    if isinstance(document, dict) and document.keys().isdisjoint(("shapes", "imagePath")):
+        return -1
     if not isinstance(shapes, list):
         raise InputError("must be a list", file=path, field="shapes", value=shapes)
     image = _image(place, name, path, document.get("imagePath"))

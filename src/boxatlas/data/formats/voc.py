@@ -37,6 +37,7 @@ _OF_ROOT = frozenset(("filename", "folder", "path", "size", "segmented", "object
 _OF_OBJECT = frozenset(("name", "bndbox", "difficult", "truncated", "object"))
 _FOLDERS = frozenset(("annotations", "annotation", "annots", "labels", "label", "xml", "xmls"))
 _OF_CVAT = "# label:color_rgb:parts:actions"  # how its labelmap.txt begins
+_OF_LABEL_STUDIO = "<name>Label Studio</name>"
 _LISTS = ("/ImageSets/Main", "/ImageSets")
 
 
@@ -150,9 +151,13 @@ def _base(list_file: str) -> str:
 
 @per_place
 def first_pixel(place: Place) -> int:
-    """What the files call the left edge of an image: 1, or 0 where CVAT has written them."""
+    """What the files call the left edge of an image: 1, or 0 where CVAT or Label Studio wrote them,
+    both of which state edges."""
     heads = (place.head(name) for name in place.called("labelmap.txt"))
-    return 0 if any(head.startswith(_OF_CVAT) for head in heads) else 1
+    if any(head.startswith(_OF_CVAT) for head in heads):
+        return 0
+    first = (place.head(name) for name in place.few(xml_files(place), 1))
+    return 0 if any(_OF_LABEL_STUDIO in head for head in first) else 1
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boxatlas.data.formats import yolo_yaml
 from boxatlas.data.formats.building import Box, Builder, number, read_text, sizes_of
-from boxatlas.data.formats.places import Place, Seen
+from boxatlas.data.formats.places import Place, Seen, composed, per_place
 from boxatlas.data.formats.yolo_yaml import MOST_CLASSES, Refuse, stop
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
@@ -68,7 +68,8 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
         builder.remark(error)
     chosen = found.get(split, []) if split is not None else [r for rs in found.values() for r in rs]
     if not found and not missing:
-        chosen = [place.root / "images"] if "images" in place.folders else [place.root]
+        named = (folder for folder in ("images", "Images") if folder in place.folders)
+        chosen = [place.path(next(named, ""))]
     pairs = [pair for root in chosen for pair in _pairs(place, root, builder)]
     highest, pose = -1, yolo_yaml.keypoint_values(description)
     for (image, label), size in zip(pairs, sizes_of([p for p, _ in pairs]), strict=True):
@@ -100,8 +101,25 @@ def annotation_files(place: Place) -> list[Path]:
 
 def _may_be_label(place: Place, name: str) -> bool:
     """In a folder of labels, beside an image of its name, or a list at the top."""
-    inner = name.split("/")[:-1]
-    return not inner or "labels" in inner or name.rpartition(".")[0] in place.by_stem
+    inner = [folder.lower() for folder in name.split("/")[:-1]]
+    beside = name.rpartition(".")[0] in place.by_stem
+    return not inner or "labels" in inner or beside or name in _elsewhere(place)[1]
+
+
+def _is_label(place: Place, name: str) -> bool:
+    line = next((one for one in place.head(name).split("\n") if one.strip()), "")
+    return _is_row(line)
+
+
+@per_place
+def _elsewhere(place: Place) -> tuple[dict[str, list[str]], frozenset[str]]:
+    """(bare name without suffix -> label files of that name, all of these), of the folders in which
+    one of the first files has lines of boxes, whatever they are called."""
+    names = place.of_folders([n for n in place.own(".txt") if "/" in n], _is_label)
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(composed(name.rpartition("/")[2].rpartition(".")[0]), []).append(name)
+    return found, frozenset(names)
 
 
 def _pairs(place: Place, root: Path, builder: Builder) -> list[tuple[Path, Path]]:
@@ -134,7 +152,8 @@ def listed(line: str, n: int, file: Path, place: Place) -> Path:
 
 def label_of(place: Place, image: str | Path) -> Path:
     """Where an image's labels lie: below a folder `labels` in place of the last one `images`, or
-    beside it, or in a folder `labels` there; the first of them that has the file."""
+    beside it, or in a folder `labels` there; the first of them that has the file. Else the only
+    file of boxes that is called as the image is, if no other image is."""
     name = place.relative(image) if isinstance(image, Path) else image
     parts = f"{name.rpartition('.')[0]}.txt".split("/")
     tries = []
@@ -144,7 +163,13 @@ def label_of(place: Place, image: str | Path) -> Path:
             break
     tries += [parts, [*parts[:-2], "labels", parts[-1]], [*parts[:-1], "labels", parts[-1]]]
     names = ["/".join(one) for one in tries]
-    return place.path(next((one for one in names if one in place.known), names[0]))
+    found = next((one for one in names if one in place.known), None)
+    if found is None:
+        bare = parts[-1].removesuffix(".txt")
+        several = _elsewhere(place)[0].get(composed(bare), [])
+        alone = len(several) == 1 and len(place.by_bare_stem.get(bare, [])) == 1
+        found = several[0] if alone else names[0]
+    return place.path(found)
 
 
 def add_objects(
