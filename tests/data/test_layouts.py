@@ -40,9 +40,10 @@ from boxatlas.data import (
 from boxatlas.data.convert import convert
 from boxatlas.data.doctor import check
 from boxatlas.data.doctor.repair import repair
-from boxatlas.data.formats import FORMATS, WRITABLE
+from boxatlas.data.formats import FORMATS
 from boxatlas.data.formats.places import Place
 from boxatlas.data.transforms.sample import Sample
+from boxatlas.data.writing import WRITERS
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 
@@ -120,7 +121,7 @@ def test_the_mark_stays_in_its_box_after_augmentation(exported):
             assert np.abs(seen.boxes[0] - around).max() <= 1
 
 
-@pytest.mark.parametrize("to", [name for name in WRITABLE if name != "folders"])
+@pytest.mark.parametrize("to", WRITERS)
 def test_any_export_is_converted_to_any_layout_that_is_written(exported, tmp_path: Path, to: str):
     _, _, folder = exported
     before = {("train" if len(t) and k == "" else k): t for k, t in read_splits(folder).items()}

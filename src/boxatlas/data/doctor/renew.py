@@ -16,9 +16,9 @@ from boxatlas.data.convert import convert
 from boxatlas.data.doctor import Report
 from boxatlas.data.doctor.plan import Action, Plan
 from boxatlas.data.doctor.reading import Part
-from boxatlas.data.formats import WRITABLE
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
+from boxatlas.data.writing import WRITERS
 
 Each = Callable[[Iterable[Any]], Iterable[Any]]
 _OF_DARKNET = frozenset(("", "train", "val", "test"))  # splits that a .data file has
@@ -27,7 +27,7 @@ _OF_DARKNET = frozenset(("", "train", "val", "test"))  # splits that a .data fil
 def layout_of_copy(report: Report) -> str:
     """The layout that a repaired copy will have."""
     other = report.layout == "darknet" and not _OF_DARKNET.issuperset(report.splits)
-    return report.layout if report.layout in WRITABLE and not other else "coco"
+    return report.layout if report.layout in WRITERS and not other else "coco"
 
 
 def renewed(

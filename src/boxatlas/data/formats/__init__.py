@@ -52,9 +52,6 @@ FORMATS: dict[str, ModuleType] = {
     "bdd100k": bdd100k,
     "folders": folders,
 }
-WRITABLE = tuple(  # the layouts that hold boxes and are written
-    name for name, module in FORMATS.items() if hasattr(module, "write") and name != "folders"
-)
 
 
 def evidence(place: Place) -> dict[str, Seen]:

@@ -385,14 +385,3 @@ def _turn(degrees: float) -> tuple[float, float]:
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file, stripped, without empty ones."""
     return [line for line in map(str.strip, read_text(path).split("\n")) if line]
-
-
-def without_masks(table: Table, classes: str) -> list[str]:
-    """What a layout of boxes and names leaves out of a table; classes: how those go there."""
-    out = []
-    if table.masks is not None:
-        masks = sum(mask is not None for mask in table.masks)
-        out.append(f"masks: {masks}, with the areas measured on them")
-    if table.category_ids is not None:
-        out.append(f"category ids: classes {classes}")
-    return out

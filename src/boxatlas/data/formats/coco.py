@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from boxatlas.data.coco_document import document_of
 from boxatlas.data.formats import coco_rows, json_stream
 from boxatlas.data.formats.building import Box, Builder, stated_size
 from boxatlas.data.formats.coco_files import (
@@ -355,24 +354,3 @@ def other_way(id_: int | str) -> int | str:
     if isinstance(id_, int):
         return str(id_)
     return int(id_) if id_.isascii() and id_.isdecimal() and len(id_) < 19 else id_
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return split
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """annotations/instances_SPLIT.json of a table (images are not copied)."""
-    from boxatlas.files import write_text
-
-    for split, members in splits_of.items():
-        text = json.dumps(document_of(table, image_names, members))
-        write_text(folder / "annotations" / f"instances_{split}.json", text)
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    return [] if table.truncated is None else [f"truncated: {int(table.truncated.sum())} flags"]

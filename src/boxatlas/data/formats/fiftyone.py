@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from boxatlas.data.formats.building import (
     number,
     sizes_of,
     stated_size,
-    without_masks,
 )
 from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 from boxatlas.data.masks import Mask, encode
@@ -274,52 +272,3 @@ def _mask(value: Any, box: Box, size: tuple[int, int], path: Path, field: str) -
         columns = (np.arange(part.shape[1]) * crop.shape[1]) // part.shape[1]
         part[:] = crop[rows][:, columns]
     return encode(whole)
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return f"{split}/data"
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    return without_masks(table, "are numbered from 0")
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """SPLIT/labels.json of a table (images are not copied)."""
-    from boxatlas.files import write_text
-
-    for split, members in splits_of.items():
-        labels = {}
-        for i in members:
-            height, width = (float(v) for v in table.sizes[i])
-            part = table.objects(i)
-            labels[Path(image_names[i]).with_suffix("").as_posix()] = [
-                {
-                    "label": int(table.labels[k]),
-                    "bounding_box": [
-                        round(float(v), 8)
-                        for v in (
-                            x1 / width,
-                            y1 / height,
-                            (x2 - x1) / width,
-                            (y2 - y1) / height,
-                        )
-                    ],
-                    "attributes": _flags(table, k),
-                }
-                for k in range(part.start, part.stop)
-                for x1, y1, x2, y2 in [table.boxes[k].tolist()]
-            ]
-        document = {"classes": list(table.classes), "labels": labels}
-        write_text(folder / split / "labels.json", json.dumps(document, ensure_ascii=False))
-
-
-def _flags(table: Table, k: int) -> dict[str, bool]:
-    out = {"iscrowd": True} if table.ignore[k] else {}
-    if table.truncated is not None:
-        out["truncated"] = bool(table.truncated[k])
-    return out

@@ -86,25 +86,3 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
 def annotation_files(place: Place) -> list[Path]:
     """None: the folders say it all."""
     return []
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return split
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    return [f"boxes: {len(table.labels)}"] if len(table.labels) else []
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """Raises InputError: a folder for each class holds no boxes."""
-    raise InputError(
-        "this layout holds no boxes",
-        field="layout",
-        value="folders",
-        hint="voc, coco, yolo or darknet",
-    )
