@@ -13,7 +13,7 @@ import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
-from boxatlas.data.formats import voc, yolo, yolo_yaml
+from boxatlas.data.formats import voc, voc_files, yolo, yolo_labels, yolo_yaml
 from boxatlas.data.formats.building import decoded, leaves, lines_of, read_text
 from boxatlas.data.formats.places import Place
 from boxatlas.errors import InputError
@@ -93,12 +93,14 @@ def known(error: InputError) -> None:
 
 def _lists(place: Place, part: Part) -> Iterator[Flaw]:
     """VOC's lists against its annotations."""
-    there = {voc.id_of(name) for name in voc.xml_files(place)}
+    there = {voc_files.id_of(name) for name in voc_files.xml_files(place)}
     listed: set[str] = set()
-    for names in voc.list_files(place).values():
+    for names in voc_files.list_files(place).values():
         for name in names:
             file = str(place.path(name))
-            seen = Counter(voc.member(line, place, name) for line in lines_of(place.path(name)))
+            seen = Counter(
+                voc_files.member(line, place, name) for line in lines_of(place.path(name))
+            )
             listed |= set(seen)
             yield from _listed(file, seen, there)
     if listed:
@@ -106,7 +108,7 @@ def _lists(place: Place, part: Part) -> Iterator[Flaw]:
         if lost:
             yield Flaw(
                 "split_none",
-                str(place.path(voc.xml_files(place)[0]).parent),
+                str(place.path(voc_files.xml_files(place)[0]).parent),
                 "",
                 f"{len(lost)} annotations are in no split: {few(lost)}",
                 count=len(lost),
@@ -179,7 +181,9 @@ def check_coverage(place: Place, parts: Sequence[Part], told: set[str]) -> Itera
 
 def _without_labels(place: Place, images: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
     """(those that have no label file, names of the others)."""
-    labelled = {name for name, path in images.items() if yolo.label_of(place, path).is_file()}
+    labelled = {
+        name for name, path in images.items() if yolo_labels.label_of(place, path).is_file()
+    }
     return {n: p for n, p in images.items() if n not in labelled}, sorted(labelled)
 
 
@@ -194,7 +198,7 @@ def _label_files(place: Place, missing: list[str]) -> Iterator[Flaw]:
             f"{len(missing)} images have no label file: {few([Path(p).name for p in missing])}",
             count=len(missing),
         )
-    labels = {str(yolo.label_of(place, name)) for name in place.images}
+    labels = {str(yolo_labels.label_of(place, name)) for name in place.images}
     names = yolo_yaml.names_file(place, known)
     for file in yolo.annotation_files(place):
         if file.parent == folder or file == names or file.suffix != ".txt":

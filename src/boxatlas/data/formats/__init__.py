@@ -25,6 +25,7 @@ from boxatlas.data.formats import (
     via,
     visdrone,
     voc,
+    voc_files,
     yolo,
     yolo_yaml,
 )
@@ -181,7 +182,7 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
             if id_ not in row:
                 raise InputError(
                     "an image that has no annotation",
-                    file=place.path(voc.list_files(place)[name][0]),
+                    file=place.path(voc_files.list_files(place)[name][0]),
                     field="name",
                     value=id_,
                 )

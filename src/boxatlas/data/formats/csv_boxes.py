@@ -7,39 +7,32 @@ without corners and class is an image without objects.
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
 from boxatlas.data.formats.building import (
     Builder,
-    encoding_of,
     number,
     stated_size,
 )
+from boxatlas.data.formats.csv_rows import columns_of, rows_of
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
-from boxatlas.data.sources import COLUMNS
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True
 CORNERS = True  # the four numbers in the files are x1, y1, x2, y2
 FIELD = "line {}"
-_MORE = {"width": ("width",), "height": ("height",), "ignore": ("ignore", "difficult")}
-_BARE = {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}
-_DELIMITERS = (",", ";", "\t")
 
 
 def evidence(place: Place) -> Seen | None:
-    name = next((n for n in place.few(place.own(".csv")) if _columns(place, n)), None)
+    name = next((n for n in place.few(place.own(".csv")) if columns_of(place, n)), None)
     return None if name is None else Seen(f"{name} has columns of an image, a class and corners")
 
 
 @per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> CSV files."""
-    return by_split(n for n in place.few(place.own(".csv")) if _columns(place, n))
+    return by_split(n for n in place.few(place.own(".csv")) if columns_of(place, n))
 
 
 def splits(place: Place) -> list[str]:
@@ -52,38 +45,13 @@ def annotation_files(place: Place) -> list[Path]:
     return [place.path(n) for n in [*names, *([] if place.named else place.called("classes.csv"))]]
 
 
-def _columns(place: Place, name: str) -> tuple[str, dict[str, int], int] | None:
-    """(the delimiter, column of each part, lines before the first box); None for another CSV."""
-    first = next((line for line in place.head(name).splitlines() if line.strip()), "")
-    for delimiter in _DELIMITERS:
-        words = [word.strip().strip('"').lower() for word in first.split(delimiter)]
-        found = {
-            part: words.index(one)
-            for part, names in (COLUMNS | _MORE).items()
-            for one in reversed(names)
-            if one in words
-        }
-        if found.keys() >= COLUMNS.keys():
-            return delimiter, found, 1
-        if len(words) == 6 and (_are_numbers(words[1:5]) or not any(words[1:])):
-            return delimiter, _BARE, 0
-    return None
-
-
-def _are_numbers(words: list[str]) -> bool:
-    try:
-        return all(math.isfinite(float(word)) for word in words)
-    except ValueError:
-        return False
-
-
 def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     found = files(place)
     names = [n for one in found.values() for n in one] if split is None else found[split]
     classes: dict[str, int] = {}
     for name in names:
-        columns = _columns(place, name)
+        columns = columns_of(place, name)
         assert columns is not None
         _file(place, name, columns, builder, classes)
     return builder.table(list(classes)).relabelled(sorted(classes))
@@ -101,7 +69,7 @@ def _file(
     a, b, c, d = corners
     images: dict[str, int] = {}
     most, ignore = max(image, kind, *corners), at.get("ignore")
-    for n, row in _rows(path, columns):
+    for n, row in rows_of(path, columns):
         try:
             if len(row) <= most:
                 raise InputError(
@@ -133,27 +101,6 @@ def _file(
             builder.add((x1, y1, x2, y2), number_of, n, image=i, ignore=bool(flag))
         except InputError as error:
             builder.refuse(error)
-
-
-def _rows(path: Path, columns: tuple[str, dict[str, int], int]) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line, its values) of each line that is not empty, but the first."""
-    delimiter, _, skipped = columns
-    try:
-        with open(path, encoding=encoding_of(path), newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            for row in reader:
-                if not row:
-                    continue
-                if skipped:
-                    skipped -= 1
-                    continue
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
-    except csv.Error as error:
-        raise InputError(f"is not valid CSV: {error}", file=path) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
 
 
 def _image(

@@ -7,32 +7,23 @@ FiftyOneDataset) holds samples whose tags name the split; masks are compressed a
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import (
-    Box,
     Builder,
     above_zero,
-    number,
     sizes_of,
     stated_size,
 )
+from boxatlas.data.formats.fiftyone_detections import add_detections
 from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
-from boxatlas.data.masks import Mask, encode
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "detections[{}]"
 OF_IMAGE = True  # objects are numbered anew for each image of a file
-_MOST_MASK = 1 << 28  # bytes of one mask, unpacked
 
 
 def evidence(place: Place) -> Seen | None:
@@ -133,7 +124,7 @@ def _read_labels(place: Place, file: str, builder: Builder, classes: dict[str, i
             builder.refuse(size)
             continue
         builder.image(images[name], name, size, path)
-        _add(builder, things, path, field, classes, names)
+        add_detections(builder, things, path, field, classes, names)
 
 
 def _read_samples(
@@ -162,7 +153,7 @@ def _read_samples(
                     value=name,
                 )
             builder.image(image, str(Path(name).with_suffix("")), size, path)
-            _add(builder, _detections(sample), path, field, classes, [])
+            add_detections(builder, _detections(sample), path, field, classes, [])
         except InputError as error:
             builder.refuse(error)
 
@@ -191,84 +182,3 @@ def _detections(sample: dict[str, Any]) -> Any:
         if isinstance(v, dict) and v.get("_cls") == "Detections"
     ]
     return fields[0].get("detections") if fields else []
-
-
-def _add(
-    builder: Builder,
-    things: Any,
-    path: Path,
-    field: str,
-    classes: dict[str, int],
-    names: list[str],
-) -> None:
-    if things is None:
-        return
-    if not isinstance(things, list):
-        builder.refuse(
-            InputError("must be a list of detections", file=path, field=field, value=things)
-        )
-        return
-    size = builder.sizes[-1]
-    for i, thing in enumerate(things):
-        where = f"{field}.{FIELD.format(i)}"
-        try:
-            if not isinstance(thing, dict):
-                raise InputError("is no detection", file=path, field=where, value=thing)
-            label = _label(thing.get("label"), names, path, where)
-            box = _box(thing.get("bounding_box"), size, path, where)
-            flags = thing.get("attributes")
-            flags = {**thing, **flags} if isinstance(flags, dict) else thing
-            ignore = bool(flags.get("iscrowd") or flags.get("difficult"))
-            cut = flags.get("truncated")
-            mask = _mask(thing.get("mask"), box, size, path, f"{where}.mask")
-            builder.add(
-                box,
-                classes.setdefault(label, len(classes)),
-                i,
-                ignore=ignore,
-                mask=mask,
-                truncated=cut if isinstance(cut, bool) else None,
-            )
-        except InputError as error:
-            builder.refuse(error)
-
-
-def _label(label: Any, names: list[str], path: Path, field: str) -> str:
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
-        return names[label]
-    if not isinstance(label, str) or (names and label not in names):
-        raise InputError("no such class", file=path, field=f"{field}.label", value=label)
-    return label
-
-
-def _box(box: Any, size: tuple[int, int], path: Path, field: str) -> Box:
-    field = f"{field}.bounding_box"
-    if not isinstance(box, list) or len(box) != 4:
-        raise InputError("a box is [x, y, width, height]", file=path, field=field, value=box)
-    x, y, w, h = (number(v, path, f"{field}[{n}]") for n, v in enumerate(box))
-    height, width = size
-    return (x * width, y * height, (x + w) * width, (y + h) * height)
-
-
-def _mask(value: Any, box: Box, size: tuple[int, int], path: Path, field: str) -> Mask:
-    """A compressed array of the box as run lengths of the whole image."""
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        inner = value.get("$binary")
-        value = inner.get("base64") if isinstance(inner, dict) else inner
-    try:
-        unpacked = zlib.decompressobj().decompress(base64.b64decode(value), _MOST_MASK)
-        crop = np.load(io.BytesIO(unpacked), allow_pickle=False) > 0
-        if crop.ndim != 2 or 0 in crop.shape:
-            raise ValueError("it is no picture")
-    except (TypeError, ValueError, EOFError, zlib.error, binascii.Error, MemoryError) as error:
-        raise InputError(f"is no mask: {error}", file=path, field=field) from None
-    whole = np.zeros(size, bool)
-    left, top = max(round(box[0]), 0), max(round(box[1]), 0)
-    part = whole[top : max(round(box[3]), top + 1), left : max(round(box[2]), left + 1)]
-    if part.size:  # the array's pixels at the box's size
-        rows = (np.arange(part.shape[0]) * crop.shape[0]) // part.shape[0]
-        columns = (np.arange(part.shape[1]) * crop.shape[1]) // part.shape[1]
-        part[:] = crop[rows][:, columns]
-    return encode(whole)

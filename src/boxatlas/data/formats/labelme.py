@@ -6,26 +6,19 @@ a mask is a picture of its box, whose last corner is its last pixel.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from boxatlas.data.formats.building import Box, Builder, around, json_of, stated_size
+from boxatlas.data.formats.building import Builder, json_of, stated_size
+from boxatlas.data.formats.labelme_shapes import POLYGONS, points_of, shape_of
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place, split_in
-from boxatlas.data.masks import Mask, encode
+from boxatlas.data.formats.shapes import around
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True
 FIELD = "shapes[{}]"
 _NO_OBJECTS = frozenset(("point", "points", "line", "linestrip"))  # they have no area
-_POLYGONS = frozenset(("polygon", "rotation", "quadrilateral"))
 
 
 def evidence(place: Place) -> Seen | None:
@@ -98,14 +91,14 @@ def _file(place: Place, name: str, builder: Builder, classes: dict[str, int]) ->
                 passed_over += 1
                 continue
             label = str(shape["label"])
-            points = _points(builder, shape, path, field)
+            points = points_of(builder, shape, path, field)
             ignore = builder.flag(shape.get("difficult"), path, f"{field}.difficult", bool)
             kind = shape.get("shape_type") or "polygon"
-            if kind in _POLYGONS and shape.get("group_id") is not None:
+            if kind in POLYGONS and shape.get("group_id") is not None:
                 key = (str(shape["group_id"]), label)
                 groups.setdefault(key, []).append((i, points, bool(ignore)))
                 continue
-            box, mask = _shape(kind, points, shape, size, path, field)
+            box, mask = shape_of(kind, points, shape, size, path, field)
         except InputError as error:
             builder.refuse(error)
         else:
@@ -128,59 +121,3 @@ def _image(place: Place, name: str, path: Path, stated: Any) -> Path:
             if place.companion(name.rpartition(".")[0]) is None:
                 raise
     return place.beside(name.rpartition(".")[0], path, "imagePath")
-
-
-def _points(builder: Builder, shape: dict[str, Any], path: Path, field: str) -> list[float]:
-    """x, y, x, y, ..."""
-    points = shape.get("points")
-    if not isinstance(points, list) or not points:
-        raise InputError("must be a list of [x, y]", file=path, field=f"{field}.points")
-    found: list[float] = []
-    for n, point in enumerate(points):
-        if not isinstance(point, list) or len(point) != 2:
-            where = f"{field}.points[{n}]"
-            raise InputError("must be [x, y]", file=path, field=where, value=point)
-        found += [builder.number(v, path, f"{field}.points[{n}]") for v in point]
-    return found
-
-
-def _shape(
-    kind: str,
-    points: list[float],
-    shape: dict[str, Any],
-    size: tuple[int, int] | None,
-    path: Path,
-    field: str,
-) -> tuple[Box, Mask]:
-    if kind == "rectangle" and len(points) in (4, 8):  # later versions write all four corners
-        return around(points), None
-    if kind == "circle" and len(points) == 4:  # its centre and a point of it
-        x, y = points[:2]
-        r = math.hypot(points[2] - x, points[3] - y)
-        return (x - r, y - r, x + r, y + r), None
-    if kind == "mask" and len(points) == 4:
-        return _mask(points, shape.get("mask"), size, path, field)
-    if kind not in _POLYGONS:
-        problem = "is no shape that is read, or has another number of points"
-        raise InputError(problem, file=path, field=f"{field}.shape_type", value=kind)
-    if len(points) < 6:
-        problem = "a polygon of fewer than three points"
-        raise InputError(problem, file=path, field=f"{field}.points", value=points)
-    return around(points), [points]
-
-
-def _mask(
-    points: list[float], text: Any, size: tuple[int, int] | None, path: Path, field: str
-) -> tuple[Box, Mask]:
-    x1, y1 = (int(v) for v in points[:2])
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
-            part = np.asarray(image.convert("L")) > 0
-        height, width = size or (y1 + part.shape[0], x1 + part.shape[1])
-        if x1 < 0 or y1 < 0 or x1 + part.shape[1] > width or y1 + part.shape[0] > height:
-            raise ValueError("it reaches beyond the image")
-        bitmap = np.zeros((height, width), bool)
-        bitmap[y1 : y1 + part.shape[0], x1 : x1 + part.shape[1]] = part
-    except (ValueError, TypeError, OSError, binascii.Error, MemoryError) as error:
-        raise InputError(f"is no mask: {error}", file=path, field=f"{field}.mask") from None
-    return (x1, y1, x1 + part.shape[1], y1 + part.shape[0]), encode(bitmap)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.building import Box, Builder, around, json_of, read_text
+from boxatlas.data.formats.building import Builder, json_of, read_text
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
-from boxatlas.data.masks import Mask
+from boxatlas.data.formats.via_regions import class_of, parts_of, shape_of
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -19,7 +18,6 @@ CACHED = True
 FIELD = "regions[{}]"
 OF_IMAGE = True
 _PROJECT = "_via_img_metadata"
-_CLASS = ("class", "label", "name", "type", "category", "object", "class_name", "object_name")
 _NO_OBJECTS = ("point", "polyline", "line")
 
 
@@ -85,8 +83,8 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
                     if shape.get("name") in _NO_OBJECTS:
                         passed_over += 1
                         continue
-                    box, mask = _shape(builder, shape, path, f"{where}.shape_attributes")
-                    label = _class(attributes, path, f"{where}.region_attributes")
+                    box, mask = shape_of(builder, shape, path, f"{where}.shape_attributes")
+                    label = class_of(attributes, path, f"{where}.region_attributes")
                     builder.add(box, classes.setdefault(label, len(classes)), k, mask=mask)
                 except InputError as error:
                     builder.refuse(error)
@@ -108,16 +106,7 @@ def _of_json(path: Path) -> Iterator[tuple[str, str, Regions]]:
         if not isinstance(given, dict | list):
             raise InputError("must be a list", file=path, field=f"{key}.regions", value=given)
         regions = given.items() if isinstance(given, dict) else enumerate(given)
-        yield key, image["filename"], [(i, *_parts(one, path, key)) for i, one in regions]
-
-
-def _parts(region: Any, path: Path, field: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    parts = region if isinstance(region, dict) else {}
-    shape, attributes = parts.get("shape_attributes"), parts.get("region_attributes")
-    if not isinstance(shape, dict) or not isinstance(attributes, dict):
-        problem = "a region needs `shape_attributes` and `region_attributes`"
-        raise InputError(problem, file=path, field=f"{field}.regions", value=region)
-    return shape, attributes
+        yield key, image["filename"], [(i, *parts_of(one, path, key)) for i, one in regions]
 
 
 def _of_csv(path: Path) -> Iterator[tuple[str, str, Regions]]:
@@ -141,50 +130,3 @@ def _of_csv(path: Path) -> Iterator[tuple[str, str, Regions]]:
             regions.append((reader.line_num, shape, attributes))
     for name, regions in found.items():
         yield f"line {first[name]}", name, regions
-
-
-def _class(attributes: dict[str, Any], path: Path, field: str) -> str:
-    """The value of the attribute that is the class; a set that has none is of one class."""
-    if not attributes:
-        return "object"
-    lower = {str(key).lower(): value for key, value in attributes.items()}
-    key = next((one for one in _CLASS if one in lower), None)
-    if key is None and len(lower) > 1:
-        names = ", ".join(attributes)
-        raise InputError(
-            f"several attributes ({names}), of which none is called class", file=path, field=field
-        )
-    value = lower[key] if key is not None else next(iter(lower.values()))
-    if isinstance(value, dict):  # boxes that were ticked
-        chosen = [name for name, ticked in value.items() if ticked]
-        value = chosen[0] if len(chosen) == 1 else None
-    if not isinstance(value, str) or not value.strip():
-        raise InputError("a region needs one class", file=path, field=field, value=attributes)
-    return value.strip()
-
-
-def _shape(builder: Builder, shape: dict[str, Any], path: Path, field: str) -> tuple[Box, Mask]:
-    def values(*names: str) -> list[float]:
-        return [builder.number(shape.get(name), path, f"{field}.{name}") for name in names]
-
-    kind = shape.get("name")
-    if kind == "rect":
-        x, y, w, h = values("x", "y", "width", "height")
-        return (x, y, x + w, y + h), None
-    if kind == "circle":
-        x, y, r = values("cx", "cy", "r")
-        return (x - r, y - r, x + r, y + r), None
-    if kind == "ellipse":
-        x, y, rx, ry = values("cx", "cy", "rx", "ry")
-        turn = builder.number(shape.get("theta") or 0, path, f"{field}.theta")
-        cos, sin = math.cos(turn), math.sin(turn)
-        rx, ry = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
-        return (x - rx, y - ry, x + rx, y + ry), None
-    if kind != "polygon":
-        raise InputError("is no shape that is read", file=path, field=f"{field}.name", value=kind)
-    xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
-    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys) or len(xs) < 3:
-        problem = "a polygon of fewer than three points"
-        raise InputError(problem, file=path, field=field, value=shape)
-    points = [builder.number(v, path, field) for pair in zip(xs, ys, strict=True) for v in pair]
-    return around(points), [points]
