@@ -54,9 +54,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
         [tuple(s) for s in table.sizes.tolist()],
         masks=polygon,
     )
-    return {
-        layout: write_set(tmp_path_factory.mktemp(layout), table, layout) for layout in WRITERS
-    }
+    return {layout: write_set(tmp_path_factory.mktemp(layout), table, layout) for layout in WRITERS}
 
 
 @MANY
@@ -64,7 +62,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("layout", list(WRITERS))
 def test_damaged_annotations_never_end_in_a_traceback(whole, layout: str, seed: int):
     folder, draw = whole[layout], random.Random(seed)
-    files = FORMATS[layout].annotation_files(Place(folder))
+    files = Place(folder).paths(FORMATS[layout].annotation_names(Place(folder)))
     path = draw.choice(files)
     before = path.read_bytes()
     data = bytearray(before)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sets import CLASSES, LAYOUTS, picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read, splits
-from boxatlas.data.formats import FORMATS
 from boxatlas.data.masks import decode
 from boxatlas.data.writing import WRITERS
 from boxatlas.errors import InputError
@@ -287,7 +286,7 @@ def test_any_name_is_a_split_of_yolo_if_its_folder_bears_it(tmp_path: Path):
     assert len(read(tmp_path)) == 3
     for layout, name in (("yolo", "path"), ("darknet", "tune")):
         with pytest.raises(InputError, match=f"split: .*'{name}'"):
-            FORMATS[layout].write(two_images(), tmp_path / layout, ["0.png"] * 3, {name: [0]})
+            WRITERS[layout].write(two_images(), tmp_path / layout, ["0.png"] * 3, {name: [0]})
 
 
 def test_both_of_two_images_of_one_name_are_read(tmp_path: Path):

@@ -138,7 +138,7 @@ def test_any_export_is_converted_to_any_layout_that_is_written(exported, tmp_pat
 
 def damaged(folder: Path, layout: str) -> Path:
     """Cut a file that describes the set in half; of lines, spoil a number."""
-    files = FORMATS[layout].annotation_files(Place(folder))
+    files = Place(folder).paths(FORMATS[layout].annotation_names(Place(folder)))
     numbers = (str(MARK[0]), str(MARK[0] + 1), "0.", "coordinates")
     path = next(p for p in files if any(n in p.read_text() for n in numbers))
     content = path.read_text()
@@ -164,7 +164,7 @@ def test_a_damaged_file_is_named(exported):
     [
         ("train/MOT17-02/gt/gt.txt", "1,1,10,10,40,50,1,1,1", "MOT, which Datumaro converts"),
         ("split/wider_face_train_bbx_gt.txt", "0--Parade/a.jpg", "WIDER Face, which Datumaro"),
-        ("train/cat.tfrecord", "0", "TFRecord, which Datumaro converts"),
+        ("train/cat.tfrecord", "0", "TFRecord; export it"),
         ("annotations/a.json", '{"categories": {}, "items": []}', "Datumaro, which Datumaro"),
         ("annotation_train.odgt", '{"ID": "a"}', "CrowdHuman; export it"),
         ("ds/ann/a.jpg.json", '{"size": {}, "objects": []}', "Supervisely; export it"),
@@ -260,7 +260,7 @@ TOKENS = (
 def test_a_spoilt_export_is_read_or_said_to_be_wrong(exported):
     """Whatever a value becomes: one line that names the file, and never a traceback."""
     layout, name, folder = exported
-    files = FORMATS[layout].annotation_files(Place(folder))
+    files = Place(folder).paths(FORMATS[layout].annotation_names(Place(folder)))
     rng = random.Random(name)
     for _ in range(12):
         file = rng.choice(files)

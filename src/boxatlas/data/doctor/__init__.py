@@ -119,7 +119,7 @@ def check(
 
 def _unused(place: Place, module: ModuleType, paths: list[str]) -> dict[str, int]:
     """Suffix -> files that are neither images of the set nor what describes it."""
-    used = {str(path) for path in module.annotation_files(place)} | set(paths)
+    used = {str(path) for path in place.paths(module.annotation_names(place))} | set(paths)
     left = Counter(suffix_of(n) or n for n in place.files if str(place.root / n) not in used)
     return dict(left.most_common())
 

@@ -43,7 +43,8 @@ def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
     }.get(report.module)
     if report.module is folders:
         raise InputError("a set without boxes is not repaired", file=folder)
-    outside = [f for f in report.module.annotation_files(report.place) if ".." in _inner(f, folder)]
+    files = report.place.paths(report.module.annotation_names(report.place))
+    outside = [file for file in files if ".." in _inner(file, folder)]
     if outside and write is not None:
         raise InputError("lies apart from its images: move it to them first", file=outside[0])
     if out.resolve().is_relative_to(folder.resolve()):

@@ -13,6 +13,7 @@ from boxatlas.data.doctor.plan import Plan
 from boxatlas.data.doctor.reading import utf8_json
 from boxatlas.data.doctor.sets import apart, known
 from boxatlas.data.formats import (
+    coco,
     coco_taking,
     voc,
     voc_files,
@@ -136,7 +137,7 @@ def _voc_size(root: Element, image: str | None, plan: Plan) -> None:
 
 def coco_set(report: Report, plan: Plan, out: Path) -> None:
     """The annotation files; ids are kept unless one is 0, missing or there twice."""
-    for file in report.module.annotation_files(report.place):
+    for file in report.place.paths(coco.annotation_names(report.place)):
         to = out / file.relative_to(report.folder)
         if str(file) in plan.unread:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -336,7 +337,8 @@ def _yolo_labels(
                 gone.add(Path(part.file(i)))
             else:
                 size_of[Path(part.file(i))] = part.table.sizes[i].tolist()
-    found = {file for file in report.module.annotation_files(report.place) if file.suffix == ".txt"}
+    files = report.place.paths(yolo.annotation_names(report.place))
+    found = {file for file in files if file.suffix == ".txt"}
     for file in sorted((found | set(size_of)) - others):
         left = str(file) in plan.files or (file in gone and file not in size_of)
         if left or not file.is_file():

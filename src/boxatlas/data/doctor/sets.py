@@ -200,7 +200,7 @@ def _label_files(place: Place, missing: list[str]) -> Iterator[Flaw]:
         )
     labels = {str(yolo_labels.label_of(place, name)) for name in place.images}
     names = yolo_yaml.names_file(place, known)
-    for file in yolo.annotation_files(place):
+    for file in place.paths(yolo.annotation_names(place)):
         if file.parent == folder or file == names or file.suffix != ".txt":
             continue
         if str(file) not in labels:
@@ -254,7 +254,7 @@ def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
 def check_texts(place: Place, module: ModuleType) -> Iterator[Flaw]:
     """Encodings, line ends, and paths of another machine, of the files that describe a set."""
     folder, windows, foreign = place.root, [], []
-    for path in module.annotation_files(place):
+    for path in place.paths(module.annotation_names(place)):
         try:
             data = path.read_bytes() if path.stat().st_size < _LARGE else b""
         except OSError:

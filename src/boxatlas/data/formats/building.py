@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import re
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from boxatlas.errors import InputError
 from boxatlas.images import size_of
 
 Box = tuple[float, float, float, float]
+_LARGE = 1 << 26  # bytes
 _PLAIN_FLAGS = (0, 1, "0", "1")  # False and True are among them
 _NO_FLAGS = ("", "unspecified", "none", "null")
 _FLAGS = {"0": False, "0.0": False, "false": False, "no": False}
@@ -338,11 +340,14 @@ def decoded(raw: bytes) -> tuple[str, str]:
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding of a text file that is read piece by piece, as `decoded` has it."""
+    """The encoding of a text file that is read piece by piece, as `decoded` has it; a large one is
+    not looked through, and UTF-8 where no byte order mark says otherwise."""
     with open(path, "rb") as file:
         start = file.read(2)
         if start in (b"\xff\xfe", b"\xfe\xff"):
             return "utf-16"
+        if os.fstat(file.fileno()).st_size > _LARGE:
+            return "utf-8-sig"
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             decoder.decode(start)
@@ -352,6 +357,19 @@ def encoding_of(path: Path) -> str:
         except UnicodeDecodeError:
             return "latin-1"
     return "utf-8-sig"
+
+
+def lines_in(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file that is read a line at a time."""
+    try:
+        with open(path, encoding=encoding_of(path)) as file:
+            yield from enumerate(file, 1)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
 
 
 def json_of(path: Path) -> Any:

@@ -58,9 +58,9 @@ def _part(place: Place, name: str, whole: Builder) -> Table:
     return table
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read_file(path: Path, place: Place, builder: Builder) -> Table:

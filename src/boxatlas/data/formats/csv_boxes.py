@@ -7,8 +7,6 @@ without corners and class is an image without objects.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from boxatlas.data.formats.building import (
     Builder,
     number,
@@ -39,10 +37,10 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     names = [name for names in files(place).values() for name in names]
-    return [place.path(n) for n in [*names, *([] if place.named else place.called("classes.csv"))]]
+    return [*names, *([] if place.named else place.called("classes.csv"))]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:

@@ -49,16 +49,20 @@ def rows_of(
 ) -> Iterator[tuple[int, list[str]]]:
     """(number of the line, its values) of each line that is not empty, but the first."""
     delimiter, _, skipped = columns
+    rows = lines_of_csv(path, delimiter)
+    for _ in range(skipped):
+        next(rows, None)
+    yield from rows
+
+
+def lines_of_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(number of the line, its values) of each line that is not empty."""
     try:
         with open(path, encoding=encoding_of(path), newline="") as file:
             reader = csv.reader(file, delimiter=delimiter)
             for row in reader:
-                if not row:
-                    continue
-                if skipped:
-                    skipped -= 1
-                    continue
-                yield reader.line_num, row
+                if row:
+                    yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
     except csv.Error as error:

@@ -50,9 +50,9 @@ def _subset(image: Element) -> str:
     return split_name((image.get("subset") or "").lower())
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for name in files(place)]
+    return files(place)
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:

@@ -147,7 +147,7 @@ def _zero(text: str) -> bool:
         return False
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     options = describe(place)
     path = data_file(place)
@@ -155,5 +155,5 @@ def annotation_files(place: Place) -> list[Path]:
     keys = [key for key in options if key in SPLITS]
     lists = [near(place, options[key], key) for key in keys]
     images = [image for key in keys for image in _images(place, options[key], key)]
-    labels = {label_of(image) for image in images}
-    return [path, *lists, *sorted(label for label in labels if label.is_file())]
+    labels = sorted({label for label in map(label_of, images) if label.is_file()})
+    return [place.relative(file) for file in (path, *lists, *labels)]

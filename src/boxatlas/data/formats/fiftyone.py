@@ -71,11 +71,10 @@ def _samples_file(place: Place) -> str | None:
     return None
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     samples = _samples_file(place)
-    names = list(_label_files(place).values()) or ([samples] if samples else [])
-    return [place.path(name) for name in names]
+    return list(_label_files(place).values()) or ([samples] if samples else [])
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:

@@ -5,8 +5,6 @@ What an image shows is known, not where: `image_label`, for training on boxes an
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from boxatlas.data.formats.building import Builder, sizes_of
 from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 from boxatlas.data.table import Table
@@ -83,6 +81,6 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     return builder.table(classes)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """None: the folders say it all."""
     return []

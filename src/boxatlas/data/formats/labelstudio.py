@@ -7,7 +7,6 @@ task has it, names its split; the labelling configuration beside the tasks names
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,10 +14,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from boxatlas.data.formats.building import (
     Builder,
     above_zero,
-    read_text,
     sizes_of,
     stated_size,
 )
+from boxatlas.data.formats.json_stream import elements
 from boxatlas.data.formats.labelstudio_regions import add_region
 from boxatlas.data.formats.places import Place, Seen, per_place, split_name
 from boxatlas.data.table import Table
@@ -39,7 +38,7 @@ def evidence(place: Place) -> Seen | None:
 
 
 def splits(place: Place) -> list[str]:
-    tasks = [task for name in _files(place) for task in _tasks(place.path(name))]
+    tasks = [task for name in _files(place) for task in elements(place.path(name))]
     return sorted({name for name in map(_split_of, tasks) if name})
 
 
@@ -60,26 +59,16 @@ def _holds_tasks(place: Place, name: str) -> bool:
     return isinstance(first, dict) and isinstance(first.get("data"), dict)
 
 
-def _tasks(path: Path) -> list[Any]:
-    try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON: {error}", file=path) from None
-    if not isinstance(found, list):
-        raise InputError("is not a list of tasks", file=path)
-    return found
-
-
 def _split_of(task: Any) -> str | None:
     data = task.get("data") if isinstance(task, dict) else None
     name = data.get("split") if isinstance(data, dict) else None
     return split_name(name) if isinstance(name, str) else None
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     config = [CONFIG] if CONFIG in place.known else []
-    return [place.path(name) for name in [*_files(place), *config]]
+    return [*_files(place), *config]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -88,7 +77,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     classes = {name: i for i, name in enumerate(listed)}
     for name in _files(place):
         path = place.path(name)
-        for i, task in enumerate(_tasks(path)):
+        for i, task in enumerate(elements(path)):
             if split is not None and _split_of(task) != split:
                 continue
             try:

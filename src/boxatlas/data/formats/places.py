@@ -33,6 +33,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+VIA_IMAGES = "_via_img_metadata"  # what holds the images in a project of VIA 2
 _HEAD = 1 << 16  # bytes of a file that are looked at
 _PIECES = 64  # members and elements of a JSON document that are looked at
 _SMALL = 1 << 26  # bytes of a document that is looked at whole
@@ -185,6 +186,9 @@ class Place:
 
     def path(self, name: str) -> Path:
         return self.root / name
+
+    def paths(self, names: Iterable[str]) -> list[Path]:
+        return [self.root / name for name in names]
 
     def own(self, *suffixes: str) -> list[str]:
         """The files of these suffixes: only the one that was named, where one was."""
@@ -394,6 +398,8 @@ def _document(path: Path) -> Document:
             return Document("list", first)
         if start != b"{":
             return Document("", None)
+        if b'"_via_' in path.open("rb").read(_HEAD):  # a project whose images are one member
+            return Document("object", _first_of_project(path))
         for (key, i, value), _ in zip(json_stream.members(path), range(_PIECES), strict=False):
             if i is None or i < 0:
                 found[key] = value
@@ -404,6 +410,14 @@ def _document(path: Path) -> Document:
             return _other_document(path)
         return Document("list" if start == b"[" else "object", found, False)
     return Document("object", found)
+
+
+def _first_of_project(path: Path) -> dict[str, Any]:
+    """The members at the top of a project of the VGG Image Annotator, with its first images."""
+    found: dict[str, Any] = {}
+    for (key, value), _ in zip(json_stream.entries(path, VIA_IMAGES), range(_PIECES), strict=False):
+        (found if key.startswith("_via_") else found.setdefault(VIA_IMAGES, {}))[key] = value
+    return found
 
 
 def _other_document(path: Path) -> Document:

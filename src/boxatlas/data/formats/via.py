@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.building import Builder, json_of, read_text
-from boxatlas.data.formats.places import Place, Seen, by_split, per_place
+from boxatlas.data.formats.building import Builder
+from boxatlas.data.formats.csv_rows import lines_of_csv
+from boxatlas.data.formats.json_stream import entries
+from boxatlas.data.formats.places import VIA_IMAGES, Place, Seen, by_split, per_place
 from boxatlas.data.formats.via_regions import class_of, parts_of, shape_of
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -17,7 +18,6 @@ from boxatlas.errors import InputError
 CACHED = True
 FIELD = "regions[{}]"
 OF_IMAGE = True
-_PROJECT = "_via_img_metadata"
 _NO_OBJECTS = ("point", "polyline", "line")
 
 
@@ -47,16 +47,16 @@ def _is_json(place: Place, name: str) -> bool:
         return False
     first = next(iter(value.values()))
     is_image = isinstance(first, dict) and "filename" in first and "regions" in first
-    return isinstance(value.get(_PROJECT), dict) or is_image
+    return isinstance(value.get(VIA_IMAGES), dict) or is_image
 
 
 def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -66,67 +66,82 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     classes: dict[str, int] = {}
     passed_over = 0
     for name in names:
-        images = _of_csv if name.endswith(".csv") else _of_json
-        for field, stated, regions in images(place.path(name)):
+        path, begun = place.path(name), dict[str, int]()
+        given = _of_csv(path, builder) if name.endswith(".csv") else _of_json(path, builder)
+        for key, stated, where, i, region in given:
             try:
-                path = place.path(name)
-                folder = name.rpartition("/")[0]
-                near = (folder, f"{folder}/images".removeprefix("/"))
-                image = place.image(stated, path, f"{field}.filename", near)
-                builder.image(image, stated, None, path)
+                if key not in begun:
+                    begun[key] = -1  # told once
+                    begun[key] = _image(place, name, stated, f"{where}.filename", builder)
+                if region is None or begun[key] < 0:
+                    continue
+                shape, attributes = parts_of(region, path, where)
+                if shape.get("name") in _NO_OBJECTS:
+                    passed_over += 1
+                    continue
+                box, mask = shape_of(builder, shape, path, f"{where}.shape_attributes")
+                label = class_of(attributes, path, f"{where}.region_attributes")
+                number = classes.setdefault(label, len(classes))
+                builder.add(box, number, i, mask=mask, image=begun[key])
             except InputError as error:
                 builder.refuse(error)
-                continue
-            for k, (i, shape, attributes) in enumerate(regions):
-                try:
-                    where = f"{field}.{FIELD.format(i)}"
-                    if shape.get("name") in _NO_OBJECTS:
-                        passed_over += 1
-                        continue
-                    box, mask = shape_of(builder, shape, path, f"{where}.shape_attributes")
-                    label = class_of(attributes, path, f"{where}.region_attributes")
-                    builder.add(box, classes.setdefault(label, len(classes)), k, mask=mask)
-                except InputError as error:
-                    builder.refuse(error)
     if passed_over:
         builder.notes.append(f"{passed_over} points and lines are no objects")
     return builder.table(list(classes)).relabelled(sorted(classes))
 
 
-Regions = list[tuple[Any, dict[str, Any], dict[str, Any]]]  # number, shape, attributes
+def _image(place: Place, name: str, stated: str, field: str, builder: Builder) -> int:
+    """Begin an image; its number."""
+    path, folder = place.path(name), name.rpartition("/")[0]
+    near = (folder, f"{folder}/images".removeprefix("/"))
+    builder.image(place.image(stated, path, field, near), stated, None, path)
+    return len(builder.paths) - 1
 
 
-def _of_json(path: Path) -> Iterator[tuple[str, str, Regions]]:
-    """(where, file name, regions) of each image."""
-    document = json_of(path)
-    for key, image in (document.get(_PROJECT) or document).items():
-        if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
-            raise InputError("an image needs `filename`", file=path, field=key, value=image)
+# Which image, its file name, where it is said, the region's number, the region if there is one.
+Given = Iterator[tuple[str, str, str, int, Any]]
+
+
+def _of_json(path: Path, builder: Builder) -> Given:
+    """The images, each as one without a region, and their regions."""
+    for key, image in entries(path, VIA_IMAGES):
+        if key.startswith("_via_"):
+            continue
+        name = image.get("filename") if isinstance(image, dict) else None
+        if not isinstance(name, str):
+            error = InputError("an image needs `filename`", file=path, field=key, value=image)
+            builder.refuse(error)
+            continue
+        yield key, name, key, 0, None
         given = image.get("regions") or {}
         if not isinstance(given, dict | list):
-            raise InputError("must be a list", file=path, field=f"{key}.regions", value=given)
+            where = f"{key}.regions"
+            builder.refuse(InputError("must be a list", file=path, field=where, value=given))
+            continue
         regions = given.items() if isinstance(given, dict) else enumerate(given)
-        yield key, image["filename"], [(i, *parts_of(one, path, key)) for i, one in regions]
+        for n, (i, one) in enumerate(regions):
+            yield key, name, f"{key}.{FIELD.format(i)}", n, one
 
 
-def _of_csv(path: Path) -> Iterator[tuple[str, str, Regions]]:
+def _of_csv(path: Path, builder: Builder) -> Given:
     """The same of a CSV file, a region a line; an image without one has a line too."""
-    found: dict[str, Regions] = {}
-    first: dict[str, int] = {}
-    reader = csv.DictReader(read_text(path).split("\n"))
-    for row in reader:
-        field = f"line {reader.line_num}"
-        name = row.get("#filename") or row.get("filename")
-        if not name:
-            raise InputError("names no image", file=path, field=field)
-        regions = found.setdefault(name, [])
-        first.setdefault(name, reader.line_num)
+    lines = lines_of_csv(path)
+    head = [word.lstrip("#") for word in next(lines, (0, []))[1]]
+    for n, values in lines:
+        row, field = dict(zip(head, values, strict=False)), f"line {n}"
+        name, found = row.get("filename"), {}
         try:
-            shape = json.loads(row.get("region_shape_attributes") or "{}")
-            attributes = json.loads(row.get("region_attributes") or "{}")
+            if not name:
+                raise InputError("names no image", file=path, field=field)
+            for part in ("region_shape_attributes", "region_attributes"):
+                found[part.removeprefix("region_")] = json.loads(row.get(part) or "{}")
         except ValueError as error:
-            raise InputError(f"is not valid JSON: {error}", file=path, field=field) from None
-        if shape:
-            regions.append((reader.line_num, shape, attributes))
-    for name, regions in found.items():
-        yield f"line {first[name]}", name, regions
+            if not isinstance(error, InputError):
+                error = InputError(f"is not valid JSON: {error}", file=path, field=field)
+            builder.refuse(error)
+            continue
+        parts = {
+            "shape_attributes": found["shape_attributes"],
+            "region_attributes": found["attributes"],
+        }
+        yield name, name, field, n, parts if parts["shape_attributes"] else None

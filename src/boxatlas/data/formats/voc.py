@@ -98,11 +98,11 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     return table
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     lists = sorted(n for names in list_files(place).values() for n in names)
     more = [n for one in ("classes.txt", "labelmap.txt") for n in place.called(one)]
-    return [place.path(name) for name in [*xml_files(place), *lists, *more]]
+    return [*xml_files(place), *lists, *more]
 
 
 def _image(

@@ -79,12 +79,12 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     return builder.table([f"class{i}" for i in range(highest + 1)] if names is None else names)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set: the YAML file, names, lists, labels."""
-    head = [place.path(name) for name in yolo_yaml.description_files(place)[:1]]
+    head = yolo_yaml.description_files(place)[:1]
     classes = yolo_yaml.names_file(place, lambda error: None)
-    head += [classes] if classes is not None else []
-    labels = [place.path(n) for n in place.files if n.endswith(".txt") and _may_be_label(place, n)]
+    head = head if classes is None else [*head, place.relative(classes)]
+    labels = [name for name in place.files if name.endswith(".txt") and _may_be_label(place, name)]
     return list(dict.fromkeys([*head, *labels]))
 
 
