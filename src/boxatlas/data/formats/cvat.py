@@ -42,8 +42,14 @@ def _is_mine(head: str) -> bool:
 
 def splits(place: Place) -> list[str]:
     """The subsets that a project's images state."""
-    found = {_subset(image) for name in files(place) for image in images(place.path(name), {})}
+    found = {
+        _subset(image) for name in files(place) for image in images(place.path(name), {}, _nothing)
+    }
     return sorted(found - {""})
+
+
+def _nothing(error: InputError) -> None:
+    """What is wrong is said where the shapes are read."""
 
 
 def _subset(image: Element) -> str:
@@ -61,7 +67,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     passed_over = 0
     for name in files(place):
         path = place.path(name)
-        for image in images(path, classes):
+        for image in images(path, classes, builder.refuse):
             if split is not None and _subset(image) != split:
                 continue
             try:

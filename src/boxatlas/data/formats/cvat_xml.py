@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 from boxatlas.errors import InputError
 
 
-def images(path: Path, classes: dict[str, int]) -> Iterator[Element]:
+def images(
+    path: Path, classes: dict[str, int], refuse: Callable[[InputError], None]
+) -> Iterator[Element]:
     """Each image as an element with its shapes; what was used is let go. Labels go to `classes`."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import iterparse
@@ -23,7 +25,7 @@ def images(path: Path, classes: dict[str, int]) -> Iterator[Element]:
                 yield element
                 element.clear()
             elif element.tag == "track":
-                _to_frames(element, frames, path)
+                _to_frames(element, frames, path, refuse)
                 element.clear()
     except DefusedXmlException as error:
         problem = f"XML that defines entities or names other files ({type(error).__name__})"
@@ -37,11 +39,14 @@ def images(path: Path, classes: dict[str, int]) -> Iterator[Element]:
     yield from (frames[n] for n in sorted(frames))
 
 
-def _to_frames(track: Element, frames: dict[int, Element], path: Path) -> None:
+def _to_frames(
+    track: Element, frames: dict[int, Element], path: Path, refuse: Callable[[InputError], None]
+) -> None:
     for shape in track:
         text = shape.get("frame", "")
         if not text.isdecimal():
-            raise InputError("a shape of no frame", file=path, field="track.frame", value=text)
+            refuse(InputError("a shape of no frame", file=path, field="track.frame", value=text))
+            continue
         n = int(text)
         image = frames.setdefault(n, Element("image", name=f"frame_{n:06d}", id=text))
         if shape.get("outside") != "1":

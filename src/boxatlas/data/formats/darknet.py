@@ -15,10 +15,11 @@ a name is absolute, there.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from boxatlas.data.formats import yolo_labels
-from boxatlas.data.formats.building import Builder, lines_of, read_text, sizes_of
+from boxatlas.data.formats.building import Builder, read_text, sizes_of
 from boxatlas.data.formats.darknet_data import (
     MAPS,
     SPLITS,
@@ -61,7 +62,9 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     names = classes_of(place, options)
     for key, value in options.items():
         if key in SPLITS and split in (None, SPLITS[key]):
-            _read_list(place, options, key, _images(place, value, key), names, builder)
+            _read_list(
+                place, options, key, _images(place, value, key, builder.refuse), names, builder
+            )
     return builder.table(names)
 
 
@@ -99,17 +102,29 @@ def _read_list(
         yolo_labels.add_objects(builder, label, size, boxed, nodes)
 
 
-def _images(place: Place, name: str, field: str) -> list[Path]:
+def _nothing(error: InputError) -> None:
+    """What is wrong is said where the set is read."""
+
+
+def _images(
+    place: Place, name: str, field: str, refuse: Callable[[InputError], None]
+) -> list[Path]:
     """The images of a list, wherever it was written: names that lead nowhere mean the only image
     below whose path ends as they do."""
     file = near(place, name, field)
     found = []
-    for line in lines_of(file):
+    for n, line in enumerate(map(str.strip, read_text(file).split("\n")), 1):
+        if not line:
+            continue
         path = Path(line)
         tries = [path] if path.is_absolute() else [file.parent / path, file.parent.parent / path]
         here = next((one for one in tries if one.is_file()), None)
         ends = [] if here is not None else place.ends(line.replace("\\", "/"))
-        found.append(here or (place.path(ends[0]) if len(ends) == 1 else tries[0]))
+        if here is not None or len(ends) == 1:
+            found.append(here or place.path(ends[0]))
+        else:
+            error = InputError("the image is missing", file=file, field=f"line {n}", value=line)
+            refuse(error)
     return found
 
 
@@ -154,6 +169,6 @@ def annotation_names(place: Place) -> list[str]:
     assert path is not None
     keys = [key for key in options if key in SPLITS]
     lists = [near(place, options[key], key) for key in keys]
-    images = [image for key in keys for image in _images(place, options[key], key)]
+    images = [image for key in keys for image in _images(place, options[key], key, _nothing)]
     labels = sorted({label for label in map(label_of, images) if label.is_file()})
     return [place.relative(file) for file in (path, *lists, *labels)]

@@ -31,10 +31,16 @@ def evidence(place: Place) -> Seen | None:
     for name in place.few(labels):
         stem = name.rpartition(".")[0]
         line = next((one for one in place.head(name).split("\n") if one.strip()), "")
-        if is_row(line) and place.companion(stem) is not None:
+        if is_row(line) and (place.companion(stem) or _of_one_image(place, stem, line)):
             return Seen(f"{name} has a line of class and box in fractions")
     named = [name for name in labels if "labels" in name.split("/")[:-1]]
     return Seen(f"{named[0]} lies in a folder labels", sure=False) if named else None
+
+
+def _of_one_image(place: Place, stem: str, line: str) -> bool:
+    """Whether a file anywhere is called as one image is, and its first line is of fractions."""
+    alone = len(place.by_bare_stem.get(stem.rpartition("/")[2], [])) == 1
+    return alone and all(0 <= float(word) <= 1 for word in line.split()[1:5])
 
 
 def splits(place: Place, refuse: Refuse = stop) -> list[str]:
