@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from boxatlas.data.formats.building import Box, number
-from boxatlas.data.formats.shapes import around, turned
+from boxatlas.data.formats.shapes import around, ellipse, turned
 from boxatlas.data.masks import Mask, encode
 from boxatlas.errors import InputError
 
@@ -28,9 +28,7 @@ def shape_of(
         return (x1, y1, x2, y2) if outline is None else around(outline), outline and [outline]
     if shape.tag == "ellipse":
         x, y, rx, ry = values("cx", "cy", "rx", "ry")
-        cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        w, h = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
-        return (x - w, y - h, x + w, y + h), None
+        return ellipse(x, y, rx, ry, math.radians(turn)), None
     if shape.tag == "mask":
         return _mask(shape, values("left", "top", "width", "height"), size, path, field)
     pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";") if pair]

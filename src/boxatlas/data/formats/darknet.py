@@ -30,6 +30,7 @@ from boxatlas.data.formats.darknet_data import (
     near,
     nodes_of,
 )
+from boxatlas.data.formats.darknet_labels import label_alone, label_of
 from boxatlas.data.formats.places import Place, Seen
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -86,7 +87,7 @@ def _read_list(
             continue
         label = label_of(image)
         lines = read_text(label).split("\n") if label.is_file() else []
-        alone = _label_alone(lines, label, names)
+        alone = label_alone(lines, label, names)
         builder.image(image, image.stem, size, label, -1 if alone is None else alone)
         if alone is not None or not any(line.strip() for line in lines):
             continue
@@ -126,40 +127,6 @@ def _images(
             error = InputError("the image is missing", file=file, field=f"line {n}", value=line)
             refuse(error)
     return found
-
-
-def label_of(image: Path) -> Path:
-    """Where an image's labels lie: the last folder named images or JPEGImages becomes labels."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] in ("images", "JPEGImages"):
-            label = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-            beside = image.with_suffix(".txt")
-            return beside if beside.is_file() and not label.is_file() else label
-    return image.with_suffix(".txt")
-
-
-def _label_alone(lines: list[str], file: Path, names: list[str]) -> int | None:
-    """The class that a file says of an image as a whole, or None."""
-    for n, line in enumerate(lines, 1):
-        parts = line.split()
-        if len(parts) == 5 and all(_zero(part) for part in parts[1:]):
-            if not parts[0].isdigit() or int(parts[0]) >= len(names):
-                raise InputError(
-                    f"no such class (there are {len(names)})",
-                    file=file,
-                    field=f"line {n}",
-                    value=parts[0],
-                )
-            return int(parts[0])
-    return None
-
-
-def _zero(text: str) -> bool:
-    try:
-        return float(text) == 0
-    except ValueError:
-        return False
 
 
 def annotation_names(place: Place) -> list[str]:

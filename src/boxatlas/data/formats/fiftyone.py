@@ -7,18 +7,21 @@ FiftyOneDataset) holds samples whose tags name the split; masks are compressed a
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import (
     Builder,
-    above_zero,
     sizes_of,
-    stated_size,
 )
 from boxatlas.data.formats.fiftyone_detections import add_detections
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
+from boxatlas.data.formats.fiftyone_samples import (
+    read_samples,
+    samples_file,
+    samples_of,
+    split_of_sample,
+)
+from boxatlas.data.formats.places import Place, Seen, per_place, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -29,7 +32,7 @@ OF_IMAGE = True  # objects are numbered anew for each image of a file
 def evidence(place: Place) -> Seen | None:
     for name in _label_files(place).values():
         return Seen(f"{name} holds the classes and labels of FiftyOne's")
-    name = _samples_file(place)
+    name = samples_file(place)
     return None if name is None else Seen(f"{name} holds samples of FiftyOne's")
 
 
@@ -37,8 +40,8 @@ def splits(place: Place) -> list[str]:
     found = _label_files(place)
     if found:
         return sorted(name for name in found if name)
-    samples = _samples_file(place)
-    tags = {_split_of(s) for _, s in _samples(place.path(samples))} if samples else set()
+    samples = samples_file(place)
+    tags = {split_of_sample(s) for _, s in samples_of(place.path(samples))} if samples else set()
     return sorted(tag for tag in tags if tag)
 
 
@@ -61,30 +64,20 @@ def _maybe(value: dict[str, Any]) -> bool:
     return value.keys() <= {"classes", "labels", "info"}
 
 
-@per_place
-def _samples_file(place: Place) -> str | None:
-    for name in place.own(".json"):
-        if name.rpartition("/")[2] == "samples.json" or place.named is not None:
-            kind, value, whole = place.document(name)
-            if kind == "object" and ("samples" in value or (not whole and not value)):
-                return name
-    return None
-
-
 def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    samples = _samples_file(place)
+    samples = samples_file(place)
     return list(_label_files(place).values()) or ([samples] if samples else [])
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     classes: dict[str, int] = {}
-    found, samples = _label_files(place), _samples_file(place)
+    found, samples = _label_files(place), samples_file(place)
     if not found and samples is None:
         raise InputError("holds neither labels.json nor samples.json", file=place.given)
     if not found and samples is not None:
-        _read_samples(place, samples, split, builder, classes)
+        read_samples(place, samples, split, builder, classes)
     for name, file in found.items():
         if split is None or name == split:
             _read_labels(place, file, builder, classes)
@@ -124,60 +117,3 @@ def _read_labels(place: Place, file: str, builder: Builder, classes: dict[str, i
             continue
         builder.image(images[name], name, size, path)
         add_detections(builder, things, path, field, classes, names)
-
-
-def _read_samples(
-    place: Place, file: str, split: str | None, builder: Builder, classes: dict[str, int]
-) -> None:
-    path, parent = place.path(file), file.rpartition("/")[0]
-    for i, sample in _samples(path):
-        if split is not None and _split_of(sample) != split:
-            continue
-        field, name = f"samples[{i}]", sample.get("filepath")
-        try:
-            if not isinstance(name, str):
-                raise InputError(
-                    "is not the path of an image", file=path, field=f"{field}.filepath", value=name
-                )
-            image = place.image(name, path, f"{field}.filepath", (parent, ""))
-            data = sample.get("metadata")
-            data = data if isinstance(data, dict) else {}
-            size = stated_size(data.get("height"), data.get("width"), path, f"{field}.metadata.")
-            size = above_zero(size) or sizes_of([image])[0]
-            if isinstance(size, InputError):
-                raise InputError(
-                    "the image is missing or cannot be read",
-                    file=path,
-                    field=f"{field}.filepath",
-                    value=name,
-                )
-            builder.image(image, str(Path(name).with_suffix("")), size, path)
-            add_detections(builder, _detections(sample), path, field, classes, [])
-        except InputError as error:
-            builder.refuse(error)
-
-
-def _samples(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    return [
-        (i, value)
-        for key, i, value in json_stream.members(path)
-        if key == "samples" and i is not None and i >= 0 and isinstance(value, dict)
-    ]
-
-
-def _split_of(sample: dict[str, Any]) -> str | None:
-    tags = sample.get("tags")
-    for tag in tags if isinstance(tags, list) else []:
-        if isinstance(tag, str) and tag.lower() in SPLIT_NAMES:
-            return SPLIT_NAMES[tag.lower()]
-    return None
-
-
-def _detections(sample: dict[str, Any]) -> Any:
-    """`ground_truth`, or the only field that holds detections."""
-    fields = [
-        v
-        for k, v in sorted(sample.items(), key=lambda item: item[0] != "ground_truth")
-        if isinstance(v, dict) and v.get("_cls") == "Detections"
-    ]
-    return fields[0].get("detections") if fields else []

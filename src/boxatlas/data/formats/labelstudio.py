@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from boxatlas.data.formats.building import (
     Builder,
@@ -19,14 +18,14 @@ from boxatlas.data.formats.building import (
 )
 from boxatlas.data.formats.json_stream import elements
 from boxatlas.data.formats.labelstudio_regions import add_region
-from boxatlas.data.formats.places import Place, Seen, per_place, split_name
+from boxatlas.data.formats.labelstudio_tasks import address_of, image_of, results_of, split_of
+from boxatlas.data.formats.places import Place, Seen, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "result[{}]"
 OF_IMAGE = True  # objects are numbered anew for each image of a file
 TASKS, CONFIG = "tasks.json", "label_config.xml"
-_PREFIX = 9  # an uploaded a.jpg is called 0123abcd-a.jpg
 
 
 def evidence(place: Place) -> Seen | None:
@@ -38,8 +37,8 @@ def evidence(place: Place) -> Seen | None:
 
 
 def splits(place: Place) -> list[str]:
-    tasks = [task for name in _files(place) for task in elements(place.path(name))]
-    return sorted({name for name in map(_split_of, tasks) if name})
+    tasks = (task for name in _files(place) for task in elements(place.path(name)))
+    return sorted({name for name in map(split_of, tasks) if name})
 
 
 @per_place
@@ -59,12 +58,6 @@ def _holds_tasks(place: Place, name: str) -> bool:
     return isinstance(first, dict) and isinstance(first.get("data"), dict)
 
 
-def _split_of(task: Any) -> str | None:
-    data = task.get("data") if isinstance(task, dict) else None
-    name = data.get("split") if isinstance(data, dict) else None
-    return split_name(name) if isinstance(name, str) else None
-
-
 def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     config = [CONFIG] if CONFIG in place.known else []
@@ -75,15 +68,18 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     listed = _configured(place)
     classes = {name: i for i, name in enumerate(listed)}
+    waiting = 0
     for name in _files(place):
         path = place.path(name)
         for i, task in enumerate(elements(path)):
-            if split is not None and _split_of(task) != split:
+            if split is not None and split_of(task) != split:
                 continue
             try:
-                _task(builder, task, path, f"[{i}]", place, classes)
+                waiting += not _task(builder, task, path, f"[{i}]", place, classes)
             except InputError as error:
                 builder.refuse(error)
+    if waiting:
+        builder.notes.append(f"{waiting} tasks that nobody has annotated are left out")
     table = builder.table(list(classes))
     return table if listed else table.relabelled(sorted(classes))
 
@@ -106,13 +102,16 @@ def _task(
     field: str,
     place: Place,
     classes: dict[str, int],
-) -> None:
+) -> bool:
+    """Add a task's image and objects; False for a task without an annotation."""
     data = task.get("data") if isinstance(task, dict) else None
-    address = data.get("image") if isinstance(data, dict) else None
-    if not isinstance(address, str) or not address:
+    key, address = address_of(data if isinstance(data, dict) else {})
+    if not address:
         raise InputError("a task needs `data.image`", file=path, field=field, value=task)
-    image = _image(address, place, path, f"{field}.data.image")
-    results = _results(task, path, field)
+    results = results_of(task, path, field)
+    if results is None:
+        return False
+    image = image_of(address, place, path, f"{field}.data.{key}")
     size = None
     for i, result in enumerate(results):
         if isinstance(result, dict) and above_zero(size) is None:
@@ -130,31 +129,4 @@ def _task(
             add_region(builder, result, i, path, where, found, classes)
         except InputError as error:
             builder.refuse(error)
-
-
-def _image(address: str, place: Place, path: Path, field: str) -> Path:
-    """By the end of the address; an uploaded file has its number before its name."""
-    parts = urlsplit(address)
-    local = parse_qs(parts.query).get("d")
-    name = unquote(local[0] if local else parts.path).replace("\\", "/")
-    folder, _, bare = name.rpartition("/")
-    if bare not in place.by_name and bare[8:9] == "-" and bare[_PREFIX:] in place.by_name:
-        name = f"{folder}/{bare[_PREFIX:]}"
-    try:
-        return place.image(name.lstrip("/"), path, field)
-    except InputError:
-        problem = "the image is missing"
-        raise InputError(problem, file=path, field=field, value=address) from None
-
-
-def _results(task: dict[str, Any], path: Path, field: str) -> list[Any]:
-    many = task.get("annotations", task.get("completions"))
-    for one in many if isinstance(many, list) else []:
-        if isinstance(one, dict) and not one.get("was_cancelled"):
-            result = one.get("result", [])
-            if not isinstance(result, list):
-                raise InputError(
-                    "must be a list", file=path, field=f"{field}.annotations.result", value=result
-                )
-            return result
-    return []
+    return True

@@ -11,6 +11,7 @@ from boxatlas.data.formats.building import (
     Builder,
     number,
 )
+from boxatlas.data.formats.shapes import ellipse
 from boxatlas.data.masks import Mask
 from boxatlas.errors import InputError
 
@@ -26,11 +27,20 @@ def add_region(
 ) -> None:
     kind = region.get("type") if isinstance(region, dict) else None
     value = region.get("value") if isinstance(region, dict) else None
-    if kind in ("choices", "textarea", "rating", "number", "taxonomy", "relation"):
+    if kind in (
+        "keypointlabels",
+        "choices",
+        "textarea",
+        "rating",
+        "number",
+        "taxonomy",
+        "relation",
+    ):
         return  # of the whole image, or of a region that comes by itself
-    if kind not in ("rectanglelabels", "polygonlabels") or not isinstance(value, dict):
+    take = _SHAPES.get(kind) if isinstance(kind, str) else None
+    if take is None or kind is None or not isinstance(value, dict):
         raise InputError(
-            "neither a rectangle nor a polygon with a label",
+            "neither a rectangle, an ellipse nor a polygon with a label",
             file=path,
             field=f"{field}.type",
             value=kind,
@@ -40,7 +50,6 @@ def add_region(
         raise InputError(
             "a region needs a label", file=path, field=f"{field}.value.{kind}", value=names
         )
-    take = _rectangle if kind == "rectanglelabels" else _polygon
     box, mask = take(value, size, path, f"{field}.value")
     flags = region.get("meta")
     ignore = isinstance(flags, dict) and flags.get("ignore") is True
@@ -88,3 +97,21 @@ def _polygon(
     ys = [number(p[1], path, f"{where}[{n}]") * height / 100 for n, p in enumerate(points)]
     outline = [v for pair in zip(xs, ys, strict=True) for v in pair]
     return (min(xs), min(ys), max(xs), max(ys)), [outline]
+
+
+def _ellipse(
+    value: dict[str, Any], size: tuple[int, int], path: Path, field: str
+) -> tuple[Box, Mask]:
+    """The box around it; its radii are percents of the width and of the height."""
+    keys = ("x", "y", "radiusX", "radiusY")
+    x, y, a, b = (number(value.get(key), path, f"{field}.{key}") / 100 for key in keys)
+    height, width = size
+    turn = math.radians(number(value.get("rotation") or 0, path, f"{field}.rotation"))
+    return ellipse(x * width, y * height, a * width, b * height, turn), None
+
+
+_SHAPES = {
+    "rectanglelabels": _rectangle,
+    "polygonlabels": _polygon,
+    "ellipselabels": _ellipse,
+}

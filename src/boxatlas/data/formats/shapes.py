@@ -24,3 +24,10 @@ def turned(box: Box, degrees: float) -> list[float]:
 
 def _turn(degrees: float) -> tuple[float, float]:
     return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+
+def ellipse(x: float, y: float, a: float, b: float, radians: float) -> Box:
+    """The box around an ellipse of radii a and b that is turned about its centre."""
+    cos, sin = math.cos(radians), math.sin(radians)
+    w, h = math.hypot(a * cos, b * sin), math.hypot(a * sin, b * cos)
+    return (x - w, y - h, x + w, y + h)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import Box, Builder
-from boxatlas.data.formats.shapes import around
+from boxatlas.data.formats.shapes import around, ellipse
 from boxatlas.data.masks import Mask
 from boxatlas.errors import InputError
 
@@ -57,9 +56,7 @@ def shape_of(builder: Builder, shape: dict[str, Any], path: Path, field: str) ->
     if kind == "ellipse":
         x, y, rx, ry = values("cx", "cy", "rx", "ry")
         turn = builder.number(shape.get("theta") or 0, path, f"{field}.theta")
-        cos, sin = math.cos(turn), math.sin(turn)
-        rx, ry = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
-        return (x - rx, y - ry, x + rx, y + ry), None
+        return ellipse(x, y, rx, ry, turn), None
     if kind != "polygon":
         raise InputError("is no shape that is read", file=path, field=f"{field}.name", value=kind)
     xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
