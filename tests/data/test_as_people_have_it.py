@@ -22,6 +22,12 @@ from boxatlas.errors import InputError
 LABELME = {"label": "cat", "shape_type": "rectangle", "points": [list(MARK[:2]), list(MARK[2:])]}
 
 
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["data", *arguments])
+    assert not ended.value.code
+
+
 def is_the_mark(folder: Path, count: int = 1) -> None:
     table = read(folder)
     assert len(table.labels) == count
@@ -267,3 +273,54 @@ def test_labelme_returns_masks_pixel_by_pixel(tmp_path: Path):
     np.testing.assert_allclose(again.masks[order[1]], masks[1], atol=1e-3)
     for one, other in zip(again.masks[order[2]], parts, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+# -- Nothing is passed over without a word ---------------------------------------------------------
+
+
+def test_what_is_no_object_is_counted_by_check_and_by_convert(tmp_path: Path, capsys):
+    point = {"label": "eye", "shape_type": "point", "points": [[3, 3]]}
+    marked(tmp_path / "set/a.png")
+    document(tmp_path / "set/a.json", {"shapes": [LABELME, point], "imagePath": "a.png"})
+    run("check", str(tmp_path / "set"))
+    assert "1 points and lines are no objects" in capsys.readouterr().out
+    run("convert", str(tmp_path / "set"), str(tmp_path / "out"), "--to", "coco")
+    said = "not carried over: 1 points and lines are no objects"
+    assert said in capsys.readouterr().out
+
+
+def test_tasks_that_nobody_annotated_are_no_background(tmp_path: Path):
+    """Label Studio exports them too; an annotation without a region is background."""
+    tasks = []
+    for n, given in enumerate(([{"result": []}], [], [{"was_cancelled": True, "result": []}])):
+        marked(tmp_path / f"{n}.png")
+        tasks.append({"id": n, "data": {"photo": f"/{n}.png"}, "annotations": given})
+    document(tmp_path / "tasks.json", tasks)
+    table = read(tmp_path)
+    assert [Path(path).name for path in table.paths] == ["0.png"]
+    assert table.notes == ("2 tasks that nobody has annotated are left out",)
+
+
+def test_an_ellipse_of_label_studio_is_the_box_around_it(tmp_path: Path):
+    """Radii of 10 and 20 % of 100 x 80 pixels are 10 and 16, turned by a right angle 16 and 10."""
+    marked(tmp_path / "a.png")
+    sides = {"original_width": 100, "original_height": 80, "type": "ellipselabels"}
+    value = {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20, "ellipselabels": ["cat"]}
+    result = [{**sides, "value": {**value, "rotation": turn}} for turn in (0, 90)]
+    task = {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": result}]}
+    document(tmp_path / "tasks.json", [task])
+    np.testing.assert_allclose(read(tmp_path).boxes, [[40, 24, 60, 56], [34, 30, 66, 50]], 1e-5)
+
+
+def test_a_layout_that_is_not_written_is_split_into_cocos(tmp_path: Path, capsys):
+    things = []
+    for n in range(4):
+        marked(tmp_path / f"set/{n}.png")
+        x, y = (MARK[0] + MARK[2]) / 2, (MARK[1] + MARK[3]) / 2
+        thing = {"label": "cat", "coordinates": {"x": x, "y": y, "width": W, "height": H}}
+        things.append({"image": f"{n}.png", "annotations": [thing]})
+    document(tmp_path / "set/annotations.json", things)
+    parts = ["--parts", "train=0.5,val=0.5", "--no-together"]
+    run("split", str(tmp_path / "set"), str(tmp_path / "out"), *parts)
+    assert "train 2, val 2 images in coco layout" in capsys.readouterr().out
+    is_the_mark(tmp_path / "out", 4)

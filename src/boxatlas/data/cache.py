@@ -90,13 +90,13 @@ def load(key: str, data: Path) -> Table | None:
         os.utime(path)  # the last to go
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    root = str(data)
+    start = os.path.join(str(data), "")
     masks, extras = None, head["extras"]
     if "mask_data" in found:
         masks = Masks(found["mask_data"], found["mask_offsets"], found["mask_kinds"])
     return Table(
         classes=tuple(head["classes"]),
-        paths=[os.path.join(root, path) for path in paths] if paths != [""] else [],
+        paths=[start + path for path in paths] if paths != [""] else [],
         ids=head["ids"],
         masks=masks,
         notes=tuple(head["notes"]),

@@ -41,7 +41,8 @@ def convert(
     chosen, notes = _chosen(splits, to)
     table, members = _united(chosen)
     names, renamed = _names(table)
-    notes += WRITERS[to].left_out(table) + _besides(table, members, to) + renamed
+    notes += [*dict.fromkeys(table.notes), *WRITERS[to].left_out(table)]
+    notes += [*_besides(table, members, to), *renamed]
     jobs = [(split, i) for split, rows in members.items() for i in rows]
     with new_folder(out) as temporary:
         for split, i in each(jobs):

@@ -53,6 +53,7 @@ def command(
         "layout": report.layout,
         "evidence": {name: seen.what for name, seen in report.seen.items()},
         "files not used": report.unused,
+        "notes": report.notes,
         "images": report.images,
         "objects": report.objects,
         "splits": report.splits,
@@ -93,6 +94,8 @@ def _tell(report: Report, every: bool) -> None:
             print(f"{flaw.level}: {flaw}")
         elif shown[flaw.kind] == _SHOWN + 1:
             print(f"  ... and more of {flaw.kind}: --all lists them")
+    for note in report.notes:
+        print(note)
     if report.unused:
         told = ", ".join(f"{suffix} {n}" for suffix, n in report.unused.items())
         print(f"files that nothing was read from: {told}")

@@ -67,6 +67,11 @@ class Report:
         return next(name for name, module in FORMATS.items() if module is self.module)
 
     @property
+    def notes(self) -> list[str]:
+        """What the reader passed over, since it is no object."""
+        return list(dict.fromkeys(note for part in self.parts for note in part.table.notes))
+
+    @property
     def errors(self) -> list[Flaw]:
         return [flaw for flaw in self.flaws if flaw.level == "error"]
 

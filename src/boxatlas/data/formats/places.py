@@ -199,10 +199,15 @@ class Place:
 
     @cached_property
     def _by_suffix(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
+        own: dict[str, list[str]] = defaultdict(list)  # by what follows the last dot, with it
         for name in self.files:
-            found[suffix_of(name)].append(name)
-        return found
+            own[name[name.rfind(".") :]].append(name)
+        found: dict[str, list[str]] = defaultdict(list)
+        for end, names in own.items():
+            if end.startswith(".") and "/" not in end:  # a name that begins with a dot has none
+                before = -len(end) - 1
+                found[end.lower()] += [n for n in names if len(n) > len(end) and n[before] != "/"]
+        return {suffix: sorted(names) for suffix, names in found.items()}
 
     def _with_suffix(self, suffixes: Sequence[str]) -> list[str]:
         found = [self._by_suffix[suffix] for suffix in suffixes if suffix in self._by_suffix]
