@@ -69,10 +69,7 @@ def command(
     layout = to or format or detect_format(folder)
     layout = layout if to or layout in WRITERS else "coco"
     _, notes = convert(
-        tables,
-        out,
-        layout,
-        lambda found: track(found, "copying images", len(table)),
+        tables, out, layout, lambda found: track(found, "copying images", len(table))
     )
     rows = shares(table, members)
     kept = [[table.paths[i] for i in group] for group in by_group(groups) if len(group) > 1]
@@ -85,8 +82,10 @@ def command(
         "kept together": kept,
         "left out": notes,
     }
-    lines = [f"kept together: {', '.join(Path(p).name for p in group)}" for group in kept]
-    lines += [f"not carried over: {note}" for note in notes]
     counts = ", ".join(f"{name} {len(images)}" for name, images in members.items())
-    lines.append(f"{out}: {counts} images in {layout} layout")
+    lines = [
+        *(f"kept together: {', '.join(Path(p).name for p in group)}" for group in kept),
+        *(f"not carried over: {note}" for note in notes),
+        f"{out}: {counts} images in {layout} layout",
+    ]
     emit(document, as_json, rows=rows, title="share of each class's objects", text="\n".join(lines))

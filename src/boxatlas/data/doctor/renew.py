@@ -67,7 +67,8 @@ def mended(part: Part, plan: Plan, actions: list[Action]) -> Table:
             whole = isinstance(mask, list) and flaw.remedy == "polygons"
             masks[k] = [p for p in mask or () if len(p) >= 6] or None if whole else None
     for i, path in enumerate(table.paths):
-        sizes[i] = plan.sizes.get(path, sizes[i])
+        if path in plan.sizes:
+            sizes[i] = plan.sizes[path]
     gone = plan.images | plan.leaked.get(part.split or "", set())
     stay = [i for i, path in enumerate(table.paths) if path not in gone and sizes[i].all()]
     return replace(table, boxes=boxes, sizes=sizes, masks=masks).where(keep).select(stay)

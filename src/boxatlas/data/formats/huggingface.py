@@ -117,8 +117,9 @@ def _image(
     if isinstance(objects, list) and all(isinstance(one, dict) for one in objects):  # one by one
         keys = {key for one in objects for key in one}
         objects = {key: [one.get(key) for one in objects] for key in keys}
-    boxes = objects.get("bbox") if isinstance(objects, dict) else None
-    kinds = next((objects[key] for key in _CLASSES if key in objects), None)
+    columns = objects if isinstance(objects, dict) else {}
+    boxes = columns.get("bbox")
+    kinds = next((columns[key] for key in _CLASSES if key in columns), None)
     if not objects or boxes == []:
         return
     if not isinstance(boxes, list) or not isinstance(kinds, list) or len(boxes) != len(kinds):
