@@ -52,14 +52,13 @@ def key_of(place: Place, module: ModuleType, split: str | None) -> str | None:
         return None
     if folder().resolve().is_relative_to(place.root.resolve()):
         return None
-    files = [str(file) for file in module.annotation_files(place)]
-    digest, start, total = hashlib.blake2b(digest_size=20), len(str(place.root)), 0
+    root, digest, total = str(place.root), hashlib.blake2b(digest_size=20), 0
     digest.update(repr((_FORM, __version__, module.__name__, split)).encode())
     try:
-        for file in files:
-            content, size = _content(file)
+        for name in module.annotation_names(place):  # making Paths costs more than reading them
+            content, size = _content(f"{root}/{name}")
             total += size
-            digest.update(f"{file[start:]}\0{size}\0".encode("utf-8", "surrogateescape"))
+            digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
             digest.update(content)
     except OSError:
         return None  # the reader will say what is wrong
@@ -91,13 +90,13 @@ def load(key: str, data: Path) -> Table | None:
         os.utime(path)  # the last to go
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    root = str(data)
+    start = os.path.join(str(data), "")
     masks, extras = None, head["extras"]
     if "mask_data" in found:
         masks = Masks(found["mask_data"], found["mask_offsets"], found["mask_kinds"])
     return Table(
         classes=tuple(head["classes"]),
-        paths=[os.path.join(root, path) for path in paths] if paths != [""] else [],
+        paths=[start + path for path in paths] if paths != [""] else [],
         ids=head["ids"],
         masks=masks,
         notes=tuple(head["notes"]),
