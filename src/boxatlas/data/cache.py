@@ -12,19 +12,20 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxatlas._version import __version__
+from boxatlas.archives import read_npz
 from boxatlas.data.extras import Extras
 from boxatlas.data.formats.places import Place
 from boxatlas.data.masks import Masks
 from boxatlas.data.table import Table
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, parsing
 from boxatlas.files import write_with
 
 _FORM = 3  # of the files kept here
@@ -83,13 +84,18 @@ def load(key: str, data: Path) -> Table | None:
     """The table of a key, its images below `data`; None where it is not there whole."""
     path = folder() / f"{key}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:  # zip: every entry has its checksum
-            found = {name: file[name] for name in file.files}
-        head = json.loads(found["head"].tobytes())
-        paths = found["paths"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-        os.utime(path)  # the last to go
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+        found = read_npz(path)  # zip: every entry has its checksum
+        with parsing(path, "not a kept table"):
+            table = _table(found, data)
+            os.utime(path)  # the last to go
+    except InputError:
+        return None  # made anew
+    return table
+
+
+def _table(found: dict[str, NDArray[Any]], data: Path) -> Table:
+    head = json.loads(found["head"].tobytes())
+    paths = found["paths"].tobytes().decode("utf-8", "surrogateescape").split("\0")
     start = os.path.join(str(data), "")
     masks, extras = None, head["extras"]
     if "mask_data" in found:

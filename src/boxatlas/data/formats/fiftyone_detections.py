@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from boxatlas.archives import read_array
 from boxatlas.data.formats.building import (
     Box,
     Builder,
     number,
 )
 from boxatlas.data.masks import Mask, encode
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, parsing
 
 _MOST_MASK = 1 << 28  # bytes of one mask, unpacked
 
@@ -86,13 +85,11 @@ def _mask(value: Any, box: Box, size: tuple[int, int], path: Path, field: str) -
     if isinstance(value, dict):
         inner = value.get("$binary")
         value = inner.get("base64") if isinstance(inner, dict) else inner
-    try:
+    with parsing(path, f"{field} is no mask"):
         unpacked = zlib.decompressobj().decompress(base64.b64decode(value), _MOST_MASK)
-        crop = np.load(io.BytesIO(unpacked), allow_pickle=False) > 0
+        crop = read_array(unpacked, path, field) > 0
         if crop.ndim != 2 or 0 in crop.shape:
             raise ValueError("it is no picture")
-    except (TypeError, ValueError, EOFError, zlib.error, binascii.Error, MemoryError) as error:
-        raise InputError(f"is no mask: {error}", file=path, field=field) from None
     whole = np.zeros(size, bool)
     left, top = max(round(box[0]), 0), max(round(box[1]), 0)
     part = whole[top : max(round(box[3]), top + 1), left : max(round(box[2]), left + 1)]

@@ -72,10 +72,7 @@ class _Reader:
         if self.next() == "}":
             return
         while True:
-            key = self.value()
-            if not isinstance(key, str):
-                self.wrong("a name in quotes is missing")
-            self.expect(":")
+            key = self.name()
             if self.next() == "[":
                 yield key, -1, []
                 yield from self.elements(key)
@@ -93,6 +90,14 @@ class _Reader:
         if self.next():
             self.wrong("something follows the end")
 
+    def name(self) -> str:
+        """The name of a member, and the colon after it."""
+        key = self.value()
+        if not isinstance(key, str):
+            self.wrong("a name in quotes is missing")
+        self.expect(":")
+        return key
+
     def pairs(self, depth: int) -> Iterator[tuple[str, Any]]:
         """The members of the object that begins here."""
         self.at += 1
@@ -100,10 +105,7 @@ class _Reader:
             self.at += 1
             return
         while True:
-            key = self.value()
-            if not isinstance(key, str):
-                self.wrong("a name in quotes is missing")
-            self.expect(":")
+            key = self.name()
             if depth == 0 and key == self.inner and self.next() == "{":
                 yield from self.pairs(1)
             else:

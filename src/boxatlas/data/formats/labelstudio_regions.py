@@ -75,6 +75,11 @@ def _rectangle(
         (-h * sin, h * cos),
     ]
     xs, ys = [left + p[0] for p in corners], [top + p[1] for p in corners]
+    return _outlined(xs, ys)
+
+
+def _outlined(xs: list[float], ys: list[float]) -> tuple[Box, Mask]:
+    """A polygon, and the box around it."""
     outline = [v for pair in zip(xs, ys, strict=True) for v in pair]
     return (min(xs), min(ys), max(xs), max(ys)), [outline]
 
@@ -95,8 +100,7 @@ def _polygon(
     where = f"{field}.points"
     xs = [number(p[0], path, f"{where}[{n}]") * width / 100 for n, p in enumerate(points)]
     ys = [number(p[1], path, f"{where}[{n}]") * height / 100 for n, p in enumerate(points)]
-    outline = [v for pair in zip(xs, ys, strict=True) for v in pair]
-    return (min(xs), min(ys), max(xs), max(ys)), [outline]
+    return _outlined(xs, ys)
 
 
 def _ellipse(

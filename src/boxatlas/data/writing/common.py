@@ -17,6 +17,20 @@ def without_masks(table: Table, classes: str) -> list[str]:
     return out
 
 
+def one_polygon_or_box(table: Table) -> list[str]:
+    """What a layout leaves out in which an object is a box or one polygon, not both."""
+    out = []
+    if table.truncated is not None:
+        out.append(f"truncated: {int(table.truncated.sum())} flags")
+    held = [mask for mask in table.masks or () if mask is not None]
+    kept = sum(single_polygon(mask) is not None for mask in held)
+    if len(held) > kept:
+        out.append(f"masks: {len(held) - kept} that are no single polygon; their boxes are kept")
+    if kept:
+        out.append(f"boxes of {kept} polygons: an object is one or the other there")
+    return out
+
+
 def single_polygon(mask: Mask) -> list[float] | None:
     """The mask where it is one polygon, None where it is another or none."""
     return mask[0] if isinstance(mask, list) and len(mask) == 1 and len(mask[0]) >= 6 else None

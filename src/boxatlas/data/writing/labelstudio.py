@@ -8,7 +8,7 @@ from typing import Any
 
 from boxatlas.data.formats.labelstudio import CONFIG, TASKS
 from boxatlas.data.table import Table
-from boxatlas.data.writing.common import single_polygon
+from boxatlas.data.writing.common import one_polygon_or_box, single_polygon
 
 
 def image_folder(split: str) -> str:
@@ -18,16 +18,7 @@ def image_folder(split: str) -> str:
 
 def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
-    out = []
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    if table.masks is not None:
-        parts = sum(m is not None and single_polygon(m) is None for m in table.masks)
-        kept = sum(single_polygon(m) is not None for m in table.masks)
-        if parts:
-            out.append(f"masks: {parts} that are no single polygon; their boxes are kept")
-        if kept:
-            out.append(f"boxes of {kept} polygons: a region is one or the other")
+    out = one_polygon_or_box(table)
     if table.category_ids is not None:
         out.append("category ids: classes go by name")
     return out

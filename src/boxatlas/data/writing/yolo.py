@@ -6,7 +6,7 @@ from pathlib import Path
 
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
-from boxatlas.data.writing.common import single_polygon
+from boxatlas.data.writing.common import one_polygon_or_box, single_polygon
 from boxatlas.errors import InputError
 
 
@@ -23,15 +23,7 @@ def left_out(table: Table) -> list[str]:
             f"ignored objects (difficult, crowd): {int(table.ignore.sum())} flags; "
             "they become ordinary objects"
         )
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    if table.masks is not None:
-        parts = sum(single_polygon(mask) is None and mask is not None for mask in table.masks)
-        if parts:
-            out.append(f"masks: {parts} that are no single polygon; their boxes are kept")
-        kept = sum(single_polygon(mask) is not None for mask in table.masks)
-        if kept:
-            out.append(f"boxes of {kept} polygons: the layout holds one or the other")
+    out += one_polygon_or_box(table)
     if table.category_ids is not None:
         out.append("category ids: classes are numbered from 0")
     return out
