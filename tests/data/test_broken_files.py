@@ -268,3 +268,9 @@ def test_nothing_to_read_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="holds no data set"):
         read(tmp_path / "file")
+
+
+def test_a_folder_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "gone")
+    assert str(caught.value) == f"{tmp_path / 'gone'}: no such folder"

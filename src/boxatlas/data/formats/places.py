@@ -116,11 +116,11 @@ class Place:
         """root: where a file that was named says that its images lie."""
         self.given, self.kept = Path(given), dict[Any, Any]()
         try:
-            is_file = self.given.is_file()
-            if not is_file and not self.given.is_dir():
-                raise InputError("no such folder", file=given)
+            is_file, is_folder = self.given.is_file(), self.given.is_dir()
         except (OSError, ValueError) as error:  # a name too long, or with a NUL
             raise InputError(f"no such folder: {error}", file=repr(str(given))) from None
+        if not is_file and not is_folder:
+            raise InputError("no such folder", file=given)
         self.named = self.given if is_file else None
         self.root = root or (self.given.parent if is_file else self.given)
         self.files = sorted(_below(str(self.root)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from boxatlas.data.coco_document import document_of
 from boxatlas.data.table import Table
+from boxatlas.data.writing.common import truncated_flags
 
 
 def image_folder(split: str) -> str:
@@ -16,7 +17,7 @@ def image_folder(split: str) -> str:
 
 def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
-    return [] if table.truncated is None else [f"truncated: {int(table.truncated.sum())} flags"]
+    return truncated_flags(table)
 
 
 def write(

@@ -19,9 +19,7 @@ def without_masks(table: Table, classes: str) -> list[str]:
 
 def one_polygon_or_box(table: Table) -> list[str]:
     """What a layout leaves out in which an object is a box or one polygon, not both."""
-    out = []
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
+    out = truncated_flags(table)
     held = [mask for mask in table.masks or () if mask is not None]
     kept = sum(single_polygon(mask) is not None for mask in held)
     if len(held) > kept:
@@ -29,6 +27,12 @@ def one_polygon_or_box(table: Table) -> list[str]:
     if kept:
         out.append(f"boxes of {kept} polygons: an object is one or the other there")
     return out
+
+
+def truncated_flags(table: Table) -> list[str]:
+    """What a layout without VOC's *truncated* leaves out."""
+    flags = 0 if table.truncated is None else int(table.truncated.sum())
+    return [f"truncated: {flags} flags"] if flags else []
 
 
 def single_polygon(mask: Mask) -> list[float] | None:

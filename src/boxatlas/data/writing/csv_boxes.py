@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.table import Table
-from boxatlas.data.writing.common import without_masks
+from boxatlas.data.writing.common import truncated_flags, without_masks
 
 
 def image_folder(split: str) -> str:
@@ -18,10 +18,7 @@ def image_folder(split: str) -> str:
 
 def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
-    out = without_masks(table, "go by name")
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    return out
+    return without_masks(table, "go by name") + truncated_flags(table)
 
 
 def write(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from boxatlas.data.masks import Mask, decode, extent
 from boxatlas.data.table import Table
+from boxatlas.data.writing.common import truncated_flags
 
 
 def image_folder(split: str) -> str:
@@ -22,9 +23,7 @@ def image_folder(split: str) -> str:
 
 def left_out(table: Table) -> list[str]:
     """What a table holds that this layout has no place for."""
-    out = []
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
+    out = truncated_flags(table)
     if table.masks is not None:
         out.append("boxes and areas of objects with masks: those of the masks are meant")
     if table.category_ids is not None:
