@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -35,6 +36,12 @@ def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
             with archive.open(member) as stream:
                 arrays[name] = npy.read_array(stream, allow_pickle=False)
     return arrays
+
+
+def read_array(data: bytes, path: str | Path, name: str) -> NDArray[Any]:
+    """The array of an npy file's bytes. Raises InputError where it claims more than they hold."""
+    check_header(io.BytesIO(data), len(data), path, name)
+    return npy.read_array(io.BytesIO(data), allow_pickle=False)
 
 
 def check_header(stream: IO[bytes], size: int, path: str | Path, name: str) -> None:

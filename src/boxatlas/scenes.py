@@ -92,14 +92,14 @@ def write(
     A split's scenes do not depend on the other splits. each: wraps the count, to show progress.
     Raises InputError where the folder holds something already.
     """
-    from boxatlas.data.formats import FORMATS
     from boxatlas.data.masks import encode
     from boxatlas.data.table import Table
+    from boxatlas.data.writing import WRITERS
 
     folder = Path(folder)
-    if layout not in FORMATS:
+    if layout not in WRITERS:
         raise InputError(
-            "no such layout", field="layout", value=layout, hint=nearest(layout, FORMATS)
+            "no such layout", field="layout", value=layout, hint=nearest(layout, WRITERS)
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("holds something already", file=folder)
@@ -134,7 +134,7 @@ def write(
         masks if layout == "coco" else None,
         None if areas is None else np.array(areas, np.float32),
     )
-    FORMATS[layout].write(table, folder, names, members)
+    WRITERS[layout].write(table, folder, names, members)
     return folder
 
 

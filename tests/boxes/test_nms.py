@@ -15,9 +15,7 @@ from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.boxes.nms import (
     above,
     batched_nms,
-    best_above,
     best_sigmoid_above,
-    class_nms,
     nms,
     proposal_nms,
     soft_nms,
@@ -119,7 +117,8 @@ def test_equal_scores_stay_in_order():
 def test_nothing():
     none = torch.zeros(0, 4)
     assert nms(none, torch.zeros(0), 0.5).tolist() == []
-    assert class_nms(above(torch.zeros(2, 5, 3), 0.1), none, 2, 0.5)[1].boxes.shape == (0, 4)
+    groups = torch.zeros(0, dtype=torch.int64)
+    assert batched_nms(none, torch.zeros(0), groups, 0.5).shape == (0,)
 
 
 def test_soft_nms_by_hand():
@@ -147,13 +146,13 @@ def test_candidates():
         (1, 1, 0),
     ]
     assert len(above(scores, 0.2, or_equal=True).score) == 6
-    best = best_above(scores, 0.2, top=2)
+    best = best_sigmoid_above(scores.logit(), 0.25, top=2)
     assert list(zip(*(f.tolist() for f in best[:3]), strict=True)) == [
         (0, 0, 0),
         (0, 1, 1),
         (1, 1, 0),
     ]
-    per_level = best_above(scores, 0.0, top=1, splits=[1, 1])
+    per_level = best_sigmoid_above(scores.logit(), 0.0, top=1, splits=[1, 1])
     assert list(zip(per_level.row.tolist(), per_level.label.tolist(), strict=True))[:2] == [
         (0, 0),
         (1, 1),
@@ -164,13 +163,11 @@ def test_classes_do_not_compete_unless_asked():
     scores = torch.tensor([[[0.9, 0.8], [0.7, 0.6]]])
     same = torch.tensor([0.0, 0, 4, 4]).expand(4, 4)
     found = above(scores, 0.5)
-    (one,) = class_nms(found, same, 1, 0.5)
-    assert one.labels.tolist() == [0, 1]
-    assert one.row.tolist() == [0, 0]
-    (agnostic,) = class_nms(found, same, 1, 0.5, class_agnostic=True)
-    assert agnostic.scores.tolist() == pytest.approx([0.9])
-    (first,) = class_nms(found, same, 1, 0.5, total=1)
-    assert first.labels.tolist() == [0]
+    kept = batched_nms(same, found.score, found.label, 0.5)
+    assert found.label[kept].tolist() == [0, 1]
+    assert found.row[kept].tolist() == [0, 0]
+    one = batched_nms(same, found.score, torch.zeros_like(found.label), 0.5)
+    assert found.score[one].tolist() == pytest.approx([0.9])
 
 
 def test_a_fixed_number_of_proposals():
@@ -200,10 +197,21 @@ def test_sigmoids_are_chosen_as_their_scores_would_be(seed, threshold):
     logits = torch.randn(2, 30, 3, generator=generator) * 3
     logits[0, :5] = math.log(0.3 / 0.7)  # on a threshold
     for splits in (None, [20, 7, 3]):
-        want = best_above(logits.sigmoid(), threshold, 4, splits)
         got = best_sigmoid_above(logits, threshold, 4, splits)
-        for a, b in zip(got, want, strict=True):
-            # A sigmoid of few numbers may differ from that of many in the last bit.
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
+        want = []
+        for image in range(2):
+            start = 0
+            for count in splits or [30]:
+                part = logits.sigmoid()[image, start : start + count].flatten()
+                ranked = part.sort(descending=True, stable=True)
+                for score, place in zip(ranked.values[:4], ranked.indices[:4], strict=True):
+                    if score > threshold:
+                        row = start + int(place) // 3
+                        want.append((image, row, int(place) % 3, float(score)))
+                start += count
+        rows = zip(*(part.tolist() for part in got[:3]), strict=True)
+        assert list(rows) == [place[:3] for place in want]
+        # A sigmoid of few numbers may differ from that of many in the last bit.
+        assert got.score.tolist() == pytest.approx([place[3] for place in want], rel=1e-6)
     reached = best_sigmoid_above(logits, threshold, 1000, or_equal=True)
     assert len(reached.score) == int((logits.sigmoid() >= threshold).sum())

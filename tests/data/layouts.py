@@ -453,6 +453,65 @@ def bdd100k_single(root: Path) -> None:
     document(root / "labels/100k/train/a.json", {"name": "a", "frames": [frame]})
 
 
+def darknet_own(root: Path) -> None:
+    """https://pjreddie.com/darknet/yolo/#train-voc: lists of absolute paths, labels by folders."""
+    for split in ("train", "val"):
+        marked(root / f"VOC/JPEGImages/{split}.png")
+        text(root / f"VOC/labels/{split}.txt", f"0 {ROW}\n")
+        text(root / f"{split}.txt", f"/home/me/darknet/VOC/JPEGImages/{split}.png\n")
+    text(root / "voc.names", "cat\n")
+    lists = "train  = train.txt\nvalid  = val.txt\n"
+    text(root / "voc.data", f"classes= 1\n{lists}names = voc.names\nbackup = backup\n")
+
+
+def fiftyone_labels(root: Path) -> None:
+    """https://docs.voxel51.com/user_guide/export_datasets.html#fiftyoneimagedetectiondataset"""
+    thing = {"label": "cat", "bounding_box": [X1 / WIDTH, Y1 / HEIGHT, W / WIDTH, H / HEIGHT]}
+    for split in ("train", "validation"):
+        marked(root / f"{split}/data/{split}.png")
+        labels = {split: [{**thing, "attributes": {"iscrowd": False}}]}
+        document(root / split / "labels.json", {"classes": ["cat"], "labels": labels})
+
+
+def fiftyone_samples(root: Path) -> None:
+    """The same program's own form (FiftyOneDataset): samples whose tags name splits."""
+    marked(root / "data/a.png")
+    box = [X1 / WIDTH, Y1 / HEIGHT, W / WIDTH, H / HEIGHT]
+    thing = {"_cls": "Detection", "label": "cat", "bounding_box": box, "tags": []}
+    truth = {"_cls": "Detections", "detections": [thing]}
+    sample = {"filepath": "data/a.png", "tags": ["validation"], "ground_truth": truth}
+    document(root / "samples.json", {"samples": [sample]})
+
+
+PERCENT = {
+    "x": X1 / WIDTH * 100,
+    "y": Y1 / HEIGHT * 100,
+    "width": W / WIDTH * 100,
+    "height": H / HEIGHT * 100,
+    "rotation": 0,
+    "rectanglelabels": ["cat"],
+}
+
+
+def labelstudio_tasks(root: Path) -> None:
+    """https://labelstud.io/guide/export#JSON, since version 1: `annotations`, uploaded files."""
+    marked(root / "images/1a2b3c4d-a.png")
+    region = {"type": "rectanglelabels", "value": PERCENT, "id": "x", "from_name": "label"}
+    sides = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
+    annotation = {"id": 1, "was_cancelled": False, "result": [{**region, **sides}]}
+    data = {"image": "/data/upload/1/1a2b3c4d-a.png"}
+    document(root / "project-1.json", [{"id": 1, "annotations": [annotation], "data": data}])
+
+
+def labelstudio_completions(root: Path) -> None:
+    """Version 0: `completions`, sizes beside them or not at all, files of the server's folder."""
+    marked(root / "a.png")
+    region = {"type": "rectanglelabels", "value": PERCENT, "to_name": "image"}
+    completion = {"id": 1001, "lead_time": 4.2, "result": [region]}
+    data = {"image": "http://localhost:8080/data/local-files/?d=photos%5Ca.png"}
+    document(root / "tasks.json", [{"id": 0, "completions": [completion], "data": data}])
+
+
 BUILDERS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "voc": (voc_kit, voc_parent, voc_labelimg, voc_roboflow, voc_cvat, voc_annots),
     "coco": (coco_kit, coco_roboflow, coco_cvat, coco_keypoints, coco_masks),
@@ -464,7 +523,9 @@ BUILDERS: dict[str, tuple[Callable[[Path], None], ...]] = {
         yolo_cvat,
         yolo_beside,
     ),
-    "darknet": (darknet_cvat,),
+    "darknet": (darknet_cvat, darknet_own),
+    "fiftyone": (fiftyone_labels, fiftyone_samples),
+    "labelstudio": (labelstudio_tasks, labelstudio_completions),
     "labelme": (labelme_5, labelme_3),
     "csv": (csv_roboflow, csv_retinanet, csv_files),
     "via": (via_1, via_2, via_csv),
@@ -494,6 +555,9 @@ SPLITS = {  # those that are not said by "none"
     "yolo_cvat": ["train"],
     "yolo_beside": ["train", "val"],
     "darknet_cvat": ["train"],
+    "darknet_own": ["train", "val"],
+    "fiftyone_labels": ["train", "val"],
+    "fiftyone_samples": ["val"],
     "csv_roboflow": ["train", "val"],
     "csv_files": ["test", "train"],
     "via_1": ["train", "val"],

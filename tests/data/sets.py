@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from boxatlas.data.formats import FORMATS
 from boxatlas.data.masks import Mask
 from boxatlas.data.table import Table
+from boxatlas.data.writing import WRITERS
 
 LAYOUTS = ("voc", "coco", "yolo", "fiftyone", "labelstudio", "labelme", "csv")
 CLASSES = ("cat", "dog", "tea pot")
@@ -59,9 +59,9 @@ def write_set(
     for split, images in members.items():
         for i in images:
             height, width = table.sizes[i].tolist()
-            place = folder / FORMATS[layout].image_folder(split)
+            place = folder / WRITERS[layout].image_folder(split)
             picture(place / names[i], (height, width), seed=i)
-    FORMATS[layout].write(table, folder, names, members)
+    WRITERS[layout].write(table, folder, names, members)
     return folder
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from sets import picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read
-from boxatlas.data.formats import FORMATS, WRITABLE
+from boxatlas.data.formats import FORMATS
 from boxatlas.data.formats.building import Builder, number
 from boxatlas.data.formats.places import Place
 from boxatlas.data.table import Table
+from boxatlas.data.writing import WRITERS
 from boxatlas.errors import InputError
 
 MANY = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
@@ -53,17 +54,15 @@ def whole(tmp_path_factory) -> dict[str, Path]:
         [tuple(s) for s in table.sizes.tolist()],
         masks=polygon,
     )
-    return {
-        layout: write_set(tmp_path_factory.mktemp(layout), table, layout) for layout in WRITABLE
-    }
+    return {layout: write_set(tmp_path_factory.mktemp(layout), table, layout) for layout in WRITERS}
 
 
 @MANY
 @given(seed=st.integers(0, 2**32 - 1))
-@pytest.mark.parametrize("layout", WRITABLE)
+@pytest.mark.parametrize("layout", list(WRITERS))
 def test_damaged_annotations_never_end_in_a_traceback(whole, layout: str, seed: int):
     folder, draw = whole[layout], random.Random(seed)
-    files = FORMATS[layout].annotation_files(Place(folder))
+    files = Place(folder).paths(FORMATS[layout].annotation_names(Place(folder)))
     path = draw.choice(files)
     before = path.read_bytes()
     data = bytearray(before)
@@ -269,3 +268,9 @@ def test_nothing_to_read_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="holds no data set"):
         read(tmp_path / "file")
+
+
+def test_a_folder_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "gone")
+    assert str(caught.value) == f"{tmp_path / 'gone'}: no such folder"

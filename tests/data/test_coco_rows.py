@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.data.sets import picture
 
@@ -20,6 +20,8 @@ _number = st.one_of(
     st.floats(-1e5, 1e5).map(lambda v: round(v, 6)).filter(lambda v: "e" not in str(v)),
 )
 _polygon = st.lists(_number, min_size=2, max_size=12).map(lambda p: p[: len(p) // 2 * 2])
+# How long a busy machine takes to make an example says nothing of the code.
+SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _usual = st.fixed_dictionaries(
     {
         "id": st.integers(0, 10**12),
@@ -82,6 +84,7 @@ def scan(_always, tmp_path_factory):
     return found
 
 
+@SLOWLY
 @given(things=st.lists(_usual, min_size=1, max_size=5), indent=_INDENTS)
 def test_the_usual_shape_is_read_as_json_reads_it(scan, things, indent):
     text = json.dumps([*things, {}], indent=indent)
@@ -111,6 +114,7 @@ def test_what_is_not_of_the_usual_shape_is_left_to_the_parser(scan, text):
     assert stop == 1 + len(good)
 
 
+@SLOWLY
 @given(things=st.lists(_usual, min_size=1, max_size=3), data=st.data())
 def test_of_a_cut_or_spoilt_text_only_what_is_whole_is_read(scan, things, data):
     text = json.dumps([*things, {}])[1:-1]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from boxatlas.data import augmentation, read, splits
 from boxatlas.data.formats import detect_format
-from boxatlas.data.formats.darknet import read_names
+from boxatlas.data.formats.darknet_data import read_names
 from boxatlas.data.transforms.sample import Sample
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess

@@ -298,13 +298,13 @@ CASES: dict[str, tuple[str, Spoil, str, str]] = {
         lambda f: (f / JSON).write_bytes(
             (f / JSON).read_text().replace("tea pot", "th\xe9").encode("latin-1")
         ),
-        "file_invalid",
+        "file_encoding",
         "instances_train.json",
     ),
     "wide json": (
         "coco",
         lambda f: (f / JSON).write_bytes((f / JSON).read_text().encode("utf-16")),
-        "file_invalid",
+        "file_encoding",
         "instances_train.json",
     ),
     "list as id": ("coco", first(id=[1]), "annotation_invalid", "annotations"),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sets import CLASSES, LAYOUTS, picture, table_of, two_images, write_set
 
 from boxatlas.data import detect_format, read, splits
-from boxatlas.data.formats import FORMATS, WRITABLE
 from boxatlas.data.masks import decode
+from boxatlas.data.writing import WRITERS
 from boxatlas.errors import InputError
 
 
@@ -286,7 +286,7 @@ def test_any_name_is_a_split_of_yolo_if_its_folder_bears_it(tmp_path: Path):
     assert len(read(tmp_path)) == 3
     for layout, name in (("yolo", "path"), ("darknet", "tune")):
         with pytest.raises(InputError, match=f"split: .*'{name}'"):
-            FORMATS[layout].write(two_images(), tmp_path / layout, ["0.png"] * 3, {name: [0]})
+            WRITERS[layout].write(two_images(), tmp_path / layout, ["0.png"] * 3, {name: [0]})
 
 
 def test_both_of_two_images_of_one_name_are_read(tmp_path: Path):
@@ -306,7 +306,7 @@ def test_a_line_of_a_list_that_leads_nowhere_is_named(tmp_path: Path):
         read(folder)
 
 
-@pytest.mark.parametrize("layout", WRITABLE)
+@pytest.mark.parametrize("layout", list(WRITERS))
 def test_the_layout_is_found_by_looking(tmp_path: Path, layout: str):
     write_set(tmp_path, two_images(), layout)
     assert detect_format(tmp_path) == layout
@@ -338,7 +338,7 @@ box = st.tuples(st.floats(0, 150), st.floats(0, 90), st.floats(1, 50), st.floats
 
 @settings(deadline=None, max_examples=15)
 @given(boxes=st.lists(box, min_size=1, max_size=6), data=st.data())
-@pytest.mark.parametrize("layout", WRITABLE)
+@pytest.mark.parametrize("layout", list(WRITERS))
 def test_a_round_trip_returns_every_box_to_a_thousandth(tmp_path_factory, layout, boxes, data):
     labels = data.draw(st.lists(st.integers(0, 2), min_size=len(boxes), max_size=len(boxes)))
     table = table_of([boxes, []], [labels, []], [(100, 200), (30, 40)])

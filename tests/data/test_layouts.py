@@ -40,9 +40,10 @@ from boxatlas.data import (
 from boxatlas.data.convert import convert
 from boxatlas.data.doctor import check
 from boxatlas.data.doctor.repair import repair
-from boxatlas.data.formats import FORMATS, WRITABLE
+from boxatlas.data.formats import FORMATS
 from boxatlas.data.formats.places import Place
 from boxatlas.data.transforms.sample import Sample
+from boxatlas.data.writing import WRITERS
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 
@@ -120,7 +121,7 @@ def test_the_mark_stays_in_its_box_after_augmentation(exported):
             assert np.abs(seen.boxes[0] - around).max() <= 1
 
 
-@pytest.mark.parametrize("to", [name for name in WRITABLE if name != "folders"])
+@pytest.mark.parametrize("to", WRITERS)
 def test_any_export_is_converted_to_any_layout_that_is_written(exported, tmp_path: Path, to: str):
     _, _, folder = exported
     before = {("train" if len(t) and k == "" else k): t for k, t in read_splits(folder).items()}
@@ -137,7 +138,7 @@ def test_any_export_is_converted_to_any_layout_that_is_written(exported, tmp_pat
 
 def damaged(folder: Path, layout: str) -> Path:
     """Cut a file that describes the set in half; of lines, spoil a number."""
-    files = FORMATS[layout].annotation_files(Place(folder))
+    files = Place(folder).paths(FORMATS[layout].annotation_names(Place(folder)))
     numbers = (str(MARK[0]), str(MARK[0] + 1), "0.", "coordinates")
     path = next(p for p in files if any(n in p.read_text() for n in numbers))
     content = path.read_text()
@@ -163,7 +164,7 @@ def test_a_damaged_file_is_named(exported):
     [
         ("train/MOT17-02/gt/gt.txt", "1,1,10,10,40,50,1,1,1", "MOT, which Datumaro converts"),
         ("split/wider_face_train_bbx_gt.txt", "0--Parade/a.jpg", "WIDER Face, which Datumaro"),
-        ("train/cat.tfrecord", "0", "TFRecord, which Datumaro converts"),
+        ("train/cat.tfrecord", "0", "TFRecord; export it"),
         ("annotations/a.json", '{"categories": {}, "items": []}', "Datumaro, which Datumaro"),
         ("annotation_train.odgt", '{"ID": "a"}', "CrowdHuman; export it"),
         ("ds/ann/a.jpg.json", '{"size": {}, "objects": []}', "Supervisely; export it"),
@@ -259,7 +260,7 @@ TOKENS = (
 def test_a_spoilt_export_is_read_or_said_to_be_wrong(exported):
     """Whatever a value becomes: one line that names the file, and never a traceback."""
     layout, name, folder = exported
-    files = FORMATS[layout].annotation_files(Place(folder))
+    files = Place(folder).paths(FORMATS[layout].annotation_names(Place(folder)))
     rng = random.Random(name)
     for _ in range(12):
         file = rng.choice(files)

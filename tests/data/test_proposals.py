@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
 from boxatlas.data import Table, augmentation, make_loader
 from boxatlas.data.proposals import (
@@ -89,8 +91,6 @@ def test_join_takes_every_image_once() -> None:
 
 def test_matlab_files_of_rcnn(tmp_path: Path) -> None:
     """y1 x1 y2 x2, the first pixel being 1 and the last one inside."""
-    from scipy.io import savemat
-
     images, boxes = np.empty((2, 1), object), np.empty((1, 2), object)
     images[:, 0] = ["000005", "000007"]
     boxes[0, 0] = np.array([[1.0, 2.0, 30.0, 40.0]])
@@ -108,13 +108,13 @@ def test_what_is_no_proposal_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can run code"):
         read_proposals(tmp_path / "x.pkl")
     (tmp_path / "x.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a proposal file"):
+    with pytest.raises(InputError, match="not an npz of arrays"):
         read_proposals(tmp_path / "x.npz")
     np.savez(tmp_path / "y.npz", boxes=np.zeros((0, 4)))
     with pytest.raises(InputError, match="names"):
         read_proposals(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz", names=np.array([{}], object))  # a pickle inside
-    with pytest.raises(InputError, match="not a proposal file"):
+    with pytest.raises(InputError, match="could run code"):
         read_proposals(tmp_path / "z.npz")
     wrong = some()
     Proposals(wrong.names, wrong.sizes, wrong.offsets + 1, wrong.boxes).write(tmp_path / "w.npz")
@@ -125,6 +125,68 @@ def test_what_is_no_proposal_file_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="not finite"):
         read_proposals(tmp_path / "n.npz")
+
+
+def _mat(path: Path) -> None:
+    names, boxes = np.empty((2, 1), object), np.empty((1, 2), object)
+    names[:, 0] = ["a", "b"]
+    boxes[0, 0], boxes[0, 1] = np.ones((2, 4)), np.ones((1, 4))
+    savemat(path, {"images": names, "boxes": boxes})
+
+
+def test_a_mat_file_that_crashes_its_reader_is_one_line(tmp_path: Path) -> None:
+    """A name's length made 41,984 bytes: scipy reads beyond its buffer."""
+    path = tmp_path / "boxes.mat"
+    _mat(path)
+    assert read_proposals(path).names == ("a", "b")
+    data = path.read_bytes()
+    assert b"\x10\x00\x01\x00a" in data
+    path.write_bytes(data.replace(b"\x10\x00\x01\x00a", b"\x10\xa4\x01\x00a"))
+    with pytest.raises(InputError, match="not a proposal file of R-CNN"):
+        read_proposals(path)
+    path.write_bytes(data[:300])
+    with pytest.raises(InputError, match="not a proposal file of R-CNN"):
+        read_proposals(path)
+
+
+def _spoil_deflate(data: bytearray) -> None:
+    data[60:70] = b"\xff" * 10
+
+
+def _unknown_method(data: bytearray) -> None:
+    data[8:10] = b"\x63\x00"
+    at = data.index(b"PK\x01\x02")
+    data[at + 10 : at + 12] = b"\x63\x00"
+
+
+@pytest.mark.parametrize("spoil", [_spoil_deflate, _unknown_method])
+def test_a_damaged_archive_is_one_line(tmp_path: Path, spoil: Callable[[bytearray], None]) -> None:
+    path = tmp_path / "proposals.npz"
+    names = np.array(["a" * 50, "b"])
+    np.savez_compressed(path, names=names, sizes=np.ones((2, 2), np.int32))
+    data = bytearray(path.read_bytes())
+    spoil(data)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"proposals\.npz"):
+        read_proposals(path)
+
+
+def test_arrays_of_other_shapes_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "proposals.npz"
+    whole = {
+        "names": np.array(["a"]),
+        "sizes": np.ones((1, 2), np.int32),
+        "offsets": np.array([0, 1]),
+        "boxes": np.zeros((1, 4), np.float32),
+        "about": np.array("{}"),
+    }
+    np.savez(path, **whole)
+    assert read_proposals(path).names == ("a",)
+    wrong = {"names": np.array("a"), "scores": np.array(0.5), "about": np.array("[]")}
+    for name, value in wrong.items():
+        np.savez(path, **{**whole, name: value})
+        with pytest.raises(InputError, match="do not fit together"):
+            read_proposals(path)
 
 
 def test_a_store_goes_on_after_a_stop(tmp_path: Path) -> None:

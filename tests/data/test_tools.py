@@ -208,6 +208,10 @@ def test_what_a_layout_cannot_hold_is_said(tmp_path: Path):
     for to, said in (("yolo", "truncated: 3"), ("coco", "truncated: 3"), ("yolo", "masks: 1")):
         _, notes = convert(tables, tmp_path / f"{to}-{said[0]}", to)
         assert any(note.startswith(said) for note in notes), notes
+    none = {"train": replace(read(before), truncated=np.zeros(5, bool))}
+    for to in ("yolo", "coco", "csv", "labelme", "labelstudio"):
+        _, notes = convert(none, tmp_path / f"{to}-none", to)
+        assert not any("truncated" in note for note in notes), notes
 
 
 def test_overlapping_splits_are_written_once_where_each_has_its_folder(tmp_path: Path):

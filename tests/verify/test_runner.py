@@ -259,5 +259,4 @@ def test_every_case_has_a_handler_and_both_halves():
     assert len(paths) == len(list(OURS.glob("*.npz"))) > 40
     for path in paths:
         case = Case(path)
-        case.close()
         assert case.case in handlers(), case.name

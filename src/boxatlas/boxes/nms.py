@@ -1,8 +1,7 @@
 """Non-maximum suppression, for many images and classes in one call.
 
-Public: nms, batched_nms, soft_nms; and the forms detectors end with: Candidates, above, best_above,
-best_sigmoid_above, class_nms (per image a Kept), top_per_level, proposal_nms (a fixed number of
-Proposals).
+Public: nms, batched_nms, soft_nms; and what detectors give them: Candidates, above,
+best_sigmoid_above, top_per_level; proposal_nms (a fixed number of Proposals).
 
 A box goes when its IoU with a better box of its own group that stays is above the threshold
 (`suppress="gt"`, the rule of torchvision and of the GPU kernels) or reaches it ("ge", the first CPU
@@ -201,30 +200,11 @@ class Candidates(NamedTuple):
     score: Tensor
 
 
-class Kept(NamedTuple):
-    """One image's detections, best first; row is the anchor or proposal each came from."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    row: Tensor
-
-
 def above(scores: Tensor, threshold: float, or_equal: bool = False) -> Candidates:
     """Every (row, class) of scores [B, A, K] that exceeds (or equals) the threshold."""
     chosen = scores >= threshold if or_equal else scores > threshold
     image, row, label = chosen.nonzero(as_tuple=True)
     return Candidates(image, row, label, scores[image, row, label])
-
-
-def best_above(
-    scores: Tensor, threshold: float, top: int, splits: Sequence[int] | None = None
-) -> Candidates:
-    """As `above`, at most the `top` best pairs of each image, per level where splits are given.
-
-    splits: how many of the A rows each level has (RetinaNet, section 4.1: 1,000 per level).
-    """
-    return _best_of_levels(above(scores, threshold), top, scores.shape[1], splits)
 
 
 def best_sigmoid_above(
@@ -234,7 +214,11 @@ def best_sigmoid_above(
     splits: Sequence[int] | None = None,
     or_equal: bool = False,
 ) -> Candidates:
-    """`best_above` of sigmoid(logits [B, A, K]), which is computed only where it may pass."""
+    """As `above`, of sigmoid(logits [B, A, K]), which is computed only where it may pass; at most
+    the `top` best pairs of each image, per level where splits are given.
+
+    splits: how many of the A rows each level has (RetinaNet, section 4.1: 1,000 per level).
+    """
     cut = -torch.inf
     if 0 < threshold < 1:
         cut = math.log(threshold / (1 - threshold))
@@ -261,46 +245,6 @@ def _best_of_levels(
     by_score, order, _ = _ranked(found.score, found.image * len(ends) + level, top)
     chosen = by_score[order]
     return Candidates(*(part[chosen] for part in found))
-
-
-def class_nms(
-    candidates: Candidates,
-    boxes: Tensor,
-    images: int,
-    threshold: float,
-    *,
-    per_class: int | None = None,
-    total: int | None = None,
-    class_agnostic: bool = False,
-    inclusive: bool = False,
-    suppress: Rule = "gt",
-) -> list[Kept]:
-    """NMS within each class of each image, then each image's best.
-
-    boxes [N, 4] of the candidates; `images` is the batch size B. per_class: how many of a class
-    enter (SSD: 400). total: how many of an image stay (SSD: 200). class_agnostic: all classes
-    compete.
-    """
-    image, row, label, score = candidates
-    groups = image
-    if not class_agnostic and len(label):
-        groups = image * (int(label.max()) + 1) + label
-    kept = batched_nms(
-        boxes,
-        score,
-        groups,
-        threshold,
-        inclusive=inclusive,
-        suppress=suppress,
-        group_candidates=per_class,
-        limit=total,
-    )
-    kept = kept[image[kept].sort(stable=True).indices]
-    sizes = torch.bincount(image[kept], minlength=images).tolist()
-    return [
-        Kept(boxes[part], score[part], label[part], row[part])
-        for part in (whole[:total] for whole in kept.split(sizes))
-    ]
 
 
 def top_per_level(scores: Tensor, splits: Sequence[int], top: int) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ def import_(
     """
     out = file.with_suffix(".safetensors") if out is None else out
     reserve_file(out, force)
-    from boxatlas.data.formats.darknet import read_names
+    from boxatlas.data.formats.darknet_data import read_names
     from boxatlas.errors import InputError
     from boxatlas.training.recipe import parsed
     from boxatlas.weights import import_model

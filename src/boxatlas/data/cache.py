@@ -12,19 +12,20 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxatlas._version import __version__
+from boxatlas.archives import read_npz
 from boxatlas.data.extras import Extras
 from boxatlas.data.formats.places import Place
 from boxatlas.data.masks import Masks
 from boxatlas.data.table import Table
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, parsing
 from boxatlas.files import write_with
 
 _FORM = 3  # of the files kept here
@@ -52,14 +53,13 @@ def key_of(place: Place, module: ModuleType, split: str | None) -> str | None:
         return None
     if folder().resolve().is_relative_to(place.root.resolve()):
         return None
-    files = [str(file) for file in module.annotation_files(place)]
-    digest, start, total = hashlib.blake2b(digest_size=20), len(str(place.root)), 0
+    root, digest, total = str(place.root), hashlib.blake2b(digest_size=20), 0
     digest.update(repr((_FORM, __version__, module.__name__, split)).encode())
     try:
-        for file in files:
-            content, size = _content(file)
+        for name in module.annotation_names(place):  # making Paths costs more than reading them
+            content, size = _content(f"{root}/{name}")
             total += size
-            digest.update(f"{file[start:]}\0{size}\0".encode("utf-8", "surrogateescape"))
+            digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
             digest.update(content)
     except OSError:
         return None  # the reader will say what is wrong
@@ -84,20 +84,25 @@ def load(key: str, data: Path) -> Table | None:
     """The table of a key, its images below `data`; None where it is not there whole."""
     path = folder() / f"{key}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:  # zip: every entry has its checksum
-            found = {name: file[name] for name in file.files}
-        head = json.loads(found["head"].tobytes())
-        paths = found["paths"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-        os.utime(path)  # the last to go
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    root = str(data)
+        found = read_npz(path)  # zip: every entry has its checksum
+        with parsing(path, "not a kept table"):
+            table = _table(found, data)
+            os.utime(path)  # the last to go
+    except InputError:
+        return None  # made anew
+    return table
+
+
+def _table(found: dict[str, NDArray[Any]], data: Path) -> Table:
+    head = json.loads(found["head"].tobytes())
+    paths = found["paths"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+    start = os.path.join(str(data), "")
     masks, extras = None, head["extras"]
     if "mask_data" in found:
         masks = Masks(found["mask_data"], found["mask_offsets"], found["mask_kinds"])
     return Table(
         classes=tuple(head["classes"]),
-        paths=[os.path.join(root, path) for path in paths] if paths != [""] else [],
+        paths=[start + path for path in paths] if paths != [""] else [],
         ids=head["ids"],
         masks=masks,
         notes=tuple(head["notes"]),

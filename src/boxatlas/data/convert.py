@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from boxatlas.data.doctor.sets import apart
-from boxatlas.data.formats import FORMATS, WRITABLE
+from boxatlas.data.formats import FORMATS
 from boxatlas.data.table import Table
+from boxatlas.data.writing import WRITERS
 from boxatlas.errors import InputError, nearest
 from boxatlas.files import new_folder
 
@@ -20,29 +21,35 @@ Each = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def convert(
-    splits: Mapping[str, Table], out: str | Path, to: str, each: Each = iter
+    splits: Mapping[str, Table],
+    out: str | Path,
+    to: str,
+    each: Each = iter,
+    copy: Callable[[str, Path], None] | None = None,
 ) -> tuple[Table, list[str]]:
     """Write a set in layout `to`; returns what was written, and what the layout could not hold.
 
-    The set appears at `out` when it is whole. Raises InputError for an unknown layout, a folder in
-    use, or an image that is missing.
+    The set appears at `out` when it is whole. copy: what copies an image, if not byte by byte.
+    Raises InputError for an unknown layout, a folder in use, or an image that is missing.
     """
     out = Path(out)
     if to not in FORMATS:
-        raise InputError("no such layout", field="--to", value=to, hint=nearest(to, WRITABLE))
-    if to not in (*WRITABLE, "folders"):
-        hint = f"choose from: {', '.join(WRITABLE)}"
+        raise InputError("no such layout", field="--to", value=to, hint=nearest(to, WRITERS))
+    if to not in WRITERS:
+        hint = f"choose from: {', '.join(WRITERS)}"
         raise InputError("a layout that is read, not written", field="--to", value=to, hint=hint)
     chosen, notes = _chosen(splits, to)
     table, members = _united(chosen)
     names, renamed = _names(table)
-    notes += FORMATS[to].left_out(table) + _besides(table, members, to) + renamed
+    notes += [*dict.fromkeys(table.notes), *WRITERS[to].left_out(table)]
+    notes += [*_besides(table, members, to), *renamed]
     jobs = [(split, i) for split, rows in members.items() for i in rows]
     with new_folder(out) as temporary:
         for split, i in each(jobs):
-            _copy(table.paths[i], temporary / FORMATS[to].image_folder(split) / names[i])
+            place = temporary / WRITERS[to].image_folder(split) / names[i]
+            (copy or _copy)(table.paths[i], place)
         try:
-            FORMATS[to].write(table, temporary, names, members)
+            WRITERS[to].write(table, temporary, names, members)
         except RecursionError:  # among what is kept as it was
             raise InputError("could not be written: nested too deep", file=out) from None
     return table, notes

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,8 +23,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from boxatlas.archives import read_npz
+from boxatlas.data.mat_file import read_mat
 from boxatlas.data.table import Table
-from boxatlas.errors import InputError
+from boxatlas.errors import InputError, parsing
 from boxatlas.files import write_with
 
 FILE = "proposals.npz"  # its name in a data set's folder
@@ -242,12 +243,9 @@ def read_proposals(path: str | Path) -> Proposals:
         raise InputError(
             "a pickle can run code and is not opened", file=path, hint="give an .npz or a .mat"
         )
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
-            about = json.loads(str(arrays.get("about", "{}")))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"not a proposal file: {error}", file=path) from None
+    arrays = read_npz(path)
+    with parsing(path, "not a proposal file"):
+        about = json.loads(str(arrays.get("about", "{}")))
     return _checked(path, arrays, about)
 
 
@@ -259,11 +257,13 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: Any) -> Proposa
     scores, marks = arrays.get("scores"), arrays.get("marks")
     fits = (
         names.dtype.kind == "U"
+        and names.ndim == 1
+        and isinstance(about, dict)
         and arrays["sizes"].shape == (len(names), 2)
         and offsets.shape == (len(names) + 1,)
         and boxes.ndim == 2
         and boxes.shape[1] == 4
-        and (scores is None or len(scores) == len(boxes))
+        and (scores is None or scores.shape == (len(boxes),))
         and (marks is None or (marks.shape == (len(names),) and marks.dtype == np.uint64))
     )
     if not fits or offsets[0] != 0 or offsets[-1] != len(boxes) or (np.diff(offsets) < 0).any():
@@ -283,25 +283,14 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: Any) -> Proposa
 
 
 def _from_mat(path: Path) -> Proposals:
-    """`images` (names) and `boxes` (a cell of [P, 4], y1 x1 y2 x2, 1-based and inclusive)."""
-    from scipy.io import loadmat
-
-    try:
-        held = loadmat(path, variable_names=["images", "boxes"])
-        names = [str(cell.item()) for cell in held["images"].ravel()]
-        cells = list(held["boxes"].ravel())
-        rows = [np.asarray(c, np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]] for c in cells]
-    except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:  # MATLAB 7.3: Runtime
-        raise InputError(f"not a proposal file of R-CNN: {error}", file=path) from None
-    if len(names) != len(rows):
-        raise InputError(f"{len(names)} images but {len(rows)} lists of boxes", file=path)
-    boxes = np.concatenate(rows) if rows else np.zeros((0, 4), np.float32)
+    """Corners of a .mat are 1-based and inclusive."""
+    arrays = read_mat(path)
+    names, boxes = arrays["names"], arrays["boxes"]
     boxes[:, :2] -= 1
-    counts = np.array([len(r) for r in rows], np.int64)
     return Proposals(
-        tuple(names),
+        tuple(names.tolist()),
         np.zeros((len(names), 2), np.int32),
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.concatenate([[0], np.cumsum(arrays["counts"])]).astype(np.int64),
         boxes,
         None,
         {"maker": "mat"},

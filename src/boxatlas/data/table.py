@@ -334,3 +334,24 @@ def _ids_of(names: Sequence[str], tables: Sequence[Table]) -> tuple[int | str, .
                 return None
     ids = [known[name] for name in names if name in known]
     return tuple(ids) if len(set(ids)) == len(names) else None
+
+
+def unbelievable(table: Table) -> str:
+    """What cannot be true of boxes in pixels, "" where nothing is: that all lie within the first
+    pixel of larger images, as fractions do, that most lie outside of theirs, or that nearly all
+    reach beyond them."""
+    boxes, total = table.boxes, len(table.boxes)
+    if total < 3:
+        return ""  # few boxes prove nothing
+    if boxes.max() <= 1 and table.sizes.min() > 2 and (boxes != np.round(boxes)).any():
+        return f"all {total} boxes lie within the first pixel: they are fractions, not pixels"
+    limit = np.repeat(table.sizes[:, ::-1].astype(np.float32), table.counts, axis=0)
+    if (boxes[:, 2:] <= limit).all() and boxes.min() >= 0:
+        return ""
+    known = (limit > 0).all(1)
+    outside = known & ((boxes[:, :2] >= limit).any(1) | (boxes[:, 2:] <= 0).any(1))
+    if 2 * outside.sum() > total:
+        return f"{outside.sum()} of {total} boxes lie outside their images"
+    beyond = int((known & (boxes[:, 2:] > 1.05 * limit + 1).any(1)).sum())
+    most = beyond > max(9, 0.9 * total)
+    return f"{beyond} of {total} boxes reach beyond their images" if most else ""

@@ -57,7 +57,7 @@ class MultiboxChoices(Options):
 
 
 class SingleShot(DenseDetector):
-    """A dense detector on default boxes: of each map, which has `channels`, a predictor says more.
+    """A dense detector on default boxes, with a predictor on each map of so many `channels`.
 
     Its config has `DefaultBoxChoices`, `MatchChoices` and `MultiboxChoices` too.
     log_epsilon is added inside the logarithm of the box code.

@@ -6,7 +6,6 @@ Public: Case, UnsupportedError, expect, translated.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boxatlas.archives import read_npz
 from boxatlas.errors import InputError, nearest
 from boxatlas.parts.base import Detector
 from boxatlas.verify import fill
@@ -52,21 +52,15 @@ class Case:
         if not isinstance(run.get("outputs"), list):
             raise InputError("has no list of outputs", file=path, field="run.outputs")
         self.run: dict[str, Any] = run
-        self._arrays = self._open()
-
-    def _open(self) -> Any:
-        arrays = self.path.with_suffix(".npz")
-        try:
-            return np.load(arrays, allow_pickle=False)
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            why = "is missing" if not arrays.exists() else f"cannot be read: {error}"
-            problem = f"the other half of {self.path.name} {why}"
+        if not self._file.is_file():
+            problem = f"the other half of {path.name} is missing"
             hint = "a case is a .json and a .npz of the same name"
-            raise InputError(problem, file=arrays, hint=hint) from None
+            raise InputError(problem, file=self._file, hint=hint)
+        self._arrays = read_npz(self._file)
 
-    def close(self) -> None:
-        """Let go of the open file."""
-        self._arrays.close()
+    @property
+    def _file(self) -> Path:
+        return self.path.with_suffix(".npz")
 
     @property
     def case(self) -> str:
@@ -103,17 +97,10 @@ class Case:
 
     def array(self, key: str) -> np.ndarray:
         """An array of the npz, as stored."""
-        try:
-            return self._arrays[key]
-        except KeyError:
-            hint = nearest(key, self._arrays.files)
-            raise InputError(
-                "no such array", file=self.path.with_suffix(".npz"), value=key, hint=hint
-            ) from None
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"array {key} cannot be read: {error}", file=self.path.with_suffix(".npz")
-            ) from None
+        if key not in self._arrays:
+            hint = nearest(key, self._arrays)
+            raise InputError("no such array", file=self._file, value=key, hint=hint)
+        return self._arrays[key]
 
     def input(self, rule: Mapping[str, Any] | str | None = None) -> Tensor:
         """The network input of the case, or of an output's own `input` (a rule, or a name)."""

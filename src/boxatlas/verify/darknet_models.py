@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.darknet import Classifier, EpsPlace, Norm, norm_layer
 from boxatlas.boxes.formats import xyxy_to_cxcywh
-from boxatlas.boxes.nms import class_nms
+from boxatlas.boxes.nms import batched_nms
 from boxatlas.detectors.yolo9000 import YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.parts.yolo import Map, PriorDetector, just_above
@@ -185,10 +185,11 @@ def _scores(
     floor = case.params["decode_threshold"]
     found = {"decoded.probs": torch.where(scores > floor, scores, 0.0)}
     candidates, boxes = model.candidates(dict(raw), just_above(case.params["threshold"]))
-    images = len(next(iter(raw.values())))
-    kept = class_nms(candidates, boxes, images, model.config.nms_iou)[0]
-    place = _in_image(case, model, kept.boxes)
-    lead = torch.stack([kept.labels.float(), kept.scores], 1)
+    group = candidates.image * model.num_classes + candidates.label
+    rows = batched_nms(boxes, candidates.score, group, model.config.nms_iou)
+    rows = rows[candidates.image[rows] == 0]
+    place = _in_image(case, model, boxes[rows])
+    lead = torch.stack([candidates.label[rows].float(), candidates.score[rows]], 1)
     found["detections"] = torch.cat([lead, place], 1)
     return found
 

@@ -19,7 +19,6 @@ from boxatlas.boxes.nms import (
     Candidates,
     above,
     batched_nms,
-    class_nms,
     nms,
     proposal_nms,
     top_per_level,
@@ -236,20 +235,18 @@ def _postprocess(
         found, own = Candidates(*(part[large] for part in found)), own[large]
     exact = params["ties_at_cap"] == "exact"
     most = params["max_detections"]
-    (kept,) = class_nms(
-        found, own, 1, params["nms_iou"], total=most if exact else None, **_rule(params, "nms_")
-    )
-    if not exact and len(kept.scores) > most:
-        stays = kept.scores >= kept.scores[most - 1]
-        kept = type(kept)(*(part[stays] for part in kept))
+    kept = batched_nms(own, found.score, found.label, params["nms_iou"], **_rule(params, "nms_"))
+    if exact:
+        kept = kept[:most]
+    elif len(kept) > most:
+        kept = kept[found.score[kept] >= found.score[kept[most - 1]]]
     if params["order"] == "class,score":
-        order = kept.labels.sort(stable=True).indices
-        kept = type(kept)(*(part[order] for part in kept))
-    labels = kept.labels + first
-    rows = [labels[:, None].to(kept.boxes), kept.boxes, kept.scores[:, None]]
+        kept = kept[found.label[kept].sort(stable=True).indices]
+    boxes, scores, labels = own[kept], found.score[kept], found.label[kept] + first
+    rows = [labels[:, None].to(boxes), boxes, scores[:, None]]
     return {
-        "boxes": kept.boxes,
-        "scores": kept.scores,
+        "boxes": boxes,
+        "scores": scores,
         "labels": labels,
         "detections": torch.cat(rows, dim=1),
     }

@@ -124,14 +124,11 @@ def run(folder: str | Path, only: str = "*") -> Iterator[Result]:
     """
     paths = find(Path(folder), only)
     for path in paths:
-        Case(path).close()  # all pairs are looked at before the first runs
+        Case(path)  # all pairs are looked at before the first runs
     known = handlers()
     for path in paths:
         case = Case(path)
-        try:
-            result = run_case(case, known.get(case.case))
-        finally:
-            case.close()
+        result = run_case(case, known.get(case.case))
         del case
         gc.collect()
         yield result

@@ -14,7 +14,7 @@ from torch import Tensor
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pairwise_iou
 from boxatlas.boxes.matching import Matches, match_argmax_per_object, match_bipartite
-from boxatlas.boxes.nms import above, class_nms
+from boxatlas.boxes.nms import above, batched_nms
 from boxatlas.losses.multibox import multibox_loss
 from boxatlas.structures import Targets
 from boxatlas.verify.case import Case, UnsupportedError, expect
@@ -150,20 +150,19 @@ def detection_output(case: Case) -> dict[str, Any]:
     decoded = decoded.clamp(0, 1) if params["clip"] else decoded
     found = above(scores, params["score_threshold"])
     boxes = decoded[found.image, found.row]
-
-    def kept(total: int | None):
-        return class_nms(
-            found, boxes, len(scores), params["nms_iou"], per_class=params["nms_top_k"], total=total
-        )
-
+    groups = found.image * scores.shape[2] + found.label
+    kept = batched_nms(
+        boxes, found.score, groups, params["nms_iou"], group_candidates=params["nms_top_k"]
+    )
     rows = []
-    for image, one in enumerate(kept(params["keep_top_k"])):
-        label = one.labels + (one.labels >= background).long()
+    for image in range(len(scores)):
+        best = kept[found.image[kept] == image][: params["keep_top_k"]]
+        label = found.label[best] + (found.label[best] >= background).long()
         lead = torch.stack([torch.full_like(label, image), label], dim=1).float()
-        rows.append(torch.cat([lead, one.scores[:, None], one.boxes], dim=1))
+        rows.append(torch.cat([lead, found.score[best, None], boxes[best]], dim=1))
     return {
         "detections": torch.cat(rows),
-        "after_nms": sum(len(one.scores) for one in kept(None)),
+        "after_nms": len(kept),
         "kept": sum(map(len, rows)),
     }
 

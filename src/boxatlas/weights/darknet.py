@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from boxatlas import zoo
 from boxatlas.backbones.darknet_file import Header, Numbers, read_numbers, write_numbers
-from boxatlas.data.formats.darknet import read_names
+from boxatlas.data.formats.darknet_data import read_names
 from boxatlas.detectors.yolo9000 import YOLO9000
 from boxatlas.detectors.yolov1 import YOLOv1
 from boxatlas.detectors.yolov2 import YOLOv2

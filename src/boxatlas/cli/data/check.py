@@ -53,6 +53,7 @@ def command(
         "layout": report.layout,
         "evidence": {name: seen.what for name, seen in report.seen.items()},
         "files not used": report.unused,
+        "notes": report.notes,
         "images": report.images,
         "objects": report.objects,
         "splits": report.splits,
@@ -93,6 +94,8 @@ def _tell(report: Report, every: bool) -> None:
             print(f"{flaw.level}: {flaw}")
         elif shown[flaw.kind] == _SHOWN + 1:
             print(f"  ... and more of {flaw.kind}: --all lists them")
+    for note in report.notes:
+        print(note)
     if report.unused:
         told = ", ".join(f"{suffix} {n}" for suffix, n in report.unused.items())
         print(f"files that nothing was read from: {told}")
@@ -107,6 +110,7 @@ def _tell(report: Report, every: bool) -> None:
 
 def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> None:
     from boxatlas.data.doctor import Flaw, check
+    from boxatlas.data.doctor.renew import layout_of_copy
     from boxatlas.data.doctor.repair import repair
     from boxatlas.errors import InputError
     from boxatlas.progress import track
@@ -114,20 +118,23 @@ def _fix(report: Report, out: Path, document: dict[str, Any], as_json: bool) -> 
     def each(found: Any) -> Any:
         return track(found, "copying images")
 
-    actions = repair(report, out, each)
+    actions, layout = repair(report, out, each), layout_of_copy(report)
     try:
-        left = check(out, report.layout, images=False).errors
+        left = check(out, layout, images=False).errors
     except InputError as error:  # nothing is left of the set
         left = [Flaw("file_invalid", str(out), "", error.problem)]
     document["repaired"] = {
         "folder": str(out),
+        "layout": layout,
         "actions": [a.as_dict() for a in actions],
         "errors left": [flaw.as_dict() for flaw in left],
     }
     if as_json:
         return
+    anew = layout != report.layout
     for action in actions:
         print(f"repaired: {action.flaw}: {action.did}")
     for flaw in left:
         print(f"still there: {flaw}")
-    print(f"{out}: a copy with {len(actions)} repairs, {len(left)} errors left")
+    told = f" in layout {layout}, since {report.layout} is not written" if anew else ""
+    print(f"{out}: a copy{told} with {len(actions)} repairs, {len(left)} errors left")

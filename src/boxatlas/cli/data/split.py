@@ -19,7 +19,10 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")]
 Parts = Annotated[
     str, typer.Option("--parts", metavar="NAME=SHARE,...", help="The splits and their shares.")
 ]
-To = Annotated[str | None, typer.Option("--to", help="Another layout; if not given, the same.")]
+To = Annotated[
+    str | None,
+    typer.Option("--to", help="Another layout; else the same, or COCO's if that is not written."),
+]
 Together = Annotated[
     bool, typer.Option("--together/--no-together", help="Whether look-alikes share a split.")
 ]
@@ -52,6 +55,7 @@ def command(
     from boxatlas.data.convert import convert
     from boxatlas.data.doctor.pictures import by_group, examine, groups_of, same_files, similar
     from boxatlas.data.split import parts_of, shares, stratified
+    from boxatlas.data.writing import WRITERS
     from boxatlas.progress import track
 
     wanted = parts_of(parts)
@@ -62,24 +66,26 @@ def command(
         groups = groups_of(len(table), [*same_files(pictures), *similar(pictures)])
     members = stratified(table, wanted, seed=seed, groups=groups)
     tables = {name: table.select(images) for name, images in members.items()}
+    layout = to or format or detect_format(folder)
+    layout = layout if to or layout in WRITERS else "coco"
     _, notes = convert(
-        tables,
-        out,
-        to or format or detect_format(folder),
-        lambda found: track(found, "copying images", len(table)),
+        tables, out, layout, lambda found: track(found, "copying images", len(table))
     )
     rows = shares(table, members)
     kept = [[table.paths[i] for i in group] for group in by_group(groups) if len(group) > 1]
     document = {
         "folder": str(out),
+        "layout": layout,
         "seed": seed,
         "splits": {n: len(m) for n, m in members.items()},
         "share of objects": rows,
         "kept together": kept,
         "left out": notes,
     }
-    lines = [f"kept together: {', '.join(Path(p).name for p in group)}" for group in kept]
-    lines += [f"not carried over: {note}" for note in notes]
     counts = ", ".join(f"{name} {len(images)}" for name, images in members.items())
-    lines.append(f"{out}: {counts} images")
+    lines = [
+        *(f"kept together: {', '.join(Path(p).name for p in group)}" for group in kept),
+        *(f"not carried over: {note}" for note in notes),
+        f"{out}: {counts} images in {layout} layout",
+    ]
     emit(document, as_json, rows=rows, title="share of each class's objects", text="\n".join(lines))

@@ -67,6 +67,11 @@ class Report:
         return next(name for name, module in FORMATS.items() if module is self.module)
 
     @property
+    def notes(self) -> list[str]:
+        """What the reader passed over, since it is no object."""
+        return list(dict.fromkeys(note for part in self.parts for note in part.table.notes))
+
+    @property
     def errors(self) -> list[Flaw]:
         return [flaw for flaw in self.flaws if flaw.level == "error"]
 
@@ -119,7 +124,7 @@ def check(
 
 def _unused(place: Place, module: ModuleType, paths: list[str]) -> dict[str, int]:
     """Suffix -> files that are neither images of the set nor what describes it."""
-    used = {str(path) for path in module.annotation_files(place)} | set(paths)
+    used = {str(path) for path in place.paths(module.annotation_names(place))} | set(paths)
     left = Counter(suffix_of(n) or n for n in place.files if str(place.root / n) not in used)
     return dict(left.most_common())
 

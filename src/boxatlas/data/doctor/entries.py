@@ -10,7 +10,7 @@ from typing import Any
 
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
-from boxatlas.data.formats import coco
+from boxatlas.data.formats import coco, coco_taking
 from boxatlas.data.formats.json_stream import members
 from boxatlas.errors import InputError
 
@@ -94,7 +94,7 @@ def _annotation_ids(file: Path) -> Iterator[Flaw]:
                         number=i,
                         remedy="renumber",
                     )
-                nameless += coco.plain_id(value.get("id")) is None
+                nameless += coco_taking.plain_id(value.get("id")) is None
     except InputError:
         return  # told already by the reader
     if nameless:

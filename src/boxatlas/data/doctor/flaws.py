@@ -118,6 +118,7 @@ KINDS: dict[str, Kind] = {
 class Flaw:
     """One flaw. file, field: where it is; image: whose it is; number: the object's in its file.
 
+    row: of an object, the split it was read with and its number in that table.
     count: how many things it stands for, where they are told together.
     """
 
@@ -129,6 +130,7 @@ class Flaw:
     count: int = 1
     number: int | None = None
     remedy: Any = dataclasses.field(default=None, compare=False)  # what repair needs to know
+    row: tuple[str | None, int] | None = dataclasses.field(default=None, compare=False)
 
     @property
     def level(self) -> Level:

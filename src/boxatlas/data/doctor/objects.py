@@ -17,6 +17,7 @@ TINY = 2.0  # pixels
 NEARLY_WHOLE = 0.99  # of the image's area
 _FRACTION = 1.5  # no number of a box that is written in fractions is larger
 _MOST = 0.9  # of the boxes: so many decide
+_FEW = 4  # boxes: of fewer, one that is right as it is speaks for all
 _AGREE = 0.5  # IoU of a box and the extent of its mask
 Boxes = NDArray[np.float64]
 
@@ -78,6 +79,7 @@ def _flaw(
         part.table.paths[image],
         number=int(part.builder.origins[k]),
         remedy=remedy,
+        row=(part.split, int(k)),
     )
 
 
@@ -223,7 +225,7 @@ def other_format(part: Part) -> tuple[str, float, NDArray[np.intp], Boxes] | Non
     fractions = float((np.abs(raw).max(1) <= _FRACTION).mean()) >= _MOST
     # Fractions read as pixels lie in their images, but within the first pixel.
     tiny = fractions and part.module is not yolo
-    if share >= _MOST and not tiny:
+    if (share >= _MOST or (share > 0 and len(rows) < _FEW)) and not tiny:
         return None
     if part.module is voc and not fractions and not (raw[:, :2] == 0).any():
         raw = raw - np.array([1, 1, 0, 0])  # counted from 1, as the layout has it

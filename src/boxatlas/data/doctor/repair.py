@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL import Image
 from boxatlas.data.doctor import Report, rewrite
 from boxatlas.data.doctor.flaws import KINDS, Flaw
 from boxatlas.data.doctor.plan import Action, Plan
+from boxatlas.data.doctor.renew import renewed
 from boxatlas.data.doctor.sets import memberships, strength
-from boxatlas.data.formats import coco, voc, yolo
+from boxatlas.data.formats import coco, folders, voc, yolo
 from boxatlas.errors import InputError
 from boxatlas.files import new_folder
 
@@ -29,9 +31,9 @@ Each = Callable[[Iterable[Any]], Iterable[Any]]
 def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
     """Write a repaired copy of the report's set to `out`; what could not be mended is not listed.
 
+    VOC's, COCO's and YOLO's files are edited where they stand, others are written anew (`renew`).
     The copy appears when it is whole. each: wraps the iteration over the images, to show progress.
-    Raises InputError where `out` holds something, lies in the set, or the layout is none that can
-    be edited.
+    Raises InputError where `out` holds something, lies in the set, or the set holds no boxes.
     """
     out, folder = Path(out), report.folder
     write: Callable[[Report, Plan, Path], None] | None = {
@@ -39,19 +41,19 @@ def repair(report: Report, out: str | Path, each: Each = iter) -> list[Action]:
         coco: rewrite.coco_set,
         yolo: rewrite.yolo_set,
     }.get(report.module)
-    if write is None:
-        raise InputError(
-            "only VOC, COCO and YOLO sets are repaired",
-            file=folder,
-            hint="convert it first: boxatlas data convert",
-        )
-    outside = [f for f in report.module.annotation_files(report.place) if ".." in _inner(f, folder)]
-    if outside:
+    if report.module is folders:
+        raise InputError("a set without boxes is not repaired", file=folder)
+    files = report.place.paths(report.module.annotation_names(report.place))
+    outside = [file for file in files if ".." in _inner(file, folder)]
+    if outside and write is not None:
         raise InputError("lies apart from its images: move it to them first", file=outside[0])
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("a copy must not lie within the set itself", file=out)
+    plan, actions = planned(report)
+    if write is None:
+        renewed(report, plan, actions, out, partial(_copy_image, plan), each)
+        return actions
     with new_folder(out) as temporary:
-        plan, actions = planned(report)
         _copy_images(report, plan, temporary, each)
         write(report, plan, temporary)
     return actions
@@ -170,11 +172,15 @@ def _copy_images(report: Report, plan: Plan, out: Path, each: Each) -> None:
     left = plan.images | ({path for paths in plan.leaked.values() for path in paths} - keep)
     for path in each(sorted(wanted - left)):
         to = out / Path(path).relative_to(folder)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if path in plan.upright:
-            _without_rotation(Path(path), to)
-        elif Path(path).is_file():
-            shutil.copyfile(path, to)
+        _copy_image(plan, path, to)
+
+
+def _copy_image(plan: Plan, path: str, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if path in plan.upright:
+        _without_rotation(Path(path), to)
+    elif Path(path).is_file():
+        shutil.copyfile(path, to)
 
 
 def _without_rotation(path: Path, to: Path) -> None:

@@ -12,7 +12,16 @@ from xml.etree.ElementTree import Element, tostring
 from boxatlas.data.doctor.plan import Plan
 from boxatlas.data.doctor.reading import utf8_json
 from boxatlas.data.doctor.sets import apart, known
-from boxatlas.data.formats import coco, voc, yolo, yolo_yaml
+from boxatlas.data.formats import (
+    coco,
+    coco_taking,
+    voc,
+    voc_files,
+    voc_xml,
+    yolo,
+    yolo_labels,
+    yolo_yaml,
+)
 from boxatlas.data.formats.building import Builder, lines_of, number, read_text
 from boxatlas.data.formats.json_stream import members
 from boxatlas.data.formats.places import Place, split_name
@@ -34,8 +43,8 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
     path_of = dict(zip(table.ids, table.paths, strict=True)) if table is not None else {}
     kept: set[str] = set()
     place = report.place
-    for found in voc.xml_files(place):
-        file, name = place.path(found), voc.id_of(found)
+    for found in voc_files.xml_files(place):
+        file, name = place.path(found), voc_files.id_of(found)
         image = path_of.get(name)
         if image in plan.images or str(file) in plan.files:
             continue
@@ -53,7 +62,7 @@ def voc_set(report: Report, plan: Plan, out: Path) -> None:
         }
         lines = {}
         for line in lines_of(file):
-            name = voc.member(line, place, place.relative(file))
+            name = voc_files.member(line, place, place.relative(file))
             if name in kept and path_of.get(name) not in gone:
                 lines.setdefault(name, line)
         write_text(out / file.relative_to(folder), "".join(f"{v}\n" for v in lines.values()))
@@ -72,7 +81,7 @@ def _voc_file(file: Path, image: str | None, plan: Plan, to: Path, first: int) -
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, to)
         return
-    root = voc.parse(file)
+    root = voc_xml.parse(file)
     _voc_objects(root, str(file), plan, first)
     _voc_size(root, image, plan)
     try:
@@ -106,7 +115,7 @@ def _voc_flags(things: list[Element], file: Path) -> None:
         for name in ("difficult", "truncated"):
             found = thing.find(name)
             try:
-                value = voc.flag(builder, thing, file, i, name)
+                value = voc_xml.flag(builder, thing, file, i, name)
             except InputError:
                 continue
             if found is not None and value is not None:
@@ -128,7 +137,7 @@ def _voc_size(root: Element, image: str | None, plan: Plan) -> None:
 
 def coco_set(report: Report, plan: Plan, out: Path) -> None:
     """The annotation files; ids are kept unless one is 0, missing or there twice."""
-    for file in report.module.annotation_files(report.place):
+    for file in report.place.paths(coco.annotation_names(report.place)):
         to = out / file.relative_to(report.folder)
         if str(file) in plan.unread:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +177,7 @@ def _coco_images(
     gone, kept, first = plan.entries.get(file, set()), list[Any](), dict[Any, Any]()
     merged: dict[Any, Any] = {}
     for i, image in enumerate(document["images"]):
-        id_ = coco.plain_id(image.get("id")) if isinstance(image, dict) else None
+        id_ = coco_taking.plain_id(image.get("id")) if isinstance(image, dict) else None
         if i in gone or id_ is None or id_ in merged or paths.get(id_) in left:
             continue
         if i in plan.sides.get(file, ()):
@@ -213,7 +222,7 @@ def _coco_categories(document: dict[str, Any]) -> dict[Any, Any]:
     for category in document["categories"]:
         if not isinstance(category, dict):
             continue
-        id_, name = coco.plain_id(category.get("id")), category.get("name")
+        id_, name = coco_taking.plain_id(category.get("id")), category.get("name")
         name = str(name) if type(name) in (int, float) else name
         if not isinstance(name, str) or id_ is None or id_ in renamed:
             continue
@@ -252,7 +261,7 @@ def _coco_annotations(
             thing.pop("segmentation", None)
         if fields.get(i) == "area":
             thing["area"] = thing["bbox"][2] * thing["bbox"][3]
-        ids.add(coco.plain_id(thing.get("id")))
+        ids.add(coco_taking.plain_id(thing.get("id")))
         kept.append(thing)
     if len(ids) < len(kept) or 0 in ids or None in ids:
         kept = [{**thing, "id": n} for n, thing in enumerate(kept, 1)]
@@ -261,16 +270,16 @@ def _coco_annotations(
 
 def _known(id_: Any, known: dict[Any, Any]) -> Any:
     """The id that a reference means; None where it is none of those known."""
-    id_ = coco.plain_id(id_)
+    id_ = coco_taking.plain_id(id_)
     if id_ is None or id_ in known:
         return id_
-    other = coco.other_way(id_)
+    other = coco_taking.other_way(id_)
     return other if other in known else None
 
 
 def _coco_plainly(thing: dict[str, Any]) -> None:
     """What is only written oddly, as the reader understands it."""
-    thing["id"] = coco.plain_id(thing.get("id"))
+    thing["id"] = coco_taking.plain_id(thing.get("id"))
     box, mask = thing.get("bbox"), thing.get("segmentation")
     if isinstance(mask, list) and mask and isinstance(mask[0], int | float):
         thing["segmentation"] = mask = [mask]
@@ -320,7 +329,7 @@ def _yolo_labels(
     """Every label file but those of images that are left out. numbers: what a class becomes."""
     folder = report.folder
     size_of: dict[Path, list[int]] = {}
-    gone = {yolo.label_of(report.place, Path(path)) for path in plan.images}
+    gone = {yolo_labels.label_of(report.place, Path(path)) for path in plan.images}
     for part in report.parts:
         leaked = plan.leaked.get(part.split or "", set())
         for i, path in enumerate(part.table.paths):
@@ -328,7 +337,8 @@ def _yolo_labels(
                 gone.add(Path(part.file(i)))
             else:
                 size_of[Path(part.file(i))] = part.table.sizes[i].tolist()
-    found = {file for file in report.module.annotation_files(report.place) if file.suffix == ".txt"}
+    files = report.place.paths(yolo.annotation_names(report.place))
+    found = {file for file in files if file.suffix == ".txt"}
     for file in sorted((found | set(size_of)) - others):
         left = str(file) in plan.files or (file in gone and file not in size_of)
         if left or not file.is_file():

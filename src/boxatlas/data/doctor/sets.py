@@ -13,7 +13,7 @@ import numpy as np
 
 from boxatlas.data.doctor.flaws import Flaw
 from boxatlas.data.doctor.reading import Part
-from boxatlas.data.formats import voc, yolo, yolo_yaml
+from boxatlas.data.formats import voc, voc_files, yolo, yolo_labels, yolo_yaml
 from boxatlas.data.formats.building import decoded, leaves, lines_of, read_text
 from boxatlas.data.formats.places import Place
 from boxatlas.errors import InputError
@@ -93,12 +93,14 @@ def known(error: InputError) -> None:
 
 def _lists(place: Place, part: Part) -> Iterator[Flaw]:
     """VOC's lists against its annotations."""
-    there = {voc.id_of(name) for name in voc.xml_files(place)}
+    there = {voc_files.id_of(name) for name in voc_files.xml_files(place)}
     listed: set[str] = set()
-    for names in voc.list_files(place).values():
+    for names in voc_files.list_files(place).values():
         for name in names:
             file = str(place.path(name))
-            seen = Counter(voc.member(line, place, name) for line in lines_of(place.path(name)))
+            seen = Counter(
+                voc_files.member(line, place, name) for line in lines_of(place.path(name))
+            )
             listed |= set(seen)
             yield from _listed(file, seen, there)
     if listed:
@@ -106,7 +108,7 @@ def _lists(place: Place, part: Part) -> Iterator[Flaw]:
         if lost:
             yield Flaw(
                 "split_none",
-                str(place.path(voc.xml_files(place)[0]).parent),
+                str(place.path(voc_files.xml_files(place)[0]).parent),
                 "",
                 f"{len(lost)} annotations are in no split: {few(lost)}",
                 count=len(lost),
@@ -179,7 +181,9 @@ def check_coverage(place: Place, parts: Sequence[Part], told: set[str]) -> Itera
 
 def _without_labels(place: Place, images: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
     """(those that have no label file, names of the others)."""
-    labelled = {name for name, path in images.items() if yolo.label_of(place, path).is_file()}
+    labelled = {
+        name for name, path in images.items() if yolo_labels.label_of(place, path).is_file()
+    }
     return {n: p for n, p in images.items() if n not in labelled}, sorted(labelled)
 
 
@@ -194,9 +198,9 @@ def _label_files(place: Place, missing: list[str]) -> Iterator[Flaw]:
             f"{len(missing)} images have no label file: {few([Path(p).name for p in missing])}",
             count=len(missing),
         )
-    labels = {str(yolo.label_of(place, name)) for name in place.images}
+    labels = {str(yolo_labels.label_of(place, name)) for name in place.images}
     names = yolo_yaml.names_file(place, known)
-    for file in yolo.annotation_files(place):
+    for file in place.paths(yolo.annotation_names(place)):
         if file.parent == folder or file == names or file.suffix != ".txt":
             continue
         if str(file) not in labels:
@@ -250,7 +254,7 @@ def check_classes(folder: Path, parts: Sequence[Part]) -> Iterator[Flaw]:
 def check_texts(place: Place, module: ModuleType) -> Iterator[Flaw]:
     """Encodings, line ends, and paths of another machine, of the files that describe a set."""
     folder, windows, foreign = place.root, [], []
-    for path in module.annotation_files(place):
+    for path in place.paths(module.annotation_names(place)):
         try:
             data = path.read_bytes() if path.stat().st_size < _LARGE else b""
         except OSError:

@@ -25,12 +25,13 @@ from boxatlas.data.formats import (
     via,
     visdrone,
     voc,
+    voc_files,
     yolo,
     yolo_yaml,
 )
 from boxatlas.data.formats.building import Builder
 from boxatlas.data.formats.places import Place, Seen, split_name
-from boxatlas.data.table import Table
+from boxatlas.data.table import Table, unbelievable
 from boxatlas.errors import InputError, nearest
 
 FORMATS: dict[str, ModuleType] = {
@@ -52,9 +53,6 @@ FORMATS: dict[str, ModuleType] = {
     "bdd100k": bdd100k,
     "folders": folders,
 }
-WRITABLE = tuple(  # the layouts that hold boxes and are written
-    name for name, module in FORMATS.items() if hasattr(module, "write") and name != "folders"
-)
 
 
 def evidence(place: Place) -> dict[str, Seen]:
@@ -184,7 +182,7 @@ def read_splits(folder: str | Path, format: str | None = None) -> dict[str, Tabl
             if id_ not in row:
                 raise InputError(
                     "an image that has no annotation",
-                    file=place.path(voc.list_files(place)[name][0]),
+                    file=place.path(voc_files.list_files(place)[name][0]),
                     field="name",
                     value=id_,
                 )
@@ -203,6 +201,11 @@ def _read_one(place: Place, module: ModuleType, split: str | None) -> Table:
         table = module.read(place, split, builder)
         if key and not builder.headers:
             cache.save(key, place.root, table)
+    problem = unbelievable(table)
+    if problem:
+        raise InputError(
+            problem, file=place.given, hint="`boxatlas data check` says which format they may be in"
+        )
     if len(table) == 0:
         field = "split" if split is not None else None
         where = {} if field is None else {"field": field, "value": split}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import os
 import re
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from boxatlas.errors import InputError
 from boxatlas.images import size_of
 
 Box = tuple[float, float, float, float]
+_LARGE = 1 << 26  # bytes
 _PLAIN_FLAGS = (0, 1, "0", "1")  # False and True are among them
 _NO_FLAGS = ("", "unspecified", "none", "null")
 _FLAGS = {"0": False, "0.0": False, "false": False, "no": False}
@@ -336,6 +339,39 @@ def decoded(raw: bytes) -> tuple[str, str]:
     return raw.decode("latin-1"), "Latin-1"
 
 
+def encoding_of(path: Path) -> str:
+    """The encoding of a text file that is read piece by piece, as `decoded` has it; a large one is
+    not looked through, and UTF-8 where no byte order mark says otherwise."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        if os.fstat(file.fileno()).st_size > _LARGE:
+            return "utf-8-sig"
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            decoder.decode(start)
+            while piece := file.read(1 << 20):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8-sig"
+
+
+def lines_in(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file that is read a line at a time."""
+    try:
+        with open(path, encoding=encoding_of(path)) as file:
+            yield from enumerate(file, 1)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+
+
 def json_of(path: Path) -> Any:
     """A JSON document, whole. Raises InputError for what is none."""
     try:
@@ -346,35 +382,6 @@ def json_of(path: Path) -> Any:
         raise InputError(f"is not valid JSON: {error}", file=path) from None
 
 
-def around(points: Sequence[float]) -> Box:
-    """The box around x, y, x, y, ..."""
-    xs, ys = points[0::2], points[1::2]
-    return (min(xs), min(ys), max(xs), max(ys))
-
-
-def turned(box: Box, degrees: float) -> list[float]:
-    """The corners, x, y, x, y, ..., of a box turned clockwise about its centre."""
-    x1, y1, x2, y2 = box
-    x, y, cos, sin = (x1 + x2) / 2, (y1 + y2) / 2, *_turn(degrees)
-    sides = ((x1 - x, y1 - y), (x2 - x, y1 - y), (x2 - x, y2 - y), (x1 - x, y2 - y))
-    return [v for a, b in sides for v in (x + a * cos - b * sin, y + a * sin + b * cos)]
-
-
-def _turn(degrees: float) -> tuple[float, float]:
-    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-
-
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file, stripped, without empty ones."""
     return [line for line in map(str.strip, read_text(path).split("\n")) if line]
-
-
-def without_masks(table: Table, classes: str) -> list[str]:
-    """What a layout of boxes and names leaves out of a table; classes: how those go there."""
-    out = []
-    if table.masks is not None:
-        masks = sum(mask is not None for mask in table.masks)
-        out.append(f"masks: {masks}, with the areas measured on them")
-    if table.category_ids is not None:
-        out.append(f"category ids: classes {classes}")
-    return out

@@ -9,9 +9,15 @@ from typing import Any
 from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 
 _OTHERS = frozenset(("samples", "shapes", "dataset", "items", "_via_img_metadata"))  # others' files
-_ORDER = ("", "person_keypoints", "stuff", "image_info")  # of two files of one split the first
+_ORDER = (
+    "",
+    "person_keypoints",
+    "labels",
+    "stuff",
+    "image_info",
+)  # of two files of one split the first
 _PREFIX = re.compile(
-    r"^(instances|annotations|_annotations\.coco|image_info|person_keypoints|stuff)[_.-]?"
+    r"^(instances|annotations|_annotations\.coco|image_info|person_keypoints|labels|stuff)[_.-]?"
 )
 _NO_SPLITS = frozenset(
     ("annotations", "annotation", "labels", "coco", "result", "results", "data", "")

@@ -3,7 +3,6 @@ and height in pixels."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats import json_stream
@@ -50,9 +49,9 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:

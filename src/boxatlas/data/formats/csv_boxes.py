@@ -7,70 +7,40 @@ without corners and class is an image without objects.
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-from boxatlas.data.formats.building import Builder, number, stated_size, without_masks
+from boxatlas.data.formats.building import (
+    Builder,
+    number,
+    stated_size,
+)
+from boxatlas.data.formats.csv_rows import columns_of, rows_of
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
-from boxatlas.data.sources import COLUMNS
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True
 CORNERS = True  # the four numbers in the files are x1, y1, x2, y2
 FIELD = "line {}"
-_MORE = {"width": ("width",), "height": ("height",), "ignore": ("ignore", "difficult")}
-_BARE = {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}
-_DELIMITERS = (",", ";", "\t")
 
 
 def evidence(place: Place) -> Seen | None:
-    name = next((n for n in place.few(place.own(".csv")) if _columns(place, n)), None)
+    name = next((n for n in place.few(place.own(".csv")) if columns_of(place, n)), None)
     return None if name is None else Seen(f"{name} has columns of an image, a class and corners")
 
 
 @per_place
 def files(place: Place) -> dict[str, list[str]]:
     """Split -> CSV files."""
-    return by_split(n for n in place.few(place.own(".csv")) if _columns(place, n))
+    return by_split(n for n in place.few(place.own(".csv")) if columns_of(place, n))
 
 
 def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     names = [name for names in files(place).values() for name in names]
-    return [place.path(n) for n in [*names, *([] if place.named else place.called("classes.csv"))]]
-
-
-def _columns(place: Place, name: str) -> tuple[str, dict[str, int], int] | None:
-    """(the delimiter, column of each part, lines before the first box); None for another CSV."""
-    first = next((line for line in place.head(name).splitlines() if line.strip()), "")
-    for delimiter in _DELIMITERS:
-        words = [word.strip().strip('"').lower() for word in first.split(delimiter)]
-        found = {
-            part: words.index(one)
-            for part, names in (COLUMNS | _MORE).items()
-            for one in reversed(names)
-            if one in words
-        }
-        if found.keys() >= COLUMNS.keys():
-            return delimiter, found, 1
-        if len(words) == 6 and (_are_numbers(words[1:5]) or not any(words[1:])):
-            return delimiter, _BARE, 0
-    return None
-
-
-def _are_numbers(words: list[str]) -> bool:
-    try:
-        return all(math.isfinite(float(word)) for word in words)
-    except ValueError:
-        return False
+    return [*names, *([] if place.named else place.called("classes.csv"))]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -79,7 +49,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     names = [n for one in found.values() for n in one] if split is None else found[split]
     classes: dict[str, int] = {}
     for name in names:
-        columns = _columns(place, name)
+        columns = columns_of(place, name)
         assert columns is not None
         _file(place, name, columns, builder, classes)
     return builder.table(list(classes)).relabelled(sorted(classes))
@@ -97,7 +67,7 @@ def _file(
     a, b, c, d = corners
     images: dict[str, int] = {}
     most, ignore = max(image, kind, *corners), at.get("ignore")
-    for n, row in _rows(path, columns):
+    for n, row in rows_of(path, columns):
         try:
             if len(row) <= most:
                 raise InputError(
@@ -131,29 +101,6 @@ def _file(
             builder.refuse(error)
 
 
-def _rows(path: Path, columns: tuple[str, dict[str, int], int]) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line, its values) of each line that is not empty, but the first."""
-    delimiter, _, skipped = columns
-    try:
-        with open(path, "rb") as file:
-            wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-        with open(path, encoding="utf-16" if wide else "utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            for row in reader:
-                if not row:
-                    continue
-                if skipped:
-                    skipped -= 1
-                    continue
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
-    except csv.Error as error:
-        raise InputError(f"is not valid CSV: {error}", file=path) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-
-
 def _image(
     place: Place, name: str, row: list[str], at: dict[str, int], n: int, builder: Builder
 ) -> int:
@@ -170,48 +117,3 @@ def _image(
     size = stated_size(height, width, path, f"{field}.", number)
     builder.image(image, stated, size, path)
     return len(builder.paths) - 1
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout: beside their CSV file."""
-    return split
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    out = without_masks(table, "go by name")
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    return out
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """SPLIT/_annotations.csv of a table, as Roboflow has it (images are not copied).
-
-    A column `ignore` follows where an object is ignored.
-    """
-    from boxatlas.files import write_with
-
-    more = ["ignore"] if table.ignore.any() else []
-    head = ["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", *more]
-    for split, members in splits_of.items():
-
-        def rows(members: list[int] = members) -> Iterator[list[Any]]:
-            for i in members:
-                height, width = table.sizes[i].tolist()
-                part = table.objects(i)
-                start = [image_names[i], width, height]
-                for k in range(part.start, part.stop):
-                    corners = [f"{v:.4f}".rstrip("0").rstrip(".") for v in table.boxes[k].tolist()]
-                    flag = [int(table.ignore[k])] if more else []
-                    yield [*start, table.classes[int(table.labels[k])], *corners, *flag]
-                if part.start == part.stop:
-                    yield [*start, *[""] * (5 + len(more))]
-
-        def save(temporary: Path, rows: Any = rows) -> None:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([head, *rows()])
-
-        write_with(folder / split / "_annotations.csv", save)

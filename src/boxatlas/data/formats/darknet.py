@@ -15,136 +15,42 @@ a name is absolute, there.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from boxatlas.data.formats import yolo
-from boxatlas.data.formats.building import Builder, lines_of, read_text, sizes_of
-from boxatlas.data.formats.places import Place, Seen, per_place
+from boxatlas.data.formats import yolo_labels
+from boxatlas.data.formats.building import Builder, read_text, sizes_of
+from boxatlas.data.formats.darknet_data import (
+    MAPS,
+    SPLITS,
+    classes_of,
+    data_file,
+    data_files,
+    describe,
+    near,
+    nodes_of,
+)
+from boxatlas.data.formats.darknet_labels import label_alone, label_of
+from boxatlas.data.formats.places import Place, Seen
 from boxatlas.data.table import Table
-from boxatlas.errors import InputError, nearest
+from boxatlas.errors import InputError
 
-FIELD = yolo.FIELD
-_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
-_MAPS = {"train": "train_map", "val": "map", "test": "map"}  # the option that maps a split's boxes
+FIELD = "line {}"
 
 
 def evidence(place: Place) -> Seen | None:
-    path = _file(place)
+    path = data_file(place)
     if path is None:
         return None
     sure = any(
         re.search(r"^\s*(train|valid|names|classes)\s*=", place.head(n), re.M)
-        for n in _files(place)
+        for n in data_files(place)
     )
     return Seen(f"{place.relative(path)} is a .data file of Darknet's", sure)
 
 
-@per_place
-def _files(place: Place) -> list[str]:
-    """The .data files nearest to the top."""
-    found = place.own(".data")
-    least = min((name.count("/") for name in found), default=0)
-    return [name for name in found if name.count("/") == least]
-
-
-def _file(place: Place) -> Path | None:
-    """The .data file: given itself, or the only one of a folder."""
-    found = _files(place)
-    return place.path(found[0]) if len(found) == 1 else None
-
-
-def describe(place: Place) -> dict[str, str]:
-    """The options of the .data file. Raises InputError naming the line that is none."""
-    path = _file(place)
-    if path is None:
-        raise InputError(
-            "holds no .data file, or several", file=place.given, hint="name the .data file itself"
-        )
-    options = {}
-    for n, raw in enumerate(read_text(path).splitlines(), 1):
-        line = raw.split("#")[0].strip()
-        if not line or line.startswith(";"):
-            continue
-        key, equals, value = line.partition("=")
-        if not equals or not key.strip():
-            raise InputError("must be: key = value", file=path, field=f"line {n}", value=raw)
-        options[key.strip()] = value.strip()
-    return options
-
-
 def splits(place: Place) -> list[str]:
-    return sorted({_SPLITS[key] for key in describe(place) if key in _SPLITS})
-
-
-def read_names(path: str | Path) -> list[str]:
-    """A .names file: one class a line. Raises InputError where it is missing or names are equal."""
-    path = Path(path)
-    names = [line.strip() for line in read_text(path).splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    seen: set[str] = set()
-    for n, name in enumerate(names, 1):
-        if not name or name in seen:
-            raise InputError(
-                "two classes of one name" if name else "an empty name",
-                file=path,
-                field=f"line {n}",
-                value=name,
-            )
-        seen.add(name)
-    return names
-
-
-def _near(place: Place, name: str, field: str) -> Path:
-    """A file that the .data file names: beside it, above it, or the only one below that ends so."""
-    path = _file(place)
-    assert path is not None
-    tries = [path.parent / name, path.parent.parent / name]
-    for one in tries:
-        if one.is_file():
-            return one
-    found = place.ends(name.replace("\\", "/"))
-    if len(found) == 1:
-        return place.path(found[0])
-    raise InputError(
-        "no such file",
-        file=path,
-        field=field,
-        value=name,
-        hint=f"looked at {tries[0]} and {tries[1]}",
-    )
-
-
-def _classes(place: Place, options: dict[str, str]) -> list[str]:
-    """The names of the classes; of a tree's words the ids, as the words are not all different."""
-    path = _file(place)
-    tree = "labels" in options and any(key in options for key in _MAPS.values())
-    key = "labels" if tree else "names"
-    if key not in options:
-        raise InputError("says no names", file=path, field="names", hint=nearest("names", options))
-    names = read_names(_near(place, options[key], key))
-    stated = options.get("classes", str(len(names)))
-    if stated != str(len(names)):
-        raise InputError(
-            f"{options[key]} holds {len(names)} names", file=path, field="classes", value=stated
-        )
-    return names
-
-
-def _nodes(place: Place, options: dict[str, str], key: str, names: list[str]) -> list[int] | None:
-    """The node of each class of a box in a list, or None: classes are nodes."""
-    field = _MAPS[_SPLITS[key]]
-    if field not in options:
-        return None
-    file = _near(place, options[field], field)
-    nodes = []
-    for n, line in enumerate(read_text(file).split(), 1):
-        if not line.isdigit() or int(line) >= len(names):
-            raise InputError(
-                f"is none of the {len(names)} classes", file=file, field=f"line {n}", value=line
-            )
-        nodes.append(int(line))
-    return nodes
+    return sorted({SPLITS[key] for key in describe(place) if key in SPLITS})
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -154,10 +60,12 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     known.
     """
     options = describe(place)
-    names = _classes(place, options)
+    names = classes_of(place, options)
     for key, value in options.items():
-        if key in _SPLITS and split in (None, _SPLITS[key]):
-            _read_list(place, options, key, _images(place, value, key), names, builder)
+        if key in SPLITS and split in (None, SPLITS[key]):
+            _read_list(
+                place, options, key, _images(place, value, key, builder.refuse), names, builder
+            )
     return builder.table(names)
 
 
@@ -170,126 +78,64 @@ def _read_list(
     builder: Builder,
 ) -> None:
     """Add the images of one list."""
-    nodes = _nodes(place, options, key, names)
+    nodes = nodes_of(place, options, key, names)
     boxed = names if nodes is None else [names[node] for node in nodes]
-    unknown = nodes is None and any(other in options for other in _MAPS.values())
+    unknown = nodes is None and any(other in options for other in MAPS.values())
     for image, size in zip(images, sizes_of(images), strict=True):
         if isinstance(size, InputError):
             builder.refuse(size)
             continue
         label = label_of(image)
         lines = read_text(label).split("\n") if label.is_file() else []
-        alone = _label_alone(lines, label, names)
+        alone = label_alone(lines, label, names)
         builder.image(image, image.stem, size, label, -1 if alone is None else alone)
         if alone is not None or not any(line.strip() for line in lines):
             continue
         if unknown:
-            field = _MAPS[_SPLITS[key]]
+            field = MAPS[SPLITS[key]]
             raise InputError(
                 f"{label} holds boxes, and no {field} says which words their classes are",
-                file=_file(place),
+                file=data_file(place),
                 field=key,
                 value=options[key],
                 hint="Darknet maps `valid` by `map`, `train` by the cfg's: name that as train_map",
             )
-        yolo.add_objects(builder, label, size, boxed, nodes)
+        yolo_labels.add_objects(builder, label, size, boxed, nodes)
 
 
-def _images(place: Place, name: str, field: str) -> list[Path]:
+def _nothing(error: InputError) -> None:
+    """What is wrong is said where the set is read."""
+
+
+def _images(
+    place: Place, name: str, field: str, refuse: Callable[[InputError], None]
+) -> list[Path]:
     """The images of a list, wherever it was written: names that lead nowhere mean the only image
     below whose path ends as they do."""
-    file = _near(place, name, field)
+    file = near(place, name, field)
     found = []
-    for line in lines_of(file):
+    for n, line in enumerate(map(str.strip, read_text(file).split("\n")), 1):
+        if not line:
+            continue
         path = Path(line)
         tries = [path] if path.is_absolute() else [file.parent / path, file.parent.parent / path]
         here = next((one for one in tries if one.is_file()), None)
         ends = [] if here is not None else place.ends(line.replace("\\", "/"))
-        found.append(here or (place.path(ends[0]) if len(ends) == 1 else tries[0]))
+        if here is not None or len(ends) == 1:
+            found.append(here or place.path(ends[0]))
+        else:
+            error = InputError("the image is missing", file=file, field=f"line {n}", value=line)
+            refuse(error)
     return found
 
 
-def label_of(image: Path) -> Path:
-    """Where an image's labels lie: the last folder named images or JPEGImages becomes labels."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] in ("images", "JPEGImages"):
-            label = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-            beside = image.with_suffix(".txt")
-            return beside if beside.is_file() and not label.is_file() else label
-    return image.with_suffix(".txt")
-
-
-def _label_alone(lines: list[str], file: Path, names: list[str]) -> int | None:
-    """The class that a file says of an image as a whole, or None."""
-    for n, line in enumerate(lines, 1):
-        parts = line.split()
-        if len(parts) == 5 and all(_zero(part) for part in parts[1:]):
-            if not parts[0].isdigit() or int(parts[0]) >= len(names):
-                raise InputError(
-                    f"no such class (there are {len(names)})",
-                    file=file,
-                    field=f"line {n}",
-                    value=parts[0],
-                )
-            return int(parts[0])
-    return None
-
-
-def _zero(text: str) -> bool:
-    try:
-        return float(text) == 0
-    except ValueError:
-        return False
-
-
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     options = describe(place)
-    path = _file(place)
+    path = data_file(place)
     assert path is not None
-    keys = [key for key in options if key in _SPLITS]
-    lists = [_near(place, options[key], key) for key in keys]
-    images = [image for key in keys for image in _images(place, options[key], key)]
-    labels = {label_of(image) for image in images}
-    return [path, *lists, *sorted(label for label in labels if label.is_file())]
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return yolo.image_folder(split)
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    return yolo.left_out(table)
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """set.data, set.names, a list for each split and labels/SPLIT/*.txt (images are not copied)."""
-    from boxatlas.files import write_text
-
-    names = {"train": "train", "val": "valid", "test": "test"}
-    for split in splits_of:
-        if split not in names:
-            raise InputError(
-                "a .data file has no such split",
-                field="split",
-                value=split,
-                hint=nearest(split, names),
-            )
-    head = [f"classes = {len(table.classes)}", "names = set.names"]
-    for split, members in splits_of.items():
-        head.append(f"{names[split]} = {split}.txt")
-        images = "".join(f"images/{split}/{Path(image_names[i]).name}\n" for i in members)
-        write_text(folder / f"{split}.txt", images)
-        for i in members:
-            lines = yolo.lines_for(table, i)
-            if table.image_label[i] >= 0:
-                lines = [f"{table.image_label[i]} 0 0 0 0"]
-            name = Path(image_names[i]).with_suffix(".txt").name
-            write_text(folder / "labels" / split / name, "".join(f"{line}\n" for line in lines))
-    write_text(folder / "set.names", "".join(f"{name}\n" for name in table.classes))
-    write_text(folder / "set.data", "\n".join(head) + "\n")
+    keys = [key for key in options if key in SPLITS]
+    lists = [near(place, options[key], key) for key in keys]
+    images = [image for key in keys for image in _images(place, options[key], key, _nothing)]
+    labels = sorted({label for label in map(label_of, images) if label.is_file()})
+    return [place.relative(file) for file in (path, *lists, *labels)]

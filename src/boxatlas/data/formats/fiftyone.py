@@ -7,40 +7,32 @@ FiftyOneDataset) holds samples whose tags name the split; masks are compressed a
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
-import zlib
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from boxatlas.data.formats import json_stream
 from boxatlas.data.formats.building import (
-    Box,
     Builder,
-    above_zero,
-    number,
     sizes_of,
-    stated_size,
-    without_masks,
 )
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
-from boxatlas.data.masks import Mask, encode
+from boxatlas.data.formats.fiftyone_detections import add_detections
+from boxatlas.data.formats.fiftyone_samples import (
+    read_samples,
+    samples_file,
+    samples_of,
+    split_of_sample,
+)
+from boxatlas.data.formats.places import Place, Seen, per_place, split_name
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "detections[{}]"
 OF_IMAGE = True  # objects are numbered anew for each image of a file
-_MOST_MASK = 1 << 28  # bytes of one mask, unpacked
 
 
 def evidence(place: Place) -> Seen | None:
     for name in _label_files(place).values():
         return Seen(f"{name} holds the classes and labels of FiftyOne's")
-    name = _samples_file(place)
+    name = samples_file(place)
     return None if name is None else Seen(f"{name} holds samples of FiftyOne's")
 
 
@@ -48,8 +40,8 @@ def splits(place: Place) -> list[str]:
     found = _label_files(place)
     if found:
         return sorted(name for name in found if name)
-    samples = _samples_file(place)
-    tags = {_split_of(s) for _, s in _samples(place.path(samples))} if samples else set()
+    samples = samples_file(place)
+    tags = {split_of_sample(s) for _, s in samples_of(place.path(samples))} if samples else set()
     return sorted(tag for tag in tags if tag)
 
 
@@ -72,31 +64,20 @@ def _maybe(value: dict[str, Any]) -> bool:
     return value.keys() <= {"classes", "labels", "info"}
 
 
-@per_place
-def _samples_file(place: Place) -> str | None:
-    for name in place.own(".json"):
-        if name.rpartition("/")[2] == "samples.json" or place.named is not None:
-            kind, value, whole = place.document(name)
-            if kind == "object" and ("samples" in value or (not whole and not value)):
-                return name
-    return None
-
-
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    samples = _samples_file(place)
-    names = list(_label_files(place).values()) or ([samples] if samples else [])
-    return [place.path(name) for name in names]
+    samples = samples_file(place)
+    return list(_label_files(place).values()) or ([samples] if samples else [])
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     classes: dict[str, int] = {}
-    found, samples = _label_files(place), _samples_file(place)
+    found, samples = _label_files(place), samples_file(place)
     if not found and samples is None:
         raise InputError("holds neither labels.json nor samples.json", file=place.given)
     if not found and samples is not None:
-        _read_samples(place, samples, split, builder, classes)
+        read_samples(place, samples, split, builder, classes)
     for name, file in found.items():
         if split is None or name == split:
             _read_labels(place, file, builder, classes)
@@ -135,191 +116,4 @@ def _read_labels(place: Place, file: str, builder: Builder, classes: dict[str, i
             builder.refuse(size)
             continue
         builder.image(images[name], name, size, path)
-        _add(builder, things, path, field, classes, names)
-
-
-def _read_samples(
-    place: Place, file: str, split: str | None, builder: Builder, classes: dict[str, int]
-) -> None:
-    path, parent = place.path(file), file.rpartition("/")[0]
-    for i, sample in _samples(path):
-        if split is not None and _split_of(sample) != split:
-            continue
-        field, name = f"samples[{i}]", sample.get("filepath")
-        try:
-            if not isinstance(name, str):
-                raise InputError(
-                    "is not the path of an image", file=path, field=f"{field}.filepath", value=name
-                )
-            image = place.image(name, path, f"{field}.filepath", (parent, ""))
-            data = sample.get("metadata")
-            data = data if isinstance(data, dict) else {}
-            size = stated_size(data.get("height"), data.get("width"), path, f"{field}.metadata.")
-            size = above_zero(size) or sizes_of([image])[0]
-            if isinstance(size, InputError):
-                raise InputError(
-                    "the image is missing or cannot be read",
-                    file=path,
-                    field=f"{field}.filepath",
-                    value=name,
-                )
-            builder.image(image, str(Path(name).with_suffix("")), size, path)
-            _add(builder, _detections(sample), path, field, classes, [])
-        except InputError as error:
-            builder.refuse(error)
-
-
-def _samples(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    return [
-        (i, value)
-        for key, i, value in json_stream.members(path)
-        if key == "samples" and i is not None and i >= 0 and isinstance(value, dict)
-    ]
-
-
-def _split_of(sample: dict[str, Any]) -> str | None:
-    tags = sample.get("tags")
-    for tag in tags if isinstance(tags, list) else []:
-        if isinstance(tag, str) and tag.lower() in SPLIT_NAMES:
-            return SPLIT_NAMES[tag.lower()]
-    return None
-
-
-def _detections(sample: dict[str, Any]) -> Any:
-    """`ground_truth`, or the only field that holds detections."""
-    fields = [
-        v
-        for k, v in sorted(sample.items(), key=lambda item: item[0] != "ground_truth")
-        if isinstance(v, dict) and v.get("_cls") == "Detections"
-    ]
-    return fields[0].get("detections") if fields else []
-
-
-def _add(
-    builder: Builder,
-    things: Any,
-    path: Path,
-    field: str,
-    classes: dict[str, int],
-    names: list[str],
-) -> None:
-    if things is None:
-        return
-    if not isinstance(things, list):
-        builder.refuse(
-            InputError("must be a list of detections", file=path, field=field, value=things)
-        )
-        return
-    size = builder.sizes[-1]
-    for i, thing in enumerate(things):
-        where = f"{field}.{FIELD.format(i)}"
-        try:
-            if not isinstance(thing, dict):
-                raise InputError("is no detection", file=path, field=where, value=thing)
-            label = _label(thing.get("label"), names, path, where)
-            box = _box(thing.get("bounding_box"), size, path, where)
-            flags = thing.get("attributes")
-            flags = {**thing, **flags} if isinstance(flags, dict) else thing
-            ignore = bool(flags.get("iscrowd") or flags.get("difficult"))
-            cut = flags.get("truncated")
-            mask = _mask(thing.get("mask"), box, size, path, f"{where}.mask")
-            builder.add(
-                box,
-                classes.setdefault(label, len(classes)),
-                i,
-                ignore=ignore,
-                mask=mask,
-                truncated=cut if isinstance(cut, bool) else None,
-            )
-        except InputError as error:
-            builder.refuse(error)
-
-
-def _label(label: Any, names: list[str], path: Path, field: str) -> str:
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
-        return names[label]
-    if not isinstance(label, str) or (names and label not in names):
-        raise InputError("no such class", file=path, field=f"{field}.label", value=label)
-    return label
-
-
-def _box(box: Any, size: tuple[int, int], path: Path, field: str) -> Box:
-    field = f"{field}.bounding_box"
-    if not isinstance(box, list) or len(box) != 4:
-        raise InputError("a box is [x, y, width, height]", file=path, field=field, value=box)
-    x, y, w, h = (number(v, path, f"{field}[{n}]") for n, v in enumerate(box))
-    height, width = size
-    return (x * width, y * height, (x + w) * width, (y + h) * height)
-
-
-def _mask(value: Any, box: Box, size: tuple[int, int], path: Path, field: str) -> Mask:
-    """A compressed array of the box as run lengths of the whole image."""
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        inner = value.get("$binary")
-        value = inner.get("base64") if isinstance(inner, dict) else inner
-    try:
-        unpacked = zlib.decompressobj().decompress(base64.b64decode(value), _MOST_MASK)
-        crop = np.load(io.BytesIO(unpacked), allow_pickle=False) > 0
-        if crop.ndim != 2 or 0 in crop.shape:
-            raise ValueError("it is no picture")
-    except (TypeError, ValueError, EOFError, zlib.error, binascii.Error, MemoryError) as error:
-        raise InputError(f"is no mask: {error}", file=path, field=field) from None
-    whole = np.zeros(size, bool)
-    left, top = max(round(box[0]), 0), max(round(box[1]), 0)
-    part = whole[top : max(round(box[3]), top + 1), left : max(round(box[2]), left + 1)]
-    if part.size:  # the array's pixels at the box's size
-        rows = (np.arange(part.shape[0]) * crop.shape[0]) // part.shape[0]
-        columns = (np.arange(part.shape[1]) * crop.shape[1]) // part.shape[1]
-        part[:] = crop[rows][:, columns]
-    return encode(whole)
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return f"{split}/data"
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    return without_masks(table, "are numbered from 0")
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """SPLIT/labels.json of a table (images are not copied)."""
-    from boxatlas.files import write_text
-
-    for split, members in splits_of.items():
-        labels = {}
-        for i in members:
-            height, width = (float(v) for v in table.sizes[i])
-            part = table.objects(i)
-            labels[Path(image_names[i]).with_suffix("").as_posix()] = [
-                {
-                    "label": int(table.labels[k]),
-                    "bounding_box": [
-                        round(float(v), 8)
-                        for v in (
-                            x1 / width,
-                            y1 / height,
-                            (x2 - x1) / width,
-                            (y2 - y1) / height,
-                        )
-                    ],
-                    "attributes": _flags(table, k),
-                }
-                for k in range(part.start, part.stop)
-                for x1, y1, x2, y2 in [table.boxes[k].tolist()]
-            ]
-        document = {"classes": list(table.classes), "labels": labels}
-        write_text(folder / split / "labels.json", json.dumps(document, ensure_ascii=False))
-
-
-def _flags(table: Table, k: int) -> dict[str, bool]:
-    out = {"iscrowd": True} if table.ignore[k] else {}
-    if table.truncated is not None:
-        out["truncated"] = bool(table.truncated[k])
-    return out
+        add_detections(builder, things, path, field, classes, names)

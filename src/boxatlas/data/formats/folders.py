@@ -5,8 +5,6 @@ What an image shows is known, not where: `image_label`, for training on boxes an
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from boxatlas.data.formats.building import Builder, sizes_of
 from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, per_place, split_name
 from boxatlas.data.table import Table
@@ -83,28 +81,6 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     return builder.table(classes)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """None: the folders say it all."""
     return []
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return split
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    return [f"boxes: {len(table.labels)}"] if len(table.labels) else []
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """Raises InputError: a folder for each class holds no boxes."""
-    raise InputError(
-        "this layout holds no boxes",
-        field="layout",
-        value="folders",
-        hint="voc, coco, yolo or darknet",
-    )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-from boxatlas.data.formats.building import Builder, read_text, stated_size
+from boxatlas.data.formats.building import Builder, lines_in, read_text, stated_size
 from boxatlas.data.formats.places import Place, Seen, per_place, split_in
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -46,9 +45,9 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -59,7 +58,7 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     classes: dict[Any, int] = {}
     for name in names:
         path = place.path(name)
-        for n, line in enumerate(read_text(path).split("\n"), 1):
+        for n, line in lines_in(path):
             if not line.strip():
                 continue
             try:
@@ -115,8 +114,12 @@ def _image(
     size = stated_size(*sides, path, f"{field}.", builder.number)
     builder.image(place.image(stated, path, f"{field}.file_name", (folder,)), stated, size, path)
     objects = row.get("objects") or {}
-    boxes = objects.get("bbox") if isinstance(objects, dict) else None
-    kinds = next((objects[key] for key in _CLASSES if key in objects), None)
+    if isinstance(objects, list) and all(isinstance(one, dict) for one in objects):  # one by one
+        keys = {key for one in objects for key in one}
+        objects = {key: [one.get(key) for one in objects] for key in keys}
+    columns = objects if isinstance(objects, dict) else {}
+    boxes = columns.get("bbox")
+    kinds = next((columns[key] for key in _CLASSES if key in columns), None)
     if not objects or boxes == []:
         return
     if not isinstance(boxes, list) or not isinstance(kinds, list) or len(boxes) != len(kinds):

@@ -8,11 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from boxatlas.data.formats.building import encoding_of
 from boxatlas.data.formats.coco_rows import Rows, Scan
 from boxatlas.errors import InputError
 
 _CHUNK = 1 << 22  # characters
 _SPACE = " \t\n\r"
+
+
+def entries(path: Path, inner: str) -> Iterator[tuple[str, Any]]:
+    """The members of an object, each whole: of the one called `inner` at the top of the file, or of
+    the top itself where it has none. Raises as `members`."""
+    with _opened(path) as file:
+        reader = _Reader(file, path, None)
+        reader.inner = inner
+        yield from reader.entries()
 
 
 def members(path: Path, scan: Scan | None = None) -> Iterator[tuple[str, int | None, Any]]:
@@ -35,7 +45,7 @@ def elements(path: Path) -> Iterator[Any]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding=encoding_of(path)) as file:
             yield file
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
@@ -51,7 +61,7 @@ class _Reader:
     def __init__(self, file: Any, path: Path, rows: Scan | None) -> None:
         self.file, self.path, self.rows = file, path, rows
         self.text, self.at, self.passed, self.ended = "", 0, 0, False
-        self.reach = _CHUNK
+        self.reach, self.inner = _CHUNK, ""
         decoder: Any = json.JSONDecoder()
         self.scan = decoder.scan_once
 
@@ -62,10 +72,7 @@ class _Reader:
         if self.next() == "}":
             return
         while True:
-            key = self.value()
-            if not isinstance(key, str):
-                self.wrong("a name in quotes is missing")
-            self.expect(":")
+            key = self.name()
             if self.next() == "[":
                 yield key, -1, []
                 yield from self.elements(key)
@@ -75,6 +82,36 @@ class _Reader:
                 break
         if self.next():
             self.wrong("something follows the end")
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        if self.next() != "{":
+            raise InputError("no object at the top", file=self.path)
+        yield from self.pairs(0)
+        if self.next():
+            self.wrong("something follows the end")
+
+    def name(self) -> str:
+        """The name of a member, and the colon after it."""
+        key = self.value()
+        if not isinstance(key, str):
+            self.wrong("a name in quotes is missing")
+        self.expect(":")
+        return key
+
+    def pairs(self, depth: int) -> Iterator[tuple[str, Any]]:
+        """The members of the object that begins here."""
+        self.at += 1
+        if self.next() == "}":
+            self.at += 1
+            return
+        while True:
+            key = self.name()
+            if depth == 0 and key == self.inner and self.next() == "{":
+                yield from self.pairs(1)
+            else:
+                yield key, self.value()
+            if self.expect(",}") == "}":
+                return
 
     def whole_list(self) -> Iterator[Any]:
         if self.next() != "[":

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
+from boxatlas.data.formats.building import Builder, number, read_text
+from boxatlas.data.formats.per_image import begun
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place, split_in
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -44,9 +45,9 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -54,18 +55,8 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     found = files(place)
     names = [n for one in found.values() for n in one] if split is None else found[split]
     classes: dict[str, int] = {}
-    pairs: list[tuple[str, Path]] = []
-    for name in names:
-        try:
-            pairs.append((name, place.beside(name.rpartition(".")[0], place.path(name), "image")))
-        except InputError as error:
-            builder.refuse(error)
-    for (name, image), size in zip(pairs, sizes_of([p for _, p in pairs]), strict=True):
-        if isinstance(size, InputError):
-            builder.refuse(size)
-            continue
-        builder.image(image, name.rpartition(".")[0], size, place.path(name))
-        _objects(place.path(name), builder, classes)
+    for path in begun(place, names, builder):
+        _objects(path, builder, classes)
     return builder.table(list(classes)).relabelled(sorted(classes))
 
 

@@ -6,27 +6,19 @@ a mask is a picture of its box, whose last corner is its last pixel.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from boxatlas.data.formats.building import Box, Builder, around, json_of, stated_size
+from boxatlas.data.formats.building import Builder, json_of, stated_size
+from boxatlas.data.formats.labelme_shapes import POLYGONS, points_of, shape_of
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place, split_in
-from boxatlas.data.masks import Mask, decode, encode, extent
+from boxatlas.data.formats.shapes import around
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 CACHED = True
 FIELD = "shapes[{}]"
 _NO_OBJECTS = frozenset(("point", "points", "line", "linestrip"))  # they have no area
-_POLYGONS = frozenset(("polygon", "rotation", "quadrilateral"))
 
 
 def evidence(place: Place) -> Seen | None:
@@ -49,9 +41,9 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
@@ -59,22 +51,29 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     found = files(place)
     names = [n for one in found.values() for n in one] if split is None else found[split]
     classes: dict[str, int] = {}
-    passed_over = 0
+    passed_over = others = 0
     for name in names:
         try:
-            passed_over += _file(place, name, builder, classes)
+            found = _file(place, name, builder, classes)
         except InputError as error:
             builder.refuse(error)
+        else:
+            passed_over += max(found, 0)
+            others += found < 0
+    if others:
+        builder.notes.append(f"{others} JSON files beside LabelMe's are none of its own")
     if passed_over:
         builder.notes.append(f"{passed_over} points and lines are no objects")
     return builder.table(list(classes)).relabelled(sorted(classes))
 
 
 def _file(place: Place, name: str, builder: Builder, classes: dict[str, int]) -> int:
-    """Add an image and its objects; returns how many shapes are none."""
+    """Add an image and its objects; returns how many shapes are none, -1 for another file."""
     path = place.path(name)
     document = json_of(path)
     shapes = document.get("shapes") if isinstance(document, dict) else None
+    if isinstance(document, dict) and document.keys().isdisjoint(("shapes", "imagePath")):
+        return -1
     if not isinstance(shapes, list):
         raise InputError("must be a list", file=path, field="shapes", value=shapes)
     image = _image(place, name, path, document.get("imagePath"))
@@ -92,14 +91,14 @@ def _file(place: Place, name: str, builder: Builder, classes: dict[str, int]) ->
                 passed_over += 1
                 continue
             label = str(shape["label"])
-            points = _points(builder, shape, path, field)
+            points = points_of(builder, shape, path, field)
             ignore = builder.flag(shape.get("difficult"), path, f"{field}.difficult", bool)
             kind = shape.get("shape_type") or "polygon"
-            if kind in _POLYGONS and shape.get("group_id") is not None:
+            if kind in POLYGONS and shape.get("group_id") is not None:
                 key = (str(shape["group_id"]), label)
                 groups.setdefault(key, []).append((i, points, bool(ignore)))
                 continue
-            box, mask = _shape(kind, points, shape, size, path, field)
+            box, mask = shape_of(kind, points, shape, size, path, field)
         except InputError as error:
             builder.refuse(error)
         else:
@@ -122,144 +121,3 @@ def _image(place: Place, name: str, path: Path, stated: Any) -> Path:
             if place.companion(name.rpartition(".")[0]) is None:
                 raise
     return place.beside(name.rpartition(".")[0], path, "imagePath")
-
-
-def _points(builder: Builder, shape: dict[str, Any], path: Path, field: str) -> list[float]:
-    """x, y, x, y, ..."""
-    points = shape.get("points")
-    if not isinstance(points, list) or not points:
-        raise InputError("must be a list of [x, y]", file=path, field=f"{field}.points")
-    found: list[float] = []
-    for n, point in enumerate(points):
-        if not isinstance(point, list) or len(point) != 2:
-            where = f"{field}.points[{n}]"
-            raise InputError("must be [x, y]", file=path, field=where, value=point)
-        found += [builder.number(v, path, f"{field}.points[{n}]") for v in point]
-    return found
-
-
-def _shape(
-    kind: str,
-    points: list[float],
-    shape: dict[str, Any],
-    size: tuple[int, int] | None,
-    path: Path,
-    field: str,
-) -> tuple[Box, Mask]:
-    if kind == "rectangle" and len(points) in (4, 8):  # later versions write all four corners
-        return around(points), None
-    if kind == "circle" and len(points) == 4:  # its centre and a point of it
-        x, y = points[:2]
-        r = math.hypot(points[2] - x, points[3] - y)
-        return (x - r, y - r, x + r, y + r), None
-    if kind == "mask" and len(points) == 4:
-        return _mask(points, shape.get("mask"), size, path, field)
-    if kind not in _POLYGONS:
-        problem = "is no shape that is read, or has another number of points"
-        raise InputError(problem, file=path, field=f"{field}.shape_type", value=kind)
-    if len(points) < 6:
-        problem = "a polygon of fewer than three points"
-        raise InputError(problem, file=path, field=f"{field}.points", value=points)
-    return around(points), [points]
-
-
-def _mask(
-    points: list[float], text: Any, size: tuple[int, int] | None, path: Path, field: str
-) -> tuple[Box, Mask]:
-    x1, y1 = (int(v) for v in points[:2])
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
-            part = np.asarray(image.convert("L")) > 0
-        height, width = size or (y1 + part.shape[0], x1 + part.shape[1])
-        if x1 < 0 or y1 < 0 or x1 + part.shape[1] > width or y1 + part.shape[0] > height:
-            raise ValueError("it reaches beyond the image")
-        bitmap = np.zeros((height, width), bool)
-        bitmap[y1 : y1 + part.shape[0], x1 : x1 + part.shape[1]] = part
-    except (ValueError, TypeError, OSError, binascii.Error, MemoryError) as error:
-        raise InputError(f"is no mask: {error}", file=path, field=f"{field}.mask") from None
-    return (x1, y1, x1 + part.shape[1], y1 + part.shape[0]), encode(bitmap)
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout: beside their JSON files."""
-    return split
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    out = []
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    if table.masks is not None:
-        out.append("boxes and areas of objects with masks: those of the masks are meant")
-    if table.category_ids is not None:
-        out.append("category ids: classes go by name")
-    if (table.image_label >= 0).any():
-        out.append("classes of images without boxes")
-    return out
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """SPLIT/*.json of a table (images are not copied)."""
-    from boxatlas.files import write_text
-
-    for split, members in splits_of.items():
-        for i in members:
-            height, width = (int(v) for v in table.sizes[i])
-            document = {
-                "version": "5.5.0",
-                "flags": {},
-                "shapes": _written(table, i),
-                "imagePath": image_names[i],
-                "imageData": None,
-                "imageHeight": height,
-                "imageWidth": width,
-            }
-            name = Path(image_names[i]).with_suffix(".json").name
-            write_text(folder / split / name, json.dumps(document, ensure_ascii=False))
-
-
-def _written(table: Table, i: int) -> list[dict[str, Any]]:
-    shapes = []
-    part = table.objects(i)
-    for k in range(part.start, part.stop):
-        mask = None if table.masks is None else table.masks[k]
-        x1, y1, x2, y2 = (round(float(v), 4) for v in table.boxes[k])
-        shape: dict[str, Any] = {
-            "label": table.classes[int(table.labels[k])],
-            "points": [[x1, y1], [x2, y2]],
-            "group_id": None,
-            "shape_type": "rectangle",
-            "flags": {},
-            **({"difficult": True} if table.ignore[k] else {}),
-        }
-        if isinstance(mask, list):
-            for polygon in mask:
-                points = [
-                    [round(v, 4) for v in polygon[n : n + 2]] for n in range(0, len(polygon), 2)
-                ]
-                group = k - part.start + 1 if len(mask) > 1 else None
-                shapes.append(
-                    {**shape, "points": points, "shape_type": "polygon", "group_id": group}
-                )
-        else:
-            shapes.append(shape if mask is None else {**shape, **_picture(mask)})
-    return shapes
-
-
-def _picture(mask: Mask) -> dict[str, Any]:
-    """A run-length mask as LabelMe has it; an empty one is left to its box."""
-    found = extent(mask)
-    if found is None:
-        return {}
-    x1, y1, x2, y2 = (int(v) for v in found)
-    stream = io.BytesIO()
-    part = decode(mask)[y1:y2, x1:x2]
-    Image.fromarray(part.astype(np.uint8) * 255).save(stream, format="PNG")
-    return {
-        "points": [[x1, y1], [x2 - 1, y2 - 1]],
-        "shape_type": "mask",
-        "mask": base64.b64encode(stream.getvalue()).decode(),
-    }

@@ -7,30 +7,25 @@ task has it, names its split; the labelling configuration beside the tasks names
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from boxatlas.data.formats.building import (
-    Box,
     Builder,
     above_zero,
-    number,
-    read_text,
     sizes_of,
     stated_size,
 )
-from boxatlas.data.formats.places import Place, Seen, per_place, split_name
-from boxatlas.data.masks import Mask
+from boxatlas.data.formats.json_stream import elements
+from boxatlas.data.formats.labelstudio_regions import add_region
+from boxatlas.data.formats.labelstudio_tasks import address_of, image_of, results_of, split_of
+from boxatlas.data.formats.places import Place, Seen, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
 FIELD = "result[{}]"
 OF_IMAGE = True  # objects are numbered anew for each image of a file
 TASKS, CONFIG = "tasks.json", "label_config.xml"
-_PREFIX = 9  # an uploaded a.jpg is called 0123abcd-a.jpg
 
 
 def evidence(place: Place) -> Seen | None:
@@ -42,8 +37,8 @@ def evidence(place: Place) -> Seen | None:
 
 
 def splits(place: Place) -> list[str]:
-    tasks = [task for name in _files(place) for task in _tasks(place.path(name))]
-    return sorted({name for name in map(_split_of, tasks) if name})
+    tasks = (task for name in _files(place) for task in elements(place.path(name)))
+    return sorted({name for name in map(split_of, tasks) if name})
 
 
 @per_place
@@ -63,48 +58,35 @@ def _holds_tasks(place: Place, name: str) -> bool:
     return isinstance(first, dict) and isinstance(first.get("data"), dict)
 
 
-def _tasks(path: Path) -> list[Any]:
-    try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON: {error}", file=path) from None
-    if not isinstance(found, list):
-        raise InputError("is not a list of tasks", file=path)
-    return found
-
-
-def _split_of(task: Any) -> str | None:
-    data = task.get("data") if isinstance(task, dict) else None
-    name = data.get("split") if isinstance(data, dict) else None
-    return split_name(name) if isinstance(name, str) else None
-
-
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     config = [CONFIG] if CONFIG in place.known else []
-    return [place.path(name) for name in [*_files(place), *config]]
+    return [*_files(place), *config]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them."""
     listed = _configured(place)
     classes = {name: i for i, name in enumerate(listed)}
+    waiting = 0
     for name in _files(place):
         path = place.path(name)
-        for i, task in enumerate(_tasks(path)):
-            if split is not None and _split_of(task) != split:
+        for i, task in enumerate(elements(path)):
+            if split is not None and split_of(task) != split:
                 continue
             try:
-                _task(builder, task, path, f"[{i}]", place, classes)
+                waiting += not _task(builder, task, path, f"[{i}]", place, classes)
             except InputError as error:
                 builder.refuse(error)
+    if waiting:
+        builder.notes.append(f"{waiting} tasks that nobody has annotated are left out")
     table = builder.table(list(classes))
     return table if listed else table.relabelled(sorted(classes))
 
 
 def _configured(place: Place) -> list[str]:
     """The classes of the labelling configuration, if it lies there."""
-    from boxatlas.data.formats.voc import parse
+    from boxatlas.data.formats.voc_xml import parse
 
     if CONFIG not in place.known:
         return []
@@ -120,13 +102,16 @@ def _task(
     field: str,
     place: Place,
     classes: dict[str, int],
-) -> None:
+) -> bool:
+    """Add a task's image and objects; False for a task without an annotation."""
     data = task.get("data") if isinstance(task, dict) else None
-    address = data.get("image") if isinstance(data, dict) else None
-    if not isinstance(address, str) or not address:
+    key, address = address_of(data if isinstance(data, dict) else {})
+    if not address:
         raise InputError("a task needs `data.image`", file=path, field=field, value=task)
-    image = _image(address, place, path, f"{field}.data.image")
-    results = _results(task, path, field)
+    results = results_of(task, path, field)
+    if results is None:
+        return False
+    image = image_of(address, place, path, f"{field}.data.{key}")
     size = None
     for i, result in enumerate(results):
         if isinstance(result, dict) and above_zero(size) is None:
@@ -141,199 +126,7 @@ def _task(
     for i, result in enumerate(results):
         where = f"{field}.{FIELD.format(i)}"
         try:
-            _region(builder, result, i, path, where, found, classes)
+            add_region(builder, result, i, path, where, found, classes)
         except InputError as error:
             builder.refuse(error)
-
-
-def _image(address: str, place: Place, path: Path, field: str) -> Path:
-    """By the end of the address; an uploaded file has its number before its name."""
-    parts = urlsplit(address)
-    local = parse_qs(parts.query).get("d")
-    name = unquote(local[0] if local else parts.path).replace("\\", "/")
-    folder, _, bare = name.rpartition("/")
-    if bare not in place.by_name and bare[8:9] == "-" and bare[_PREFIX:] in place.by_name:
-        name = f"{folder}/{bare[_PREFIX:]}"
-    try:
-        return place.image(name.lstrip("/"), path, field)
-    except InputError:
-        problem = "the image is missing"
-        raise InputError(problem, file=path, field=field, value=address) from None
-
-
-def _results(task: dict[str, Any], path: Path, field: str) -> list[Any]:
-    many = task.get("annotations", task.get("completions"))
-    for one in many if isinstance(many, list) else []:
-        if isinstance(one, dict) and not one.get("was_cancelled"):
-            result = one.get("result", [])
-            if not isinstance(result, list):
-                raise InputError(
-                    "must be a list", file=path, field=f"{field}.annotations.result", value=result
-                )
-            return result
-    return []
-
-
-def _region(
-    builder: Builder,
-    region: Any,
-    i: int,
-    path: Path,
-    field: str,
-    size: tuple[int, int],
-    classes: dict[str, int],
-) -> None:
-    kind = region.get("type") if isinstance(region, dict) else None
-    value = region.get("value") if isinstance(region, dict) else None
-    if kind in ("choices", "textarea", "rating", "number", "taxonomy", "relation"):
-        return  # of the whole image, or of a region that comes by itself
-    if kind not in ("rectanglelabels", "polygonlabels") or not isinstance(value, dict):
-        raise InputError(
-            "neither a rectangle nor a polygon with a label",
-            file=path,
-            field=f"{field}.type",
-            value=kind,
-        )
-    names = value.get(kind)
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise InputError(
-            "a region needs a label", file=path, field=f"{field}.value.{kind}", value=names
-        )
-    take = _rectangle if kind == "rectanglelabels" else _polygon
-    box, mask = take(value, size, path, f"{field}.value")
-    flags = region.get("meta")
-    ignore = isinstance(flags, dict) and flags.get("ignore") is True
-    builder.add(box, classes.setdefault(names[0], len(classes)), i, ignore=ignore, mask=mask)
-
-
-def _rectangle(
-    value: dict[str, Any], size: tuple[int, int], path: Path, field: str
-) -> tuple[Box, Mask]:
-    """A rotated rectangle (about its top left corner, clockwise) becomes the box around it."""
-    keys = ("x", "y", "width", "height")
-    x, y, w, h = (number(value.get(key), path, f"{field}.{key}") / 100 for key in keys)
-    height, width = size
-    left, top, w, h = x * width, y * height, w * width, h * height
-    turn = math.radians(number(value.get("rotation") or 0, path, f"{field}.rotation"))
-    if not turn:
-        return (left, top, left + w, top + h), None
-    cos, sin = math.cos(turn), math.sin(turn)
-    corners = [
-        (0.0, 0.0),
-        (w * cos, w * sin),
-        (w * cos - h * sin, w * sin + h * cos),
-        (-h * sin, h * cos),
-    ]
-    xs, ys = [left + p[0] for p in corners], [top + p[1] for p in corners]
-    outline = [v for pair in zip(xs, ys, strict=True) for v in pair]
-    return (min(xs), min(ys), max(xs), max(ys)), [outline]
-
-
-def _polygon(
-    value: dict[str, Any], size: tuple[int, int], path: Path, field: str
-) -> tuple[Box, Mask]:
-    points = value.get("points")
-    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
-        raise InputError(
-            "must be a list of [x, y]", file=path, field=f"{field}.points", value=points
-        )
-    if len(points) < 3:
-        raise InputError(
-            "a polygon of fewer than three points", file=path, field=f"{field}.points", value=points
-        )
-    height, width = size
-    where = f"{field}.points"
-    xs = [number(p[0], path, f"{where}[{n}]") * width / 100 for n, p in enumerate(points)]
-    ys = [number(p[1], path, f"{where}[{n}]") * height / 100 for n, p in enumerate(points)]
-    outline = [v for pair in zip(xs, ys, strict=True) for v in pair]
-    return (min(xs), min(ys), max(xs), max(ys)), [outline]
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return "images"
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    out = []
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    if table.masks is not None:
-        parts = sum(m is not None and _outline(m) is None for m in table.masks)
-        kept = sum(_outline(m) is not None for m in table.masks)
-        if parts:
-            out.append(f"masks: {parts} that are no single polygon; their boxes are kept")
-        if kept:
-            out.append(f"boxes of {kept} polygons: a region is one or the other")
-    if table.category_ids is not None:
-        out.append("category ids: classes go by name")
-    return out
-
-
-def _outline(mask: Mask) -> list[float] | None:
-    return mask[0] if isinstance(mask, list) and len(mask) == 1 and len(mask[0]) >= 6 else None
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """tasks.json and the labelling configuration of a table (images are not copied)."""
-    from xml.sax.saxutils import quoteattr
-
-    from boxatlas.files import write_text
-
-    tasks = []
-    for split, members in splits_of.items():
-        for i in members:
-            part = table.objects(i)
-            result = [_written(table, i, k) for k in range(part.start, part.stop)]
-            address = f"/data/local-files/?d=images/{image_names[i]}"
-            tasks.append(
-                {
-                    "id": len(tasks) + 1,
-                    "data": {"image": address, "split": split},
-                    "annotations": [{"result": result}],
-                }
-            )
-    write_text(folder / TASKS, json.dumps(tasks, ensure_ascii=False))
-    labels = "".join(f"      <Label value={quoteattr(name)}/>\n" for name in table.classes)
-    tools = "".join(
-        f'    <{tool} name="{name}" toName="image">\n{labels}    </{tool}>\n'
-        for tool, name in (("RectangleLabels", "box"), ("PolygonLabels", "polygon"))
-    )
-    image = '    <Image name="image" value="$image"/>\n'
-    write_text(folder / CONFIG, f"<View>\n{image}{tools}</View>\n")
-
-
-def _written(table: Table, i: int, k: int) -> dict[str, Any]:
-    height, width = (int(v) for v in table.sizes[i])
-    x1, y1, x2, y2 = (float(v) for v in table.boxes[k])
-    mask = None if table.masks is None else _outline(table.masks[k])
-    name = table.classes[int(table.labels[k])]
-    if mask is None:
-        kind, tool = "rectanglelabels", "box"
-        value: dict[str, Any] = {
-            "x": round(x1 / width * 100, 6),
-            "y": round(y1 / height * 100, 6),
-            "width": round((x2 - x1) / width * 100, 6),
-            "height": round((y2 - y1) / height * 100, 6),
-            "rotation": 0,
-        }
-    else:
-        kind, tool = "polygonlabels", "polygon"
-        points = zip(mask[0::2], mask[1::2], strict=True)
-        value = {
-            "points": [[round(x / width * 100, 6), round(y / height * 100, 6)] for x, y in points]
-        }
-    return {
-        "id": f"object{k}",
-        "type": kind,
-        "from_name": tool,
-        "to_name": "image",
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        "value": {**value, kind: [name]},
-        **({"meta": {"ignore": True}} if table.ignore[k] else {}),
-    }
+    return True

@@ -6,10 +6,10 @@ Images that were not downloaded are left out and counted: few people have all of
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
+from boxatlas.data.formats.building import Builder, number, sizes_of
+from boxatlas.data.formats.csv_rows import lines_of_csv
 from boxatlas.data.formats.places import Place, Seen, by_split, per_place
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -38,10 +38,10 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
     names = [name for names in files(place).values() for name in names]
-    return [place.path(name) for name in [*names, *_name_files(place)]]
+    return [*names, *_name_files(place)]
 
 
 def _name_files(place: Place) -> list[str]:
@@ -52,11 +52,7 @@ def _names(place: Place) -> dict[str, str]:
     """Code -> name of a class."""
     found = {}
     for name in _name_files(place):
-        path = place.path(name)
-        try:
-            rows = list(csv.reader(read_text(path).split("\n")))
-        except csv.Error as error:
-            raise InputError(f"is not valid CSV: {error}", file=path) from None
+        rows = (row for _, row in lines_of_csv(place.path(name)))
         found |= {row[0]: row[1].strip() for row in rows if len(row) >= 2}
     return found
 
@@ -88,42 +84,34 @@ def _file(
     images: dict[str, int],
     absent: set[str],
 ) -> None:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            at = {column.strip(): k for k, column in enumerate(next(reader, []))}
-            if not at.keys() >= _COLUMNS:
-                raise InputError("lacks columns of boxes", file=path, field="line 1", value=[*at])
-            edges = [at[column] for column in ("XMin", "YMin", "XMax", "YMax")]
-            key, kind = at["ImageID"], at["LabelName"]
-            group, cut = at.get("IsGroupOf"), at.get("IsTruncated")
-            for row in reader:
-                field = FIELD.format(reader.line_num)
-                try:
-                    if len(row) < len(at):
-                        problem = f"holds {len(row)} values, not {len(at)}"
-                        raise InputError(problem, file=path, field=field, value=",".join(row))
-                    i = _image(place, row[key], split, path, builder, images, absent)
-                    if i < 0:
-                        continue
-                    x1, y1, x2, y2 = (number(row[k], path, field) for k in edges)
-                    label = names.get(row[kind], row[kind])
-                    builder.add(
-                        (x1, y1, x2, y2),
-                        classes.setdefault(label, len(classes)),
-                        reader.line_num,
-                        image=i,
-                        ignore=group is not None and row[group] == "1",
-                        truncated=None if cut is None else row[cut] == "1",
-                    )
-                except InputError as error:
-                    builder.refuse(error)
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text: {error.reason}", file=path) from None
-    except csv.Error as error:
-        raise InputError(f"is not valid CSV: {error}", file=path) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    lines = lines_of_csv(path)
+    at = {column.strip(): k for k, column in enumerate(next(lines, (0, []))[1])}
+    if not at.keys() >= _COLUMNS:
+        raise InputError("lacks columns of boxes", file=path, field="line 1", value=[*at])
+    edges = [at[column] for column in ("XMin", "YMin", "XMax", "YMax")]
+    key, kind = at["ImageID"], at["LabelName"]
+    group, cut = at.get("IsGroupOf"), at.get("IsTruncated")
+    for n, row in lines:
+        field = FIELD.format(n)
+        try:
+            if len(row) < len(at):
+                problem = f"holds {len(row)} values, not {len(at)}"
+                raise InputError(problem, file=path, field=field, value=",".join(row))
+            i = _image(place, row[key], split, path, builder, images, absent)
+            if i < 0:
+                continue
+            x1, y1, x2, y2 = (number(row[k], path, field) for k in edges)
+            label = names.get(row[kind], row[kind])
+            builder.add(
+                (x1, y1, x2, y2),
+                classes.setdefault(label, len(classes)),
+                n,
+                image=i,
+                ignore=group is not None and row[group] == "1",
+                truncated=None if cut is None else row[cut] == "1",
+            )
+        except InputError as error:
+            builder.refuse(error)
 
 
 def _image(

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from boxatlas.data.formats.places import Place
 
-# Datumaro reads these, and finds out by itself which it is; others it does not.
+# Datumaro (1.13.12, tried on a set of each) reads these; TFRecord it does only with TensorFlow.
 _OF_DATUMARO: dict[str, Callable[[Place, str], bool]] = {
     "MOT": lambda place, name: name.endswith("gt/gt.txt"),
     "WIDER Face": lambda place, name: re.search(r"wider_face_\w+_bbx_gt\.txt$", name) is not None,
-    "TFRecord": lambda place, name: ".tfrecord" in name,
     "Datumaro": lambda place, name: _holds(place, name, "items", "categories"),
 }
 _UNKNOWN: dict[str, Callable[[Place, str], bool]] = {
+    "TFRecord": lambda place, name: ".tfrecord" in name,
     "CrowdHuman": lambda place, name: name.endswith(".odgt"),
     "Supervisely": lambda place, name: _holds(place, name, "size", "objects"),
 }
@@ -32,9 +32,10 @@ def hint(place: Place) -> str:
     names = list(place.few(place.files, 8))
     for layout, is_like in _OF_DATUMARO.items():
         if any(is_like(place, name) for name in names):
+            which = "DIR/SEQUENCE -if mot_seq" if layout == "MOT" else "DIR"
             return (
                 f"it looks like {layout}, which Datumaro converts: "
-                "datum convert -i DIR -f coco -o OUT -- --save-media"
+                f"datum convert -i {which} -f coco -o OUT -- --save-media"
             )
     for layout, is_like in _UNKNOWN.items():
         if any(is_like(place, name) for name in names):

@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, wraps
@@ -32,6 +33,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+VIA_IMAGES = "_via_img_metadata"  # what holds the images in a project of VIA 2
 _HEAD = 1 << 16  # bytes of a file that are looked at
 _PIECES = 64  # members and elements of a JSON document that are looked at
 _SMALL = 1 << 26  # bytes of a document that is looked at whole
@@ -114,11 +116,11 @@ class Place:
         """root: where a file that was named says that its images lie."""
         self.given, self.kept = Path(given), dict[Any, Any]()
         try:
-            is_file = self.given.is_file()
-            if not is_file and not self.given.is_dir():
-                raise InputError("no such folder", file=given)
+            is_file, is_folder = self.given.is_file(), self.given.is_dir()
         except (OSError, ValueError) as error:  # a name too long, or with a NUL
             raise InputError(f"no such folder: {error}", file=repr(str(given))) from None
+        if not is_file and not is_folder:
+            raise InputError("no such folder", file=given)
         self.named = self.given if is_file else None
         self.root = root or (self.given.parent if is_file else self.given)
         self.files = sorted(_below(str(self.root)))
@@ -156,6 +158,15 @@ class Place:
             found[name.rpartition("/")[2]].append(name)
         return found
 
+    @cached_property
+    def _composed(self) -> dict[str, list[str]]:
+        """The same of names with letters beyond ASCII, as `composed` has them."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, files in self.by_name.items():
+            if not name.isascii():
+                found[composed(name)] += files
+        return found
+
     def called(self, bare: str) -> list[str]:
         """The files of this name, in whatever folder."""
         return [name for name in self.files if name == bare or name.endswith(f"/{bare}")]
@@ -176,6 +187,9 @@ class Place:
     def path(self, name: str) -> Path:
         return self.root / name
 
+    def paths(self, names: Iterable[str]) -> list[Path]:
+        return [self.root / name for name in names]
+
     def own(self, *suffixes: str) -> list[str]:
         """The files of these suffixes: only the one that was named, where one was."""
         if self.named is not None:
@@ -185,10 +199,15 @@ class Place:
 
     @cached_property
     def _by_suffix(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
+        own: dict[str, list[str]] = defaultdict(list)  # by what follows the last dot, with it
         for name in self.files:
-            found[suffix_of(name)].append(name)
-        return found
+            own[name[name.rfind(".") :]].append(name)
+        found: dict[str, list[str]] = defaultdict(list)
+        for end, names in own.items():
+            if end.startswith(".") and "/" not in end:  # a name that begins with a dot has none
+                before = -len(end) - 1
+                found[end.lower()] += [n for n in names if len(n) > len(end) and n[before] != "/"]
+        return {suffix: sorted(names) for suffix, names in found.items()}
 
     def _with_suffix(self, suffixes: Sequence[str]) -> list[str]:
         found = [self._by_suffix[suffix] for suffix in suffixes if suffix in self._by_suffix]
@@ -285,11 +304,13 @@ class Place:
         """The files whose path ends as the name does, by the longest end that any has."""
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
         found = self.by_name.get(parts[-1], []) if parts else []
+        if parts and not found and not parts[-1].isascii():
+            found = self._composed.get(composed(parts[-1]), [])
         if within != ("",):
             found = [one for one in found if any(_is_below(one, folder) for folder in within)]
         for k in range(len(parts) - 1 if len(found) > 1 else 0):
-            end = "/".join(parts[k:])
-            longer = [one for one in found if one == end or one.endswith(f"/{end}")]
+            end = composed("/".join(parts[k:]))
+            longer = [one for one in found if f"/{composed(one)}".endswith(f"/{end}")]
             if longer:
                 return longer
         return found
@@ -302,6 +323,11 @@ class Place:
             return self.root / found
         bare = name.rpartition("/")[2]
         several = self.by_bare_stem.get(bare, [])
+        if not several and not bare.isascii():
+            wanted = composed(bare)
+            several = [
+                n for k, of in self.by_bare_stem.items() if composed(k) == wanted for n in of
+            ]
         if len(several) == 1:
             return self.root / several[0]
         problem = "the image of this annotation is missing"
@@ -325,6 +351,11 @@ class Place:
 
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "image", "img", "imgs", "image_2", "data", "")
+
+
+def composed(name: str) -> str:
+    """A name with each accented letter as one character: some systems store letter and accent."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def suffix_of(name: str) -> str:
@@ -359,8 +390,9 @@ def _document(path: Path) -> Document:
     try:
         with open(path, "rb") as file:
             start = file.read(64)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")) and os.stat(path).st_size < _SMALL:
-            return _wide_document(path)
+        small = os.stat(path).st_size < _SMALL
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) and small:
+            return _other_document(path)
     except OSError:
         return Document("", None, False)
     start = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
@@ -371,18 +403,30 @@ def _document(path: Path) -> Document:
             return Document("list", first)
         if start != b"{":
             return Document("", None)
+        if b'"_via_' in path.open("rb").read(_HEAD):  # a project whose images are one member
+            return Document("object", _first_of_project(path))
         for (key, i, value), _ in zip(json_stream.members(path), range(_PIECES), strict=False):
             if i is None or i < 0:
                 found[key] = value
             elif i < 4:
                 found[key].append(value)
-    except InputError:
+    except InputError as error:
+        if small and error.problem.startswith("is not UTF-8"):
+            return _other_document(path)
         return Document("list" if start == b"[" else "object", found, False)
     return Document("object", found)
 
 
-def _wide_document(path: Path) -> Document:
-    """One in UTF-16."""
+def _first_of_project(path: Path) -> dict[str, Any]:
+    """The members at the top of a project of the VGG Image Annotator, with its first images."""
+    found: dict[str, Any] = {}
+    for (key, value), _ in zip(json_stream.entries(path, VIA_IMAGES), range(_PIECES), strict=False):
+        (found if key.startswith("_via_") else found.setdefault(VIA_IMAGES, {}))[key] = value
+    return found
+
+
+def _other_document(path: Path) -> Document:
+    """One that is not in UTF-8."""
     try:
         value = json.loads(read_text(path))
     except (InputError, ValueError, RecursionError):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from boxatlas.data.formats.building import Builder, number, read_text, sizes_of
+from boxatlas.data.formats.building import Builder, number, read_text
+from boxatlas.data.formats.per_image import begun
 from boxatlas.data.formats.places import SPLIT_NAMES, Place, Seen, by_split, per_place, split_in
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
@@ -66,27 +67,17 @@ def splits(place: Place) -> list[str]:
     return sorted(split for split in files(place) if split)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set."""
-    return [place.path(name) for names in files(place).values() for name in names]
+    return [name for names in files(place).values() for name in names]
 
 
 def read(place: Place, split: str | None, builder: Builder) -> Table:
     """The images of a split, or of all of them. Of the twelve classes only those that are there."""
     found = files(place)
     names = [n for one in found.values() for n in one] if split is None else found[split]
-    pairs: list[tuple[str, Path]] = []
-    for name in names:
-        try:
-            pairs.append((name, place.beside(name.rpartition(".")[0], place.path(name), "image")))
-        except InputError as error:
-            builder.refuse(error)
-    for (name, image), size in zip(pairs, sizes_of([p for _, p in pairs]), strict=True):
-        if isinstance(size, InputError):
-            builder.refuse(size)
-            continue
-        builder.image(image, name.rpartition(".")[0], size, place.path(name))
-        _objects(place.path(name), builder)
+    for path in begun(place, names, builder):
+        _objects(path, builder)
     table = builder.table(CLASSES)
     return table.relabelled([n for i, n in enumerate(CLASSES) if (table.labels == i).any()])
 

@@ -8,14 +8,13 @@ file says `kpt_shape`, of a pose (a box and its points) are read too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from boxatlas.data.formats import yolo_yaml
-from boxatlas.data.formats.building import Box, Builder, number, read_text, sizes_of
+from boxatlas.data.formats.building import Builder, read_text, sizes_of
 from boxatlas.data.formats.places import Place, Seen
-from boxatlas.data.formats.yolo_yaml import MOST_CLASSES, Refuse, stop
-from boxatlas.data.masks import Mask
+from boxatlas.data.formats.yolo_labels import add_objects, elsewhere, is_row, label_of
+from boxatlas.data.formats.yolo_yaml import Refuse, stop
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
 
@@ -32,20 +31,16 @@ def evidence(place: Place) -> Seen | None:
     for name in place.few(labels):
         stem = name.rpartition(".")[0]
         line = next((one for one in place.head(name).split("\n") if one.strip()), "")
-        if _is_row(line) and place.companion(stem) is not None:
+        if is_row(line) and (place.companion(stem) or _of_one_image(place, stem, line)):
             return Seen(f"{name} has a line of class and box in fractions")
     named = [name for name in labels if "labels" in name.split("/")[:-1]]
     return Seen(f"{named[0]} lies in a folder labels", sure=False) if named else None
 
 
-def _is_row(line: str) -> bool:
-    """A class number, and at least four numbers, not all of which are whole."""
-    words = line.split()
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return False
-    return len(values) >= 5 and values[0] >= 0 and values[0].is_integer()
+def _of_one_image(place: Place, stem: str, line: str) -> bool:
+    """Whether a file anywhere is called as one image is, and its first line is of fractions."""
+    alone = len(place.by_bare_stem.get(stem.rpartition("/")[2], [])) == 1
+    return alone and all(0 <= float(word) <= 1 for word in line.split()[1:5])
 
 
 def splits(place: Place, refuse: Refuse = stop) -> list[str]:
@@ -68,7 +63,8 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
         builder.remark(error)
     chosen = found.get(split, []) if split is not None else [r for rs in found.values() for r in rs]
     if not found and not missing:
-        chosen = [place.root / "images"] if "images" in place.folders else [place.root]
+        named = (folder for folder in ("images", "Images") if folder in place.folders)
+        chosen = [place.path(next(named, ""))]
     pairs = [pair for root in chosen for pair in _pairs(place, root, builder)]
     highest, pose = -1, yolo_yaml.keypoint_values(description)
     for (image, label), size in zip(pairs, sizes_of([p for p, _ in pairs]), strict=True):
@@ -89,19 +85,20 @@ def read(place: Place, split: str | None, builder: Builder) -> Table:
     return builder.table([f"class{i}" for i in range(highest + 1)] if names is None else names)
 
 
-def annotation_files(place: Place) -> list[Path]:
+def annotation_names(place: Place) -> list[str]:
     """Every text file that describes the set: the YAML file, names, lists, labels."""
-    head = [place.path(name) for name in yolo_yaml.description_files(place)[:1]]
+    head = yolo_yaml.description_files(place)[:1]
     classes = yolo_yaml.names_file(place, lambda error: None)
-    head += [classes] if classes is not None else []
-    labels = [place.path(n) for n in place.files if n.endswith(".txt") and _may_be_label(place, n)]
+    head = head if classes is None else [*head, place.relative(classes)]
+    labels = [name for name in place.files if name.endswith(".txt") and _may_be_label(place, name)]
     return list(dict.fromkeys([*head, *labels]))
 
 
 def _may_be_label(place: Place, name: str) -> bool:
     """In a folder of labels, beside an image of its name, or a list at the top."""
-    inner = name.split("/")[:-1]
-    return not inner or "labels" in inner or name.rpartition(".")[0] in place.by_stem
+    inner = [folder.lower() for folder in name.split("/")[:-1]]
+    beside = name.rpartition(".")[0] in place.by_stem
+    return not inner or "labels" in inner or beside or name in elsewhere(place)[1]
 
 
 def _pairs(place: Place, root: Path, builder: Builder) -> list[tuple[Path, Path]]:
@@ -130,160 +127,3 @@ def listed(line: str, n: int, file: Path, place: Place) -> Path:
     """The image that the n-th line of a list names."""
     near = ("", place.relative(file.parent).removeprefix("."))
     return place.image(line, file, f"line {n}", near)
-
-
-def label_of(place: Place, image: str | Path) -> Path:
-    """Where an image's labels lie: below a folder `labels` in place of the last one `images`, or
-    beside it, or in a folder `labels` there; the first of them that has the file."""
-    name = place.relative(image) if isinstance(image, Path) else image
-    parts = f"{name.rpartition('.')[0]}.txt".split("/")
-    tries = []
-    for at in range(len(parts) - 2, -1, -1):
-        if parts[at] in ("images", "JPEGImages"):
-            tries.append([*parts[:at], "labels", *parts[at + 1 :]])
-            break
-    tries += [parts, [*parts[:-2], "labels", parts[-1]], [*parts[:-1], "labels", parts[-1]]]
-    names = ["/".join(one) for one in tries]
-    return place.path(next((one for one in names if one in place.known), names[0]))
-
-
-def add_objects(
-    builder: Builder,
-    label: Path,
-    size: tuple[int, int],
-    classes: Sequence[str] | None,
-    numbers: Sequence[int] | None = None,
-    pose: int = 0,
-) -> int:
-    """Add an image's objects; returns the highest class number.
-
-    numbers: what a class becomes; pose: how many numbers of points follow a box.
-    """
-    highest = -1
-    for n, line in enumerate(read_text(label).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            kind, box, mask = _row(builder, line, label, f"line {n}", size, classes, pose)
-        except InputError as error:
-            builder.refuse(error)
-            continue
-        builder.add(box, kind if numbers is None else numbers[kind], n, mask=mask)
-        highest = max(highest, kind)
-    return highest
-
-
-def _row(
-    builder: Builder,
-    line: str,
-    label: Path,
-    field: str,
-    size: tuple[int, int],
-    classes: Sequence[str] | None,
-    pose: int,
-) -> tuple[int, Box, Mask]:
-    """Class, box and, where the line is a polygon, mask."""
-    values = line.split()
-    if pose and len(values) == 5 + pose:
-        values = values[:5]
-    elif len(values) == 6:
-        builder.oddly(f"a confidence, {values[5]}", label, field)
-        number(values.pop(), label, field)
-    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        raise InputError(
-            "must be: class, centre x, centre y, width, height", file=label, field=field, value=line
-        )
-    kind = number(values[0], label, field)
-    if not values[0].isdecimal() and kind == int(kind) >= 0:
-        builder.oddly(values[0], label, field)
-    if kind != int(kind) or not 0 <= kind < (MOST_CLASSES if classes is None else len(classes)):
-        most = "" if classes is None else f" (there are {len(classes)})"
-        raise InputError(f"no such class{most}", file=label, field=field, value=values[0])
-    numbers = [number(v, label, field) for v in values[1:]]
-    height, width = size
-    if len(numbers) == 4:
-        x, y, w, h = numbers
-        return (
-            int(kind),
-            ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height),
-            None,
-        )
-    xs, ys = [v * width for v in numbers[0::2]], [v * height for v in numbers[1::2]]
-    polygon = [v for pair in zip(xs, ys, strict=True) for v in pair]
-    return int(kind), (min(xs), min(ys), max(xs), max(ys)), [polygon]
-
-
-def image_folder(split: str) -> str:
-    """Where the images of a split lie in a set of this layout."""
-    return f"images/{split}"
-
-
-def left_out(table: Table) -> list[str]:
-    """What a table holds that this layout has no place for."""
-    out = []
-    if table.ignore.any():
-        out.append(
-            f"ignored objects (difficult, crowd): {int(table.ignore.sum())} flags; "
-            "they become ordinary objects"
-        )
-    if table.truncated is not None:
-        out.append(f"truncated: {int(table.truncated.sum())} flags")
-    if table.masks is not None:
-        parts = sum(_polygon(mask) is None and mask is not None for mask in table.masks)
-        if parts:
-            out.append(f"masks: {parts} that are no single polygon; their boxes are kept")
-        kept = sum(_polygon(mask) is not None for mask in table.masks)
-        if kept:
-            out.append(f"boxes of {kept} polygons: the layout holds one or the other")
-    if table.category_ids is not None:
-        out.append("category ids: classes are numbered from 0")
-    return out
-
-
-def _polygon(mask: Mask) -> list[float] | None:
-    return mask[0] if isinstance(mask, list) and len(mask) == 1 and len(mask[0]) >= 6 else None
-
-
-def write(
-    table: Table, folder: Path, image_names: list[str], splits_of: dict[str, list[int]]
-) -> None:
-    """data.yaml and labels/SPLIT/*.txt of a table (images are not copied)."""
-    import yaml
-
-    from boxatlas.files import write_text
-
-    for split in ("names", "path"):
-        if split in splits_of:
-            raise InputError("no split of data.yaml can have this name", field="split", value=split)
-    for split, members in splits_of.items():
-        for i in members:
-            lines = [f"{line}\n" for line in lines_for(table, i)]
-            name = Path(image_names[i]).with_suffix(".txt").name
-            write_text(folder / "labels" / split / name, "".join(lines))
-    text = yaml.safe_dump(
-        {**{s: f"images/{s}" for s in splits_of}, "names": dict(enumerate(table.classes))},
-        sort_keys=False,
-        allow_unicode=True,
-    )
-    write_text(folder / "data.yaml", text)
-
-
-def lines_for(table: Table, i: int) -> list[str]:
-    """A line for each object: its polygon where it is one, else its box."""
-    height, width = (float(v) for v in table.sizes[i])
-    part, lines = table.objects(i), []
-    boxes, labels = table.boxes[part].tolist(), table.labels[part].tolist()
-    masks: list[Mask] = [None] * len(boxes) if table.masks is None else list(table.masks[part])
-    for (x1, y1, x2, y2), label, mask in zip(boxes, labels, masks, strict=True):
-        polygon = _polygon(mask)
-        if polygon is None:
-            row = [
-                (x1 + x2) / 2 / width,
-                (y1 + y2) / 2 / height,
-                (x2 - x1) / width,
-                (y2 - y1) / height,
-            ]
-        else:
-            row = [v / (height if k % 2 else width) for k, v in enumerate(polygon)]
-        lines.append(f"{label} " + " ".join(f"{v:.8f}" for v in row))
-    return lines

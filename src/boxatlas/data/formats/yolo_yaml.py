@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data.formats.building import leaves, read_text
-from boxatlas.data.formats.places import SPLIT_NAMES, Place, per_place, split_in, split_name
+from boxatlas.data.formats.places import (
+    SPLIT_NAMES,
+    Place,
+    per_place,
+    split_in,
+    split_name,
+    suffix_of,
+)
 from boxatlas.errors import InputError
+from boxatlas.images import IMAGE_SUFFIXES
 
 MOST_CLASSES = 100_000  # where nothing says how many there are
 _USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -207,10 +215,22 @@ def roots(
             missing.append(error)
         else:
             found.setdefault(split_name(split), []).append(root)
+    if not found and not missing and not description:
+        found = {split_name(name[:-4]): [place.path(name)] for name in lists_of_images(place)}
     if not found and not missing:
         for folder in _split_folders(place):
             found.setdefault(split_in(f"{folder}/"), []).append(place.path(folder))
     return found, missing
+
+
+def lists_of_images(place: Place) -> list[str]:
+    """The files at the top that have a split's name and begin with that of an image."""
+    found = []
+    for name in place.own(".txt"):
+        if name[:-4].lower() in SPLIT_NAMES:
+            first = next((one for one in place.head(name).splitlines() if one.strip()), "").strip()
+            found += [name] if suffix_of(first) in IMAGE_SUFFIXES else []
+    return found
 
 
 def _split_folders(place: Place) -> list[str]:

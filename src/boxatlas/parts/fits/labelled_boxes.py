@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boxatlas.archives import read_npz
 from boxatlas.boxes.formats import pairwise_iou
+from boxatlas.errors import parsing
 from boxatlas.files import write_with
 from boxatlas.parts.base import Track
 from boxatlas.structures import Batch
@@ -54,7 +56,8 @@ class LabelledBoxes:
         file = folder / "windows.npz"
         names = [f.name for f in fields(cls)]
         if file.is_file():
-            with np.load(file, allow_pickle=False) as held:
+            held = read_npz(file)
+            with parsing(file, "not the boxes of this run"):
                 return cls(**{name: held[name] for name in names})
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
         batches = zip(track(range(len(loader)), "overlaps"), loader.epoch(0), strict=True)
