@@ -91,7 +91,7 @@ def test_a_file_that_differs_is_not_left(
 ) -> None:
     from boxatlas.export import writing
 
-    monkeypatch.setattr(writing, "model_of", lambda _: onnx.load(exported[1]))
+    monkeypatch.setattr(writing, "model_of", lambda *_: onnx.load(exported[1]))
     other, out = spread("ssdlite320_efficientnet_lite0", size=96), tmp_path / "out.onnx"
     with torch.no_grad():
         next(iter(other.head.parameters())).add_(0.05)  # pyright: ignore
