@@ -39,8 +39,8 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra tensorboard --extra pretrained --group dev pyproject.toml -o requirements.lock
+	$$(command -v uv || echo "$(PYTHON) -m uv") pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis dist build
