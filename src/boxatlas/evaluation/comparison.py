@@ -128,20 +128,21 @@ def write_comparison(
 
 
 def published_plot(rows: Sequence[Compared]) -> str | None:
-    """AP on COCO test-dev over FPS as the papers have them, coloured by family, sizes of one
-    network joined. What was measured here is another measure and stands in a plot of its own."""
+    """AP on COCO test-dev over FPS as the papers have them, coloured by method, two-stage methods
+    hollow, sizes of one network joined. What was measured here is another measure and stands in a
+    plot of its own."""
     groups: dict[str, list[tuple[float, float, str]]] = {}
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
         if not row.published_fps or not row.published_ap:
             continue
         point = (row.published_fps, row.published_ap)
-        groups.setdefault(_family(row), []).append((*point, f"{row.method}, {row.backbone}"))
+        groups.setdefault(_group(row), []).append((*point, f"{row.method}, {row.backbone}"))
         kind = re.sub(r"\d+(?=\D*$)", "", row.method)  # SSD300* and SSD512*: one line
         lines.setdefault((kind, row.backbone), []).append(point)
     joined = [line for line in lines.values() if len(line) > 1]
     axes = ("FPS, each on its authors' GPU", "AP on COCO test-dev in percent")
-    return plots.scatter(groups, *axes, joined) if groups else None
+    return plots.scatter(groups, *axes, joined, hollow=_two_stage(rows)) if groups else None
 
 
 def measured_plot(rows: Sequence[Compared], conditions: dict[str, Any]) -> str | None:
@@ -150,17 +151,25 @@ def measured_plot(rows: Sequence[Compared], conditions: dict[str, Any]) -> str |
     for row in rows:
         if row.fps and row.ap is not None:
             point = (row.fps, 100 * row.ap, f"{row.model or row.method}, {row.input}")
-            groups.setdefault(_family(row), []).append(point)
+            groups.setdefault(_group(row), []).append(point)
     where = ", ".join(conditions.get("data") or ())
     x = plots.plain(f"FPS at batch 1 on {conditions.get('device', '')}")
     y = plots.plain(f"AP (COCO) on {where} in percent")
-    return plots.scatter(groups, x, y) if groups else None
+    return plots.scatter(groups, x, y, hollow=_two_stage(rows)) if groups else None
 
 
-def _family(row: Compared) -> str:
+def _group(row: Compared) -> str:
+    """The method, which has a colour and a marker of its own."""
     from boxatlas.zoo import model_info
 
-    return model_info(row.model).family if row.model else "others"
+    return model_info(row.model).method if row.model else row.method
+
+
+def _two_stage(rows: Sequence[Compared]) -> set[str]:
+    from boxatlas.zoo import model_info
+
+    models = {row.model for row in rows if row.model}
+    return {i.method for i in map(model_info, models) if i.family == "two-stage"}
 
 
 def _write_page(
@@ -170,7 +179,14 @@ def _write_page(
     command: str,
     drawn: dict[str, str],
 ) -> None:
-    sections = [Section(f"Speed and accuracy, {t}", plots=[plot]) for t, plot in drawn.items()]
+    sections = [
+        Section(
+            f"Speed and accuracy, {title}",
+            "Hollow: two-stage methods; filled: one-stage. Sizes of one network are joined.",
+            plots=[plot],
+        )
+        for title, plot in drawn.items()
+    ]
     speeds = {row.model or row.method: row.fps for row in rows if row.fps}
     if speeds:
         bars = plots.bars(speeds, f"FPS at batch 1 on {conditions.get('device', '')}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "boxatlas",
     "figure.autolayout": True,
 }
+_MARKERS = "os^DvPX*<>ph"
 _NAMED = 20  # curves that get a colour and a name; more would be read by nobody
 
 Curve = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]
@@ -149,40 +151,81 @@ def scatter(
     x: str,
     y: str,
     lines: Sequence[Sequence[tuple[float, float]]] = (),
+    *,
+    hollow: Collection[str] = (),
 ) -> str:
-    """Named points (x, y, name) in groups, some joined by lines; x runs by powers."""
-    with rc_context(_STYLE):
-        figure, axes = _figure(7.6, 5.2)
+    """Named points (x, y, name) in groups, some joined by lines; x runs by powers.
+
+    Each group has a colour and a marker of its own, those of `hollow` an outline alone, so that
+    they are told apart in grey as well.
+    """
+    with rc_context({**_STYLE, "figure.autolayout": False}):
+        figure, axes = _figure(9.4, 6.2)
+        figure.subplots_adjust(left=0.07, right=0.81, bottom=0.08, top=0.98)
         for line in lines:
             axes.plot(*zip(*sorted(line), strict=True), color="0.7", linewidth=0.8, zorder=1)
-        everything = [point for points in groups.values() for point in points]
-        colours = _colours(len(groups))
-        for k, (group, points) in enumerate(groups.items()):
-            if not points:
-                continue
+        shown_groups = {name: points for name, points in groups.items() if points}
+        for k, (colour, (group, points)) in enumerate(
+            zip(_colours(len(shown_groups)), shown_groups.items(), strict=True)
+        ):
             axes.scatter(
                 [p[0] for p in points],
                 [p[1] for p in points],
                 label=plain(group),
-                s=28,
-                color=colours[k],
-                marker="os^Dv"[k % 5],
+                s=38,
+                facecolors="white" if group in hollow else [colour],
+                edgecolors=[colour],
+                linewidths=1.6,
+                marker=_MARKERS[k % len(_MARKERS)],
                 zorder=3,
             )
-            for px, py, name in points:
-                # A name goes to the left where another point follows close at the right.
-                left = any(1 < qx / px < 1.35 and abs(qy - py) < 0.8 for qx, qy, _ in everything)
-                axes.annotate(
-                    plain(name),
-                    (px, py),
-                    fontsize=6,
-                    xytext=(-3 if left else 3, 3),
-                    ha="right" if left else "left",
-                    textcoords="offset points",
-                )
         axes.set(xlabel=x, ylabel=y, xscale="log")
+        axes.margins(0.06)
         for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:g}")
-        if any(groups.values()):
-            axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if shown_groups:
+            axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _name_points(figure, axes, [p for points in groups.values() for p in points])
         return _svg(figure)
+
+
+def _name_points(figure: Figure, axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each name near its point, where it covers least of the points and of other names."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    at = axes.transData.transform([(px, py) for px, py, _ in points]) if points else []
+    taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in at]
+    frame = axes.get_window_extent(renderer).extents
+    points_in = 72 / figure.dpi
+    for (px, py), (dx, dy, name) in zip(at, points, strict=True):
+        text = axes.annotate(
+            plain(name), (dx, dy), xytext=(0, 0), textcoords="offset points", fontsize=7
+        )
+        extent = text.get_window_extent(renderer)
+        w, h = extent.width, extent.height
+        places = [
+            (px + right, py + up, far)
+            for far in (7, 16, 27, 45, 65)
+            for right in (far * 0.9, -far * 0.9 - w, -w / 2)
+            for up in (far * 0.4, -far * 0.4 - h, -h / 2, far, -far - h)
+            if right > 0 or right + w < 0 or abs(up + h / 2) > 8
+        ]
+        boxes = [(bx, by, bx + w, by + h) for bx, by, _ in places]
+        costs = [
+            sum(_overlap(box, one) for one in taken) + 50 * (w * h - _overlap(box, frame)) + far
+            for box, (_, _, far) in zip(boxes, places, strict=True)
+        ]
+        bx, by, x1, y1 = boxes[int(np.argmin(costs))]
+        taken.append((bx, by, x1, y1))
+        text.set_position(((bx - px) * points_in, (by - py) * points_in))
+        end = (min(max(px, bx), x1), min(max(py, by), y1))
+        if np.hypot(end[0] - px, end[1] - py) > 12:  # too far to be seen as this point's
+            line = axes.transData.inverted().transform([(px, py), end])
+            axes.plot(*line.T, color="0.5", linewidth=0.5, zorder=2)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Area that two boxes x0, y0, x1, y1 share."""
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    return max(wide, 0.0) * max(high, 0.0)
