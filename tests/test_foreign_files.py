@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from boxatlas import InputError
+from boxatlas import InputError, scenes
 from boxatlas.archives import read_npz
+from boxatlas.data import read as read_data
+from boxatlas.data.formats.building import read_text
 from boxatlas.errors import cell, parsing, shown
 from boxatlas.files import check_file, check_format
 from boxatlas.images import read
@@ -106,6 +108,21 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
             (read_recipe if name.endswith("yaml") else read_state)(tmp_path / name)
     with pytest.raises(InputError, match="no such file"):
         check_file(tmp_path / "none")
+
+
+def test_pipes_and_links_in_a_data_set_are_not_waited_for(tmp_path: Path) -> None:
+    folder = scenes.write(tmp_path / "d", {"train": 2})
+    before = read_data(folder)
+    for name in ("a.jpg", "a.json", "a.yaml", "a.csv", "a.xml", "JPEGImages/a.txt"):
+        os.mkfifo(folder / name)
+    os.symlink("loop", folder / "loop")
+    os.symlink(".", folder / "JPEGImages" / "again")
+    os.symlink(folder / "a.json", folder / "b.json")
+    after = read_data(folder)
+    assert after.paths == before.paths
+    assert np.array_equal(after.boxes, before.boxes)
+    with pytest.raises(InputError, match="pipe"):
+        read_text(folder / "a.json")
 
 
 def test_a_newer_format_is_refused_by_name() -> None:

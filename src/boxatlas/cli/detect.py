@@ -6,6 +6,7 @@ import csv
 import glob
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ from boxatlas.cli.common import (
     reserve,
 )
 from boxatlas.errors import InputError, cell, shown
+from boxatlas.files import check_file
 
 if TYPE_CHECKING:
     from boxatlas.parts.base import Detector, Request
@@ -137,7 +139,11 @@ def find_pictures(sources: Sequence[str]) -> list[Path]:
                 raise InputError("no picture matches", file=source)
             files.update(dict.fromkeys(matched))
         else:
-            raise InputError("no such file or folder", file=source)
+            if os.path.lexists(path):
+                check_file(path)  # a pipe, a link that leads nowhere
+            address = "://" in source
+            hint = "addresses are not read: save the picture first" if address else None
+            raise InputError("no such file or folder", file=source, hint=hint)
     return list(files)
 
 

@@ -22,6 +22,7 @@ from boxatlas.data.masks import Mask, Packer
 from boxatlas.data.numbers import number
 from boxatlas.data.table import Table
 from boxatlas.errors import InputError
+from boxatlas.files import check_file
 from boxatlas.images import size_of
 
 Box = tuple[float, float, float, float]
@@ -310,10 +311,9 @@ def leaves(name: str) -> bool:
 
 def read_text(path: Path) -> str:
     """A text file in its encoding (see `decoded`). Every line end becomes a line feed."""
+    check_file(path)
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot be read: {reason}", file=path) from None
@@ -342,6 +342,7 @@ def decoded(raw: bytes) -> tuple[str, str]:
 def encoding_of(path: Path) -> str:
     """The encoding of a text file that is read piece by piece, as `decoded` has it; a large one is
     not looked through, and UTF-8 where no byte order mark says otherwise."""
+    check_file(path)
     with open(path, "rb") as file:
         start = file.read(2)
         if start in (b"\xff\xfe", b"\xfe\xff"):

@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -369,18 +370,42 @@ def _is_below(name: str, folder: str) -> bool:
 
 
 def _below(root: str) -> Iterator[str]:
-    """Every file below a folder; a folder that links lead to again is not entered again."""
-    start = len(root.rstrip("/\\")) + 1
+    """Every file below a folder; a folder that links lead to again is not entered again, and what
+    is no file (a named pipe, which would be waited for, a socket, a device) is left out."""
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    left = [(root, "")]
+    while left:
+        folder, inner = left.pop()
         at = os.stat(folder)
         if (at.st_dev, at.st_ino) in seen:
-            folders.clear()
             continue
         seen.add((at.st_dev, at.st_ino))
-        inner = folder[start:].replace(os.sep, "/")
-        yield from (f"{inner}/{name}" if inner else name for name in files)
-        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER)
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:  # one that may not be read
+            continue
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False) or (not _is_folder(entry) and _is_file(entry)):
+                yield f"{inner}{entry.name}"
+            elif entry.name not in _PASSED_OVER and _is_folder(entry):
+                left.append((entry.path, f"{inner}{entry.name}/"))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link that leads to a file, or nowhere: whoever opens that says so."""
+    if not entry.is_symlink():
+        return False
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True
 
 
 _PASSED_OVER = frozenset((".git", "__MACOSX", ".ipynb_checkpoints"))
