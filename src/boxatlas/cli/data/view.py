@@ -19,30 +19,32 @@ from boxatlas.cli.data.common import (
 if TYPE_CHECKING:
     from boxatlas.data.table import Table
 
+OutOption = Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture to write.")]
+AugmentedOption = Annotated[
+    str | None,
+    typer.Option("--augmented", metavar="KIND", help="As training sees them: ssd, yolo, flip."),
+]
+AssignedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--assigned",
+        metavar="MODEL",
+        help="Draw which of a model's boxes learn for which object: a name or a checkpoint.",
+    ),
+]
+
 
 def command(
     folder: FolderArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture to write.")] = Path(
-        "sheet.png"
-    ),
+    out: OutOption = Path("sheet.png"),
     split: SplitOption = None,
     count: Annotated[int, typer.Option("--count", min=1, max=400, help="How many images.")] = 16,
     columns: Annotated[int, typer.Option("--columns", min=1, help="How many side by side.")] = 4,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only images that show it. Again.")
     ] = None,
-    augmented: Annotated[
-        str | None,
-        typer.Option("--augmented", metavar="KIND", help="As training sees them: ssd, yolo, flip."),
-    ] = None,
-    assigned: Annotated[
-        str | None,
-        typer.Option(
-            "--assigned",
-            metavar="MODEL",
-            help="Draw which of a model's boxes learn for which object: a name or a checkpoint.",
-        ),
-    ] = None,
+    augmented: AugmentedOption = None,
+    assigned: AssignedOption = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
     format: FormatOption = None,
@@ -50,10 +52,9 @@ def command(
 ) -> None:
     """Draw images with their boxes and masks on one sheet. Names in [ ] are ignored objects.
 
-    With --assigned, what a model would learn from each image: thick boxes are the objects, thin
-    ones the default boxes, anchors, cells or proposals that learn for the object of their colour
-    and mark; crosses are boxes that learn nothing. Only what follows an untrained step (RoIs of an
-    RPN) needs a checkpoint to mean something.
+    --assigned: thick boxes are objects, thin ones the default boxes, anchors, cells or proposals
+    that learn for the object of their colour and mark; crosses learn nothing. What follows a
+    trained step (the RoIs of an RPN) means something with a checkpoint only.
 
     \b
     boxatlas data view photos --out sheet.png
