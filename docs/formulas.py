@@ -1,8 +1,8 @@
 """Formulas of the documents, written as a small part of TeX, as MathML: no script, no font.
 
-Public: mathml, replaced. Known: letters, numbers, operators, _ and ^ with {}, \\frac, \\sqrt, \\text,
-\\hat, \\left( \\right), \\begin{cases} ... \\end{cases}, Greek letters and the names in `_SIGNS` and
-`_WORDS`. Anything else raises ValueError, so that a formula is never shown half.
+Public: mathml, replaced. Known: letters, numbers, operators, _ and ^ with {}, \\frac, \\sqrt,
+\\text, \\hat, \\left( \\right), \\begin{cases} ... \\end{cases}, Greek letters, and the names in
+`_SIGNS` and `_WORDS`. Anything else raises ValueError, so that no formula is shown half.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from html import escape
 
 _SIGNS = {
     "cdot": "·", "times": "×", "le": "≤", "ge": "≥", "ne": "≠", "approx": "≈", "in": "∈", "to": "→",
-    "sum": "∑", "prod": "∏", "infty": "∞", "pm": "±", "cap": "∩", "cup": "∪", "ldots": "…", "mid": "|",
+    "sum": "∑", "prod": "∏", "infty": "∞", "pm": "±", "cap": "∩", "cup": "∪", "ldots": "…",
+    "mid": "|",
     "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "partial": "∂", "odot": "⊙",
     "{": "{", "}": "}", "%": "%", "|": "‖",
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """Links from the documents to lines of the code, by symbol: `src/boxatlas/boxes/coders.py#encode`.
 
 Public: Place, found, links. A link names a file and, behind #, a function, class, method
-(`DeltaCoder.encode`) or a name that is assigned at the top of the file, so that moving lines breaks nothing
-and renaming breaks a test.
+(`DeltaCoder.encode`) or a name that is assigned at the top of the file, so that moving lines breaks
+nothing and renaming breaks a test.
 """
 
 from __future__ import annotations
