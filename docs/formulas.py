@@ -86,7 +86,7 @@ class _Reader:
                 below = self.argument()
             else:
                 above = self.argument()
-        under = "∑" in base or "∏" in base
+        under = base[:-5].endswith(("∑", "∏", ">max", ">min"))
         names = ("munder", "mover", "munderover") if under else ("msub", "msup", "msubsup")
         if below and above:
             return f"<{names[2]}>{base}{below}{above}</{names[2]}>"
@@ -123,7 +123,8 @@ class _Reader:
             return f"<mn>{token}</mn>"
         if token.isalpha():
             return f"<mi>{token}</mi>"
-        return f"<mo>{escape('−' if token == '-' else token)}</mo>"
+        fixed = ' stretchy="false"' if token in "()|[]" else ""
+        return f"<mo{fixed}>{escape('−' if token == '-' else token)}</mo>"
 
     def command(self, name: str) -> str:
         if name in _GREEK:

@@ -19,6 +19,8 @@ BOXES = (
     (170, 80, 310, 270),
 )
 SCORES = (0.9, 0.8, 0.6, 0.75, 0.5)
+# Where each one's name stands: right corner or left, above or below, which way it grows.
+_LABELS = ((0, 1, "start"), (1, 1, "end"), (0, 0, "start"), (0, 0, "start"), (1, 0, "end"))
 # Ten answers, best first: right or wrong; five objects.
 RIGHT = (True, True, False, True, False, False, True, False, False, True)
 OBJECTS = 6
@@ -45,10 +47,11 @@ def suppression(threshold: float = 0.5) -> str:
                 dash="" if i in kept else "7 5",
                 data_kept=i in kept,
             )
-            foot = y1 + 6 if i % 2 == 0 else y2 + 30
-            drawing.text(
-                left + x1, foot, f"{'ABCDE'[i]} {SCORES[i]:g}", size=19, fill=LINES[i], bold=True
-            )
+            across, up, anchor = _LABELS[i]
+            foot = y1 + 2 if up else y2 + 30
+            words = f"{'ABCDE'[i]} {SCORES[i]:g}"
+            x = left + (x1, x2)[across]
+            drawing.text(x, foot, words, size=19, fill=LINES[i], bold=True, anchor=anchor)
     top = 330.0
     order = scores.argsort(descending=True).tolist()
     stays: list[int] = []

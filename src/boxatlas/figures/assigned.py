@@ -35,10 +35,12 @@ COLOURS: tuple[Colour, ...] = (
     (130, 60, 160),
     (190, 110, 0),
     (60, 60, 60),
+    (200, 30, 120),
+    (95, 115, 0),
 )
 _SMOOTH = 2  # drawn so much larger and made small again
 _PALE = 0.4  # of white over the picture, so that lines stand out
-_MARK_SIDES = (0, 4, 3, -4, 5, 6)  # corners of an object's mark; 0: a circle, -4: a diamond
+_MARK_SIDES = (0, 4, 3, -4, 5, 6, -3, 8)  # corners of a mark; 0: a circle; below 0: turned
 
 
 def batch_of(
@@ -166,7 +168,9 @@ def _mark(pen: ImageDraw.ImageDraw, x: float, y: float, item: int, r: float) -> 
     if not corners:
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline="white", width=1)
         return
-    count, turn = abs(corners), math.pi / 4 if corners == 4 else math.pi / 2
+    count, turn = abs(corners), math.pi / 2
+    if corners in (4, -3):
+        turn += math.pi / count
     angles = [turn + 2 * math.pi * k / count for k in range(count)]
     points = [(x + 1.25 * r * math.cos(a), y - 1.25 * r * math.sin(a)) for a in angles]
     pen.polygon(points, fill=fill, outline="white")
