@@ -44,11 +44,14 @@ def replaced(markdown: str) -> str:
         r"(^```.*?^```[^\n]*$|^(?: {4}[^\n]*\n)+|`[^`\n]+`)", markdown, flags=re.S | re.M
     )
     for k in range(0, len(parts), 2):
-        text = re.sub(
-            r"\$\$(.+?)\$\$", lambda m: f"\n{mathml(m[1], block=True)}\n", parts[k], flags=re.S
-        )
+        text = re.sub(r"\$\$(.+?)\$\$", _block, parts[k], flags=re.S)
         parts[k] = re.sub(r"\$([^$\n]+?)\$", lambda m: mathml(m[1], block=False), text)
     return "".join(parts)
+
+
+def _block(found: re.Match[str]) -> str:
+    """A formula on a line of its own, which scrolls where it is wider than the page."""
+    return f'\n<div class="formula">{mathml(found[1], block=True)}</div>\n'
 
 
 class _Reader:

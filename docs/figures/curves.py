@@ -143,7 +143,7 @@ def easy_negatives() -> str:
                 fill=FILLS[colour],
                 stroke=LINES[colour],
                 data_part=part,
-                data_share=round(shares[part], 3),
+                data_share=f"{shares[part]:.4f}",
             )
             if wide > 60:
                 words = f"{100 * shares[part]:.0f} %"

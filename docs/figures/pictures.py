@@ -21,6 +21,7 @@ from boxatlas.parts.base import Detector
 from boxatlas.parts.region.detector import RegionDetector
 
 SEED, SIZE = 11, (300, 400)
+_TOP = 66.0  # of a picture below two lines of words
 
 
 @lru_cache(maxsize=1)
@@ -83,25 +84,26 @@ def _on_picture(
     height, width = pixels.shape[:2]
     scale = (WIDTH - 20) / width
     drawing = Drawing(
-        height * scale + 110 + 28 * -(-len(own) // 3), f"The boxes of one cell of {model}"
+        height * scale + _TOP + 68 + 28 * -(-len(own) // 3), f"The boxes of one cell of {model}"
     )
-    words = f"{model}: map of {grid[0]} × {grid[1]} cells, {len(own)} boxes each"
-    drawing.text(10, 28, words, size=19, bold=True)
+    drawing.text(10, 26, model, size=20, bold=True)
+    words = f"a map of {grid[0]} × {grid[1]} cells, {len(own)} boxes in each"
+    drawing.text(10, 52, words, size=19)
     pale = Image.blend(Image.fromarray(pixels), Image.new("RGB", (width, height), "white"), 0.45)
-    drawing.picture(10, 42, width * scale, height * scale, png(pale))
+    drawing.picture(10, _TOP, width * scale, height * scale, png(pale))
     for r in range(grid[0] + 1):
-        y = 42 + height * scale * r / grid[0]
+        y = _TOP + height * scale * r / grid[0]
         drawing.line([(10, y), (10 + width * scale, y)], stroke="#ffffff", width=1)
     for c in range(grid[1] + 1):
         x = 10 + width * scale * c / grid[1]
-        drawing.line([(x, 42), (x, 42 + height * scale)], stroke="#ffffff", width=1)
-    foot = 42 + height * scale + 34
+        drawing.line([(x, _TOP), (x, _TOP + height * scale)], stroke="#ffffff", width=1)
+    foot = _TOP + height * scale + 34
     for k, box in enumerate(own.tolist()):
         x1, y1, x2, y2 = box
         shape = f"{x2 - x1:.0f}×{y2 - y1:.0f}"
         drawing.box(
             10 + x1 * scale,
-            42 + y1 * scale,
+            _TOP + y1 * scale,
             (x2 - x1) * scale,
             (y2 - y1) * scale,
             stroke=LINES[k % 6],
