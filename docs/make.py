@@ -98,7 +98,7 @@ def configured(pages: dict[str, Path], stage: Path, site: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--site", type=Path, default=SITE, help="the folder to write")
     parser.add_argument("--stage", type=Path, default=STAGE, help="where documents are expanded")
     given = parser.parse_args()

@@ -23,7 +23,7 @@ from boxatlas.losses.multibox import hard_negatives
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--split", default="val")
@@ -32,12 +32,14 @@ def main() -> None:
     names = ("every box", "3 hard ones for each object", "focal weight, gamma 2")
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in names}
     column = [model.classes.index(name) + 1 for name in table.classes]
+    boxes = 0
     for i in range(len(table)):
         row = table[i]
         batch = batch_of(model, [read(row.path)], [row.boxes], [row.ignore])
         with torch.no_grad():
             log_p = model(batch.images)["logits"][0].log_softmax(-1)
             index = model.assigned(batch)[0].index[0]
+        boxes += len(index)
         labels = torch.tensor([column[k] for k in row.labels.tolist()] or [0])
         target = torch.where(index >= 0, labels[index.clamp(min=0)], 0)
         loss = -log_p.gather(1, target[:, None])[:, 0]
@@ -59,9 +61,9 @@ def main() -> None:
     }
     document = {
         "model": given.model,
-        "data": f"{table.classes and len(table.classes)} classes, split {given.split}",
+        "data": f"{len(table.classes)} classes, split {given.split}",
         "images": len(table),
-        "boxes": len(index) * len(table),
+        "boxes": boxes,
         "shares": shares,
     }
     MEASURED.mkdir(exist_ok=True)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import boxatlas
 from boxatlas import ops, scenes
 from boxatlas.boxes.matching import Assigned
 from boxatlas.figures.assigned import COLOURS, batch_of, counted, draw_assigned
 from boxatlas.figures.svg import GREY, LINES, WIDTH, Drawing
+from boxatlas.ops.grouping import Hierarchy
 from boxatlas.parts.base import Detector
+from boxatlas.parts.dense import DenseDetector
 from boxatlas.parts.region.detector import RegionDetector
 
 SEED, SIZE = 11, (300, 400)
@@ -36,14 +39,14 @@ def png(picture: Image.Image) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def built(model: str, **options: object) -> Detector:
+def built(model: str, **options: Any) -> Detector:
     """A model with untrained weights, the same ones each time."""
     torch.manual_seed(0)
     own = {"pretrained": False, "num_classes": 20, **options}
     return boxatlas.create_model(model, **own).eval()
 
 
-def anchors(model: str, level: int = 2, cells: int = 1) -> str:
+def anchors(model: str, level: int = 2) -> str:
     """The boxes of one cell of one map on the picture, and their shapes in pixels.
 
     level: the map, from fine to coarse.
@@ -56,7 +59,7 @@ def anchors(model: str, level: int = 2, cells: int = 1) -> str:
     middle = (rows // 2) * columns + columns // 2
     own = boxes[start + middle * per_cell[level] :][: per_cell[level]]
     pixels = detector.preprocess.pixels(batch.images[0])
-    return _on_picture(model, pixels, own, (rows, columns), sum(len(b) for b in [boxes]))
+    return _on_picture(model, pixels, own, (rows, columns), len(boxes))
 
 
 def _levels(
@@ -69,6 +72,7 @@ def _levels(
             maps = detector.rpn_maps(detector.features(images))
             boxes = detector.rpn.anchors(maps, (images.shape[-2], images.shape[-1]))
         else:
+            assert isinstance(detector, DenseDetector)
             maps = detector.features(images)
             boxes = detector.anchors(maps, images)
     grids = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
@@ -119,7 +123,7 @@ def _on_picture(
     return str(drawing)
 
 
-def steps(model: str, **options: object) -> tuple[np.ndarray, torch.Tensor, list[Assigned]]:
+def steps(model: str, **options: Any) -> tuple[np.ndarray, torch.Tensor, list[Assigned]]:
     """(the input's pixels, the objects in it, who learns)."""
     detector = built(model, **options)
     batch = batch_of(detector, [scene().image], [scene().boxes])
@@ -127,7 +131,7 @@ def steps(model: str, **options: object) -> tuple[np.ndarray, torch.Tensor, list
     return pixels, batch.targets.boxes[0], detector.assigned(batch)
 
 
-def assigned(model: str, only: str = "", **options: object) -> list[tuple[bytes, str]]:
+def assigned(model: str, only: str = "", **options: Any) -> list[tuple[bytes, str]]:
     """Pictures (PNG, what they show) of who learns; only: steps whose name begins so."""
     pixels, objects, rows = steps(model, **options)
     return [
@@ -164,7 +168,7 @@ def search(counts: tuple[int, ...] = (200, 40, 12, 4)) -> list[tuple[bytes, str]
     return out
 
 
-def _regions(tree: object, first: int, merges: int) -> np.ndarray:
+def _regions(tree: Hierarchy, first: int, merges: int) -> np.ndarray:
     """[H, W]: which region each pixel belongs to after so many merges."""
     owner = np.arange(first + merges)
     for k in range(merges):
@@ -186,8 +190,6 @@ def _painted(owner: np.ndarray, boxes: np.ndarray, count: int) -> Image.Image:
     edge[:, 1:] |= owner[:, 1:] != owner[:, :-1]
     edge[1:] |= owner[1:] != owner[:-1]
     painted[edge] = 255
-    from PIL import ImageDraw
-
     picture = Image.fromarray(painted).resize((560, 560 * owner.shape[0] // owner.shape[1]))
     if count <= 40:
         pen, ratio = ImageDraw.Draw(picture), 560 / owner.shape[1]

@@ -51,7 +51,9 @@ def suppression(threshold: float = 0.5) -> str:
             foot = y1 + 2 if up else y2 + 30
             words = f"{'ABCDE'[i]} {SCORES[i]:g}"
             x = left + (x1, x2)[across]
-            drawing.text(x, foot, words, size=19, fill=LINES[i], bold=True, anchor=anchor)
+            drawing.text(
+                x, foot, words, size=19, fill=LINES[i], bold=True, anchor=anchor, halo=True
+            )
     top = 330.0
     order = scores.argsort(descending=True).tolist()
     stays: list[int] = []

@@ -6,6 +6,7 @@ import importlib
 import json
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ PICTURE = np.full((320, 320, 3), 200, np.uint8)
 OBJECTS = np.array([[10, 20, 110, 140], [150, 150, 300, 310], [200, 30, 230, 60]], np.float32)
 
 
-def assigned(name: str, **options: object) -> tuple[list[Assigned], torch.Tensor, Detector]:
+def assigned(name: str, **options: Any) -> tuple[list[Assigned], torch.Tensor, Detector]:
     torch.manual_seed(0)
     model = boxatlas.create_model(name, num_classes=3, **options).eval()
     batch = batch_of(model, [PICTURE], [OBJECTS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from docs.figures import FIGURES, atlas, curves, figure, pictures, pooling, steps, structures
@@ -26,7 +27,7 @@ def test_default_boxes_change_with_their_sizes(monkeypatch: pytest.MonkeyPatch) 
     assert before == ["60×60", "82×82", "85×42", "42×85", "104×35", "35×104"]  # 60, sqrt(60 * 111)
     sizes = default_boxes.ssd_sizes
 
-    def twice(*given: object) -> object:
+    def twice(*given: Any) -> Any:
         low, high = sizes(*given)
         return [2 * v for v in low], [None if v is None else 2 * v for v in high]
 

@@ -34,7 +34,7 @@ class Drawing:
         paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
         return f"{head}<title>{escape(self.title)}</title>{paper}{''.join(self.parts)}</svg>"
 
-    def add(self, tag: str, inner: str | None = None, **values: object) -> None:
+    def add(self, tag: str, inner: str | None = None, /, **values: object) -> None:
         """One element; underscores of names are hyphens."""
         shown = "".join(
             f' {name.rstrip("_").replace("_", "-")}="{escape(_value(value))}"'
@@ -81,9 +81,12 @@ class Drawing:
         anchor: str = "start",
         bold: bool = False,
         fill: str = INK,
+        halo: bool = False,
         **data: object,
     ) -> None:
-        """A line of words whose foot is at y."""
+        """A line of words whose foot is at y. halo: paper around the letters, over lines."""
+        if halo:
+            data |= {"paint_order": "stroke", "stroke": PAPER, "stroke_width": 6}
         self.add(
             "text",
             escape(words),

@@ -219,8 +219,9 @@ class PriorDetector(YOLODetector):
         for i, layer in enumerate(self.maps(raw)):
             numbers = self.coder.activate(layer.numbers[:, :, :5].float(), 2)
             boxes = self.coder.decode_map(numbers, layer.priors)
-            shape = boxes.shape[:4]
-            places = assign(objects, self.prior_choice(objects, i, layer, boxes), tuple(shape))
+            count, priors, rows, columns = shape = boxes.shape[:4]
+            choice = self.prior_choice(objects, i, layer, boxes)
+            places = assign(objects, choice, (count, priors, rows, columns))
             near = best_overlap(boxes, objects, self.least_overlap)[0] > self.least_overlap
             index = torch.where(near.view(shape), IGNORED, BACKGROUND)
             index[places.at] = places.item
