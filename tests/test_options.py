@@ -39,7 +39,7 @@ def test_switches_are_told_from_conventions() -> None:
 def test_values_are_frozen_and_typed() -> None:
     made = Sample.of(roi_op="align", weight=2)
     assert made.weight == 2.0
-    with pytest.raises(Exception, match="frozen"):
+    with pytest.raises(InputError, match=r"^weight: is read-only \(got 3\.0\); create_model"):
         made.weight = 3.0  # type: ignore[misc]
 
 
@@ -80,6 +80,7 @@ def test_the_nearest_name_or_a_few() -> None:
     assert nearest("epoch", ["epochs", "batch"]) == "did you mean 'epochs'?"
     assert nearest("zzz", ["a", "b"]) == "choose from: a, b"
     assert nearest("zzz", []) == "there are none to choose from"
+    assert nearest("SSD", ["dsod300", "ssd300_vgg16"]) == "did you mean 'ssd300_vgg16'?"
 
 
 def test_an_error_is_always_one_line() -> None:

@@ -79,6 +79,8 @@ def test_the_lock_holds_what_is_declared_and_names_no_host(project: dict) -> Non
     locked = {normal(line) for line in text.splitlines() if "==" in line}
     needed = {normal(name) for name in project["project"]["dependencies"]}
     needed |= {normal(name) for name in project["dependency-groups"]["dev"]}
+    extras = project["project"]["optional-dependencies"].values()
+    needed |= {normal(name) for names in extras for name in names}
     assert needed <= locked
     assert "://" not in text
     assert "--index-url" not in text

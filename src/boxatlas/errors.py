@@ -92,11 +92,20 @@ def optional(package: str) -> Any:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint naming the choices nearest to `name`, or a few of them where none is near."""
     choices = list(choices)
-    found = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    found = near(name, choices)
     if found:
         return "did you mean " + " or ".join(repr(c) for c in found) + "?"
     few = ", ".join(choices[:8]) + (", ..." if len(choices) > 8 else "")
     return f"choose from: {few}" if choices else "there are none to choose from"
+
+
+def near(name: str, choices: Iterable[str]) -> list[str]:
+    """At most three choices: those that begin with `name`, else those written much like it."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    wanted = name.lower()
+    longer = sorted((c for c in by_lower if wanted and c.startswith(wanted)), key=len)
+    found = longer or difflib.get_close_matches(wanted, by_lower, n=3, cutoff=0.5)
+    return [by_lower[one] for one in found[:3]]
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -111,6 +111,10 @@ class Options(BaseModel, metaclass=_Values):
     # Choices that are gone, each with the value that older files may still give: what is done now.
     gone: ClassVar[Mapping[str, Any]] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        hint = f"create_model(..., {name}=...) or `--set model.{name}=...` makes another"
+        raise InputError("is read-only", field=name, value=value, hint=hint)
+
     @classmethod
     def of(cls, given: Mapping[str, Any] | None = None, /, **own: Any) -> Self:
         """Build from a model's own values and those that a user gives, which win.

@@ -15,11 +15,11 @@ from boxatlas.registry import MODELS, VOC_CLASSES, ModelInfo
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """The names of the models that match a shell pattern, sorted.
+    """The names of the models that match a shell pattern, sorted; capital letters do not count.
 
     pretrained: only those whose trained weights the package carries, so that `load(name)` detects.
     """
-    names = sorted(fnmatch.filter(MODELS, pattern))
+    names = sorted(fnmatch.filter(MODELS, pattern.lower()))
     carried = files("boxatlas").joinpath("weights", "bundled")
     return [n for n in names if not pretrained or carried.joinpath(f"{n}.safetensors").is_file()]
 

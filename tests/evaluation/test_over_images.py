@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from boxatlas.data import Table, read
 from boxatlas.evaluation import evaluate, predict
 from boxatlas.evaluation.report import write_report
 from boxatlas.evaluation.sizes import size_of
-from boxatlas.evaluation.speed import PARTS, made_images, measure, usual_score
+from boxatlas.evaluation.speed import PARTS, made_images, measure, measure_together, usual_score
 from boxatlas.parts.base import Detector
 from boxatlas.structures import Detections
 
@@ -98,6 +99,24 @@ def test_speed_adds_up(detector: Detector) -> None:
     assert speed.images == 5
     assert speed.peak_memory_mb is None or speed.peak_memory_mb > 50
     assert "random weights" in speed.notes[0]
+
+
+def test_detectors_are_timed_in_turns(detector: Detector, monkeypatch) -> None:
+    other = copy.deepcopy(detector)
+    order: list[str] = []
+    for name, one in (("a", detector), ("b", other)):
+        infer = one.fast
+        monkeypatch.setattr(one, "fast", lambda name=name, f=infer: order.append(name) or f())
+    two = [(detector, True), (other, True)]
+    speeds = measure_together(two, made_images(2, (48, 64)), seconds=0.0, batches=(2,))
+    assert len(speeds) == 2
+    for speed in speeds:
+        assert speed.images == 5
+        low, high = speed.fps_between
+        assert low <= speed.fps <= high
+    timed = "".join(order)
+    assert "ab" * 5 in timed  # one image at a time, then the other's turn
+    assert timed.endswith("ab" * 3)  # so with batches
 
 
 def test_untrained_weights_are_timed_with_a_usual_number_of_boxes(detector: Detector) -> None:

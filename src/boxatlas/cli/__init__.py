@@ -29,6 +29,12 @@ _OTHER_VERBS = {
     "validate": "that is `boxatlas eval`; for labels `boxatlas data check`",
     "help": "see boxatlas --help",
 }
+_OTHER_DATA_VERBS = {
+    "validate": "that is `boxatlas data check`",
+    "verify": "that is `boxatlas data check`",
+    "show": "that is `boxatlas data view`",
+    "info": "that is `boxatlas data stats`",
+}
 _OTHER_OPTIONS = {
     "conf": "--score",
     "confidence": "--score",
@@ -51,12 +57,12 @@ class _Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            other = _OTHER_VERBS.get(args[0]) if _verb(ctx) is None else None
+            others = {None: _OTHER_VERBS, "data": _OTHER_DATA_VERBS}.get(_verb(ctx), {})
             raise InputError(
                 "no such command",
                 field=_verb(ctx),
                 value=args[0],
-                hint=other or nearest(args[0], self.list_commands(ctx)),
+                hint=others.get(args[0]) or nearest(args[0], self.list_commands(ctx)),
             )
         return super().resolve_command(ctx, args)
 

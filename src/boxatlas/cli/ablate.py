@@ -74,11 +74,12 @@ def command(
         if not folder.exists():
             raise InputError("no such folder", file=folder, field="--data")
     _settle(out, resume, what, grid)
-    found = []
+    found: list[dict[str, Any]] = []
     for values, recipe in recipes:
         folder = out / folder_name(values)
         trained = train(recipe, folder, device=pick_device(device), resume=folder.exists())
-        found.append(_row(values, trained.best, trained.document(), data))
+        found.append(_row(values, trained.best, trained.document()))
+        _time(found)
         _write(out, found)
     emit(
         {"model": recipes[0][1].model, "rows": found},
@@ -129,25 +130,19 @@ def _settle(out: Path, resume: bool, what: str, grid: dict[str, list[str]]) -> N
     write_text(mark, json.dumps(asked) + "\n")
 
 
-def _row(
-    values: dict[str, str], best: Path, document: dict[str, Any], data: list[Path]
-) -> dict[str, Any]:
-    """What a run reached, and how fast its detector is."""
+def _row(values: dict[str, str], best: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """What a run reached."""
     from boxatlas.evaluation.sizes import size_of
-    from boxatlas.evaluation.speed import made_images, measure
     from boxatlas.weights import load
 
-    detector = load(best)
+    size = size_of(load(best))
     metrics = document["metrics"]
-    speed = measure(detector, made_images(), seconds=1.0)
-    size = size_of(detector)
     coco = metrics.get("coco") or {}
     return {
         "switches": values,
         "mAP": metrics.get("mAP"),
         "metric": metrics.get("metric"),
         "coco_AP": coco.get("AP"),
-        "fps": speed.fps,
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,
         "iterations": document["iterations"],
@@ -157,6 +152,18 @@ def _row(
     }
 
 
+def _time(rows: list[dict[str, Any]]) -> None:
+    """Put FPS into every row; all are timed anew, in turns, so that they can be compared."""
+    from boxatlas.evaluation.speed import made_images, measure_together
+    from boxatlas.weights import load
+
+    detectors = ((load(row["checkpoint"]), False) for row in rows)
+    for row, speed in zip(
+        rows, measure_together(detectors, made_images(), seconds=1.0), strict=True
+    ):
+        row["fps"], row["fps_between"] = speed.fps, speed.fps_between
+
+
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     adds = row["multiply_adds"]
     return {
@@ -164,6 +171,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         f"mAP ({row['metric']})": row["mAP"],
         "COCO AP": row["coco_AP"],
         "FPS": row["fps"],
+        "between": "{:.3g}-{:.3g}".format(*row["fps_between"]),
         "Mparam": row["parameters"] / 1e6,
         "GMAC": None if adds is None else adds / 1e9,
         "seconds": row["seconds"],

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from boxatlas.data import Table
     from boxatlas.evaluation.comparison import Compared
+    from boxatlas.evaluation.speed import Speed
+    from boxatlas.parts.base import Detector
     from boxatlas.structures import Detections
 
 
@@ -76,7 +78,7 @@ def command(
     boxatlas compare 'ssd300*' yolov3 --out speed
     boxatlas compare runs/ssd runs/fssd runs/yolov3 --data photos --split test --out compared
     """
-    from boxatlas.cli.bench import expand
+    from boxatlas.cli.bench import TOGETHER, expand
     from boxatlas.cli.eval import known_metric
     from boxatlas.errors import InputError
     from boxatlas.evaluation.comparison import (
@@ -96,10 +98,13 @@ def command(
     chosen = pick_device(device)
     rows = survey_rows() if survey else []
     seen: dict[str, list[Detections]] = {}
-    for name in track(expand(what or []), "comparing"):
-        measured, machine = _measured(name, chosen, seed, seconds, table, metric, seen)
+    names = expand(what or [])
+    groups = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
+    for group in track(groups, "comparing"):
+        measured, machine = _measured(group, chosen, seed, seconds, table, metric, seen)
         conditions |= machine
-        _place(rows, measured)
+        for row in measured:
+            _place(rows, row)
     if table is not None and len(seen) > 1:
         conditions["paired"] = _pairs(seen, table)
     if out is not None:
@@ -133,40 +138,49 @@ def _labelled(
 
 
 def _measured(
-    name: str,
+    names: list[str],
     device: torch.device,
     seed: int,
     seconds: float,
     table: Table | None,
     metric: Any,
     seen: dict[str, list[Detections]],
-) -> tuple[Compared, dict[str, Any]]:
-    """(the row of a checkpoint or model, the machine it was timed on). What it detects in the
+) -> tuple[list[Compared], dict[str, Any]]:
+    """(the rows of checkpoints and models, timed in turns; the machine). What they detect in the
     images goes into `seen`."""
     from boxatlas.cli.bench import open_or_make
     from boxatlas.evaluation import evaluate, predict
-    from boxatlas.evaluation.comparison import published_row
-    from boxatlas.evaluation.sizes import size_of
-    from boxatlas.evaluation.speed import made_images, measure
+    from boxatlas.evaluation.speed import made_images, measure_together
 
-    detector, untrained = open_or_make(name, device, seed)
-    row = published_row(detector.name)
     sources: list[Any] = list(table.paths[:16]) if table is not None else list(made_images())
-    speed = measure(detector, sources, seconds=seconds, untrained=untrained)
-    size = size_of(detector)
+    opened = [open_or_make(name, device, seed) for name in names]
+    speeds = measure_together(opened, sources, seconds=seconds)
+    rows = []
+    for name, (detector, untrained), speed in zip(names, opened, speeds, strict=True):
+        rows.append(_row(detector, speed))
+        if not untrained:
+            rows[-1].source = name
+        if table is not None and not untrained:
+            seen[name] = predict(detector, table)
+            numbers = evaluate(seen[name], table, metric)
+            rows[-1].ap, rows[-1].ap50 = numbers["coco"]["AP"], numbers["coco"]["AP50"]
+            rows[-1].map = numbers["mAP"]
+    return rows, {"device": speeds[0].device, "threads": speeds[0].threads}
+
+
+def _row(detector: Detector, speed: Speed) -> Compared:
+    from boxatlas.cli.bench import size_fields
+    from boxatlas.evaluation.comparison import published_row
+
+    row = published_row(detector.name)
     row.input = f"{speed.input[0]}x{speed.input[1]}"
     own = detector.options.get("size")
     row.size = tuple(own) if isinstance(own, list) else own
     row.fps, row.latency_ms = speed.fps, speed.latency_ms
-    row.parameters, row.multiply_adds = size.parameters, size.multiply_adds
-    if not untrained:
-        row.source = name
-        if table is not None:
-            seen[name] = predict(detector, table)
-            numbers = evaluate(seen[name], table, metric)
-            row.ap, row.ap50 = numbers["coco"]["AP"], numbers["coco"]["AP50"]
-            row.map = numbers["mAP"]
-    return row, {"device": speed.device, "threads": speed.threads}
+    row.fps_between = speed.fps_between
+    size = size_fields(detector)
+    row.parameters, row.multiply_adds = size["parameters"], size["multiply_adds"]
+    return row
 
 
 def _pairs(seen: dict[str, list[Detections]], table: Table) -> list[dict[str, Any]]:
@@ -185,6 +199,7 @@ def _place(rows: list[Compared], new: Compared) -> None:
         if row.model == new.model and row.fps is None and row.size == new.size:
             for name in (
                 "fps",
+                "fps_between",
                 "latency_ms",
                 "ap",
                 "ap50",

@@ -29,7 +29,8 @@ def command(
 
     names = list_models(pattern)
     if not names:
-        raise InputError("no model matches", value=pattern, hint=nearest(pattern, list_models()))
+        stem = pattern.strip("*?")
+        raise InputError("no model matches", value=pattern, hint=nearest(stem, list_models()))
     documents = [describe(name) for name in names]
     emit(
         {"models": documents},

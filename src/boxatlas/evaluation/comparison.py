@@ -24,7 +24,8 @@ class Compared:
     """A method with what was published of it and what was measured here.
 
     published_ap: COCO test-dev AP; published_voc07: mAP at 0.5; both in percent. fps, latency_ms:
-    of network, decoding and suppression at batch 1 on `device`. ap, ap50, map: measured on `data`,
+    of network, decoding and suppression at batch 1 on `device`; half of the images lie between the
+    two rates of fps_between. ap, ap50, map: measured on `data`,
     0 to 1, map by the metric asked for; None where not measured. source: the checkpoint, or None
     for random weights, which have a speed and no accuracy. size: the model's option of that name,
     None: its usual one.
@@ -38,6 +39,7 @@ class Compared:
     published_ap: float | None = None
     published_voc07: float | None = None
     fps: float | None = None
+    fps_between: tuple[float, float] | None = None
     latency_ms: float | None = None
     ap: float | None = None
     ap50: float | None = None
@@ -73,6 +75,7 @@ def table_rows(rows: Sequence[Compared]) -> list[dict[str, Any]]:
         "input": "input",
         "published_fps": "FPS (paper)",
         "fps": "FPS (here)",
+        "fps_between": "between",
         "published_ap": "AP (paper)",
         "published_voc07": "VOC07 (paper)",
         "ap": "AP (here)",
@@ -89,6 +92,8 @@ def table_rows(rows: Sequence[Compared]) -> list[dict[str, Any]]:
 
 
 def _scaled(value: Any, factor: float | None) -> Any:
+    if isinstance(value, tuple):
+        return "-".join(f"{part:.3g}" for part in value)
     return value if value is None or factor is None else value * factor
 
 
@@ -107,7 +112,8 @@ def write_comparison(
     writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-        {k: cell(v) if isinstance(v, str) else v for k, v in asdict(row).items()} for row in rows
+        {k: cell(v) if isinstance(v, str) else _scaled(v, None) for k, v in asdict(row).items()}
+        for row in rows
     )
     write_text(folder / "comparison.csv", text.getvalue())
     drawn = {

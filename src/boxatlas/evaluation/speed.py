@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 PARTS = ("read", "preprocess", "proposals", "network", "postprocess")
 _WARM_UP = 3
-_LEAST = 5  # timed images, however slow
+_LEAST, _LEAST_BATCHES = 5, 3  # that are timed, however slow
+_TURN = 0.5  # seconds of one detector before the next one's turn
 _USUAL_OBJECTS = 100  # what an untrained network is made to find
 
 
@@ -80,66 +82,157 @@ def measure(
     batch 1. untrained: the weights are random, so that the threshold is set to leave about a
     hundred detections; else suppression would work on thousands or on none.
     """
+    one = [(detector, untrained)]
+    return measure_together(
+        one, sources, seconds=seconds, batches=batches, score=score, progress=progress
+    )[0]
+
+
+def measure_together(
+    detectors: Iterable[tuple[Detector, bool]],
+    sources: Sequence[Source],
+    *,
+    seconds: float = 5.0,
+    batches: Sequence[int] = (),
+    score: float | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> list[Speed]:
+    """Time several detectors in turns, so that what slows the machine slows them alike.
+
+    detectors: each with whether its weights are random. All are held in memory; where the iterable
+    makes them one by one, each one's peak is of a process that holds it alone. The rest as in
+    `measure`, the seconds being each detector's.
+    """
     said: Callable[[str], object] = progress or (lambda _: None)
-    said("warming up")
     images = [read(one) for one in sources[:32]]
-    inputs = [detector.preprocess(image) for image in images]
-    if untrained and score is None:
-        score = usual_score(detector, *_input(detector, [inputs[0]]))
-    for k in range(_WARM_UP):
-        _timed(detector, *_input(detector, [inputs[k % len(inputs)]]), score)
-    timed = PARTS if detector.takes_proposals else tuple(p for p in PARTS if p != "proposals")
+    said("warming up")
+    before = start = _resident()
+    timings: list[_Timing] = []
+    for detector, untrained in detectors:
+        _reset_peak(detector.device)
+        timing = _Timing.warmed(detector, images, score, untrained)
+        peak = _peak(detector.device)
+        if peak is not None and detector.device.type != "cuda":
+            peak -= before - start
+        timing.peak, before = peak, _resident()
+        timings.append(timing)
     said("batch 1")
-    _reset_peak(detector.device)
-    rounds, found, spent = _rounds(detector, sources, seconds, score)
-    peak = _peak(detector.device)
-    both = rounds[:, 3] + rounds[:, 4]
-    median = np.median(rounds, 0)
-    throughput = {1: 1 / float(np.median(both))}
+    _in_turns(
+        [(t.rounds, partial(t.one_by_one, sources), _LEAST) for t in timings],
+        seconds,
+    )
     for size in batches:
         if size > 1:
             said(f"batch {size}")
-            throughput[size] = _throughput(detector, inputs, size, seconds, score)
-    shape = tuple(int(v) for v in _input(detector, [inputs[0]])[0].shape[-2:])
-    return Speed(
-        fps=1 / float(np.median(both)),
-        fps_between=tuple((1 / np.percentile(both, [75, 25])).tolist()),
-        fps_whole=1 / float(np.median(rounds.sum(1))),
-        latency_ms=1000 * float(np.median(both)),
-        latency_p95_ms=1000 * float(np.percentile(both, 95)),
-        parts_ms={n: 1000 * float(v) for n, v in zip(PARTS, median, strict=True) if n in timed},
-        throughput=throughput,
-        device=_device_name(detector.device),
-        threads=torch.get_num_threads(),
-        input=(shape[0], shape[1]),
-        images=len(rounds),
-        seconds=spent,
-        detections=found,
-        peak_memory_mb=peak,
-        score=score,
-        notes=(f"random weights: the threshold is set to leave about {_USUAL_OBJECTS} detections",)
-        if untrained
-        else (),
-    )
+            _in_turns(
+                [(t.batches(size), partial(t.in_batches, size), _LEAST_BATCHES) for t in timings],
+                seconds,
+            )
+    return [timing.result() for timing in timings]
 
 
-def _rounds(
-    detector: Detector, sources: Sequence[Source], seconds: float, score: float | None
-) -> tuple[np.ndarray, float, float]:
-    """Times [rounds, PARTS] in seconds, the mean number of detections, and the seconds spent."""
-    rows, found = [], 0
-    began = time.perf_counter()
-    while len(rows) < _LEAST or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        image = read(sources[len(rows) % len(sources)])
-        opened = time.perf_counter()
-        images, frames = _input(detector, [detector.preprocess(image)])
-        _wait(detector.device)
-        ready = time.perf_counter()
-        searched, network, after, count = _timed(detector, images, frames, score)
-        rows.append((opened - start, ready - opened, searched, network, after))
-        found += count
-    return np.array(rows), found / len(rows), time.perf_counter() - began
+def _in_turns(
+    jobs: Sequence[tuple[list[Any], Callable[[float], object], int]], seconds: float
+) -> None:
+    """Run each job (its rows, what adds to them until a moment, how many at least) by turns until
+    each had its seconds."""
+    spent = [0.0] * len(jobs)
+    while left := [
+        k for k, (rows, _, least) in enumerate(jobs) if spent[k] < seconds or len(rows) < least
+    ]:
+        for k in left:
+            began = time.perf_counter()
+            jobs[k][1](began + min(_TURN, seconds - spent[k]))
+            spent[k] += time.perf_counter() - began
+
+
+@dataclass
+class _Timing:
+    """One detector while it is timed."""
+
+    detector: Detector
+    inputs: list[tuple[Tensor, Frame]]
+    score: float | None
+    untrained: bool
+    rounds: list[tuple[float, ...]] = field(default_factory=list)  # seconds of each of PARTS
+    found: int = 0
+    of_batches: dict[int, list[float]] = field(default_factory=dict)
+    peak: float | None = None
+
+    @classmethod
+    def warmed(
+        cls,
+        detector: Detector,
+        images: Sequence[np.ndarray],
+        score: float | None,
+        untrained: bool,
+    ) -> _Timing:
+        inputs = [detector.preprocess(image) for image in images]
+        if untrained and score is None:
+            score = usual_score(detector, *_input(detector, [inputs[0]]))
+        for k in range(_WARM_UP):
+            _timed(detector, *_input(detector, [inputs[k % len(inputs)]]), score)
+        return cls(detector, inputs, score, untrained)
+
+    def one_by_one(self, sources: Sequence[Source], until: float) -> None:
+        """Whole rounds of one image until a moment, one at least."""
+        while True:
+            start = time.perf_counter()
+            image = read(sources[len(self.rounds) % len(sources)])
+            opened = time.perf_counter()
+            images, frames = _input(self.detector, [self.detector.preprocess(image)])
+            _wait(self.detector.device)
+            ready = time.perf_counter()
+            searched, network, after, count = _timed(self.detector, images, frames, self.score)
+            self.rounds.append((opened - start, ready - opened, searched, network, after))
+            self.found += count
+            if time.perf_counter() >= until:
+                return
+
+    def batches(self, size: int) -> list[float]:
+        """Seconds of each batch of that size; the first one warms up."""
+        if size not in self.of_batches:
+            _timed(self.detector, *self._batch(size), self.score)
+        return self.of_batches.setdefault(size, [])
+
+    def in_batches(self, size: int, until: float) -> None:
+        """Network and postprocessing of whole batches until a moment, one at least."""
+        images, frames = self._batch(size)
+        while True:
+            _, network, after, _ = _timed(self.detector, images, frames, self.score)
+            self.of_batches[size].append(network + after)
+            if time.perf_counter() >= until:
+                return
+
+    def _batch(self, size: int) -> tuple[Tensor, list[Frame]]:
+        return _input(self.detector, [self.inputs[k % len(self.inputs)] for k in range(size)])
+
+    def result(self) -> Speed:
+        rounds = np.array(self.rounds)
+        both = rounds[:, 3] + rounds[:, 4]
+        median = np.median(rounds, 0)
+        timed = PARTS if self.detector.takes_proposals else set(PARTS) - {"proposals"}
+        throughput = {size: size / float(np.median(t)) for size, t in self.of_batches.items()}
+        shape = tuple(int(v) for v in _input(self.detector, [self.inputs[0]])[0].shape[-2:])
+        usual = f"random weights: the threshold is set to leave about {_USUAL_OBJECTS} detections"
+        return Speed(
+            fps=1 / float(np.median(both)),
+            fps_between=tuple((1 / np.percentile(both, [75, 25])).tolist()),
+            fps_whole=1 / float(np.median(rounds.sum(1))),
+            latency_ms=1000 * float(np.median(both)),
+            latency_p95_ms=1000 * float(np.percentile(both, 95)),
+            parts_ms={n: 1000 * float(v) for n, v in zip(PARTS, median, strict=True) if n in timed},
+            throughput={1: 1 / float(np.median(both)), **throughput},
+            device=_device_name(self.detector.device),
+            threads=torch.get_num_threads(),
+            input=(shape[0], shape[1]),
+            images=len(rounds),
+            seconds=float(rounds.sum()),
+            detections=self.found / len(rounds),
+            peak_memory_mb=self.peak,
+            score=self.score,
+            notes=(usual,) if self.untrained else (),
+        )
 
 
 @torch.inference_mode()
@@ -169,24 +262,6 @@ def _timed(
     _wait(detector.device)
     end = time.perf_counter()
     return start - begun, between - start, end - between, sum(len(one) for one in found)
-
-
-def _throughput(
-    detector: Detector,
-    inputs: Sequence[tuple[Tensor, Frame]],
-    size: int,
-    seconds: float,
-    score: float | None,
-) -> float:
-    """Images a second of network + postprocess in batches of `size`; the median round."""
-    images, frames = _input(detector, [inputs[k % len(inputs)] for k in range(size)])
-    _timed(detector, images, frames, score)
-    rounds: list[float] = []
-    began = time.perf_counter()
-    while len(rounds) < 3 or time.perf_counter() - began < seconds:
-        _, network, after, _ = _timed(detector, images, frames, score)
-        rounds.append(network + after)
-    return size / float(np.median(rounds))
 
 
 def _input(detector: Detector, made: Sequence[tuple[Tensor, Frame]]) -> tuple[Tensor, list[Frame]]:
@@ -262,6 +337,15 @@ def _peak(device: torch.device) -> float | None:
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
     except ImportError:  # Windows
         return None
+
+
+def _resident() -> float:
+    """Megabytes (2**20 bytes) that this process holds now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _device_name(device: torch.device) -> str:

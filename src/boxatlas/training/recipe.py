@@ -11,14 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
 
 from boxatlas.errors import InputError, nearest
 from boxatlas.files import check_file
-from boxatlas.options import NotNegative, Options, replaced, validated
+from boxatlas.options import RENAMED, NotNegative, Options, replaced, validated
+
+if TYPE_CHECKING:
+    from boxatlas.parts.base import Detector
 
 _PREFIXES = ("train", "data", "eval")  # `--set train.epochs=12` is `--set epochs=12`
 _OPTIONS = ("model", "options")  # `--set model.size=512`
@@ -279,16 +282,25 @@ def parsed(setting: str) -> tuple[str, Any]:
 
 def _try_options(recipe: Recipe, names: Sequence[str]) -> None:
     """Build the recipe's detector without its tensors; ideas among `names` must do something."""
-    import torch
+    from boxatlas.zoo import refuse_idle
 
-    from boxatlas.zoo import build, class_names, refuse_idle
-
+    for name in names:
+        if (new := RENAMED.get(name, name)) != name and new in names:
+            raise InputError(f"is given twice: also by its old name {name}", field=f"model.{new}")
     options = {k: v for k, v in recipe.options.items() if k != "pretrained"}
     if {"tree", "parents"} & set(options):  # whose words the classes must be: the data knows them
         return
-    with torch.device("meta"):
-        model = build(recipe.model, class_names(None, None), options)
+    model = _without_tensors(recipe.model, options)
     refuse_idle(model, {name: options[name] for name in names if name in options})
+
+
+def _without_tensors(model: str, options: Mapping[str, Any]) -> Detector:
+    import torch
+
+    from boxatlas.zoo import build, class_names
+
+    with torch.device("meta"):
+        return build(model, class_names(None, None), options)
 
 
 def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any) -> None:
@@ -296,6 +308,8 @@ def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any)
     if len(parts) == 2 and parts[0] in _PREFIXES:
         parts = parts[1:]
     if len(parts) == 2 and parts[0] in _OPTIONS:
+        if not parts[1]:
+            raise InputError("no name of an option", field="--set", value=".".join(parts))
         values["options"] = replaced(values.get("options", recipe.options), {parts[1]: value})
     elif len(parts) == 2 and parts[0] in ("augment", "augment_options"):
         values.setdefault("augment_options", dict(recipe.augment_options))[parts[1]] = value
@@ -309,8 +323,17 @@ def _place(values: dict[str, Any], recipe: Recipe, parts: list[str], value: Any)
             "no such key of a recipe",
             field="--set",
             value=".".join(parts),
-            hint=f"{nearest(parts[-1], Recipe.model_fields)} an option of the model is model.NAME",
+            hint=_meant(recipe.model, parts[-1]),
         )
+
+
+def _meant(model: str, name: str) -> str:
+    """A hint for a key that no recipe has: an option of the model, or the nearest key."""
+    from boxatlas.zoo import list_models
+
+    if model in list_models() and name in type(_without_tensors(model, {}).config).model_fields:
+        return f"that is an option of the model, model.{name}"
+    return f"{nearest(name, Recipe.model_fields)} an option of the model is model.NAME"
 
 
 def differences(ours: Recipe, theirs: Recipe, *, ignoring: Iterable[str] = ()) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxatlas.errors import InputError, nearest
+from boxatlas.errors import InputError, near, nearest
 from boxatlas.files import check_format
 from boxatlas.images import Preprocess
 from boxatlas.options import validated
@@ -88,7 +88,8 @@ def file_of(what: str | Path) -> Path:
             value=str(what),
             hint="train it, or `boxatlas weights list`, `weights fetch` and `weights import`",
         )
-    hint = None if path.suffix else nearest(str(what), ("bundled", *list_models()))
+    names = () if path.suffix else near(str(what), ("bundled", *list_models()))
+    hint = f"did you mean {' or '.join(map(repr, names))}?" if names else None
     raise InputError("no such file", file=path, hint=hint)
 
 
