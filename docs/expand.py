@@ -4,6 +4,7 @@ What a document may hold, invisible where it is read as plain Markdown:
 
     <!-- figure: anchors ssd300_vgg16 level=1 | What it shows. -->
     <!-- options: ssd300_vgg16 -->
+    <!-- options: yolo9000 num_classes=3 parents=[-1,0,0] -->
     <!-- published: ssd -->
 
 and, visible there too: formulas between $ or $$, and "In the code:" with links to symbols, whose
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import re
 from dataclasses import dataclass, field
 from html import escape
@@ -31,7 +33,7 @@ from boxatlas.cli.models import describe
 from boxatlas.zoo import list_models, model_info
 
 _FIGURE = re.compile(r"^<!-- figure: ([^|\n]+?)(?: \| (.+?))? -->$", re.M | re.S)
-_OPTIONS = re.compile(r"^<!-- options: (\S+) -->$", re.M)
+_OPTIONS = re.compile(r"^<!-- options: (\S+)((?: \w+=\S+)*) -->$", re.M)
 _PUBLISHED = re.compile(r"^<!-- published: (\S+) -->$", re.M)
 _SHOWN = re.compile(r"^In the code: (.+?)$(?=\n\n|\n*\Z)", re.M | re.S)
 _ANCHOR = re.compile(
@@ -63,7 +65,7 @@ class Page:
 def expanded(markdown: str, page: Page) -> str:
     """The page as mkdocs reads it. Raises ValueError for what is not known."""
     text = _FIGURE.sub(lambda m: drawn(m[1], " ".join((m[2] or "").split()), page), markdown)
-    text = _OPTIONS.sub(lambda m: options_table(m[1]), text)
+    text = _OPTIONS.sub(lambda m: options_table(m[1], m[2]), text)
     text = _PUBLISHED.sub(lambda m: published_table(m[1]), text)
     text = _SHOWN.sub(lambda m: m[0] + "\n\n" + shown_lines(m[1]), text)
     text = replaced(text)
@@ -87,10 +89,14 @@ def drawn(words: str, caption: str, page: Page) -> str:
     return f'<figure class="drawn" data-figure="{escape(words)}">{inner}{below}</figure>'
 
 
-def options_table(model: str) -> str:
-    """The ideas of a model as its own options have them: name, value, other values, note."""
+def options_table(model: str, given: str = "") -> str:
+    """The ideas of a model as its own options have them: name, value, other values, note.
+
+    given: what it is built with, "num_classes=3 parents=[-1,0,0]", where some ideas need it.
+    """
+    own = dict(word.split("=", 1) for word in given.split())
     with torch.device("meta"):
-        detector = boxatlas.create_model(model)
+        detector = boxatlas.create_model(model, **{k: json.loads(v) for k, v in own.items()})
     rows = options_of(detector, False)["ideas"]
     if not rows:
         return "This method has no idea that can be switched off."

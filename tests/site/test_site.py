@@ -118,7 +118,7 @@ def test_a_methods_page_has_the_shape_of_all(method: str) -> None:
     heads = [h for h in re.findall(r"^## (.+)$", text, re.M) if h in SECTIONS]
     assert tuple(heads) == SECTIONS
     assert f"<!-- figure: structure {method} |" in text
-    assert re.search(r"<!-- options: \w+ -->", text)
+    assert re.search(r"<!-- options: \w+.* -->", text)
     assert f"<!-- published: {method} -->" in text
     part = text.split("## Formulas, and the lines that are them")[1].split("\n## Switches")[0]
     assert "$$" in part
@@ -131,7 +131,7 @@ def test_a_methods_page_has_the_shape_of_all(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_table_of_ideas_is_of_the_methods_own_model(method: str) -> None:
-    model = re.search(r"<!-- options: (\w+) -->", text_of(method))
+    model = re.search(r"<!-- options: (\w+).* -->", text_of(method))
     assert model is not None
     assert model[1] in models_of(method)
 
@@ -140,6 +140,8 @@ def test_tables_say_what_the_code_says() -> None:
     table = options_table("ssd300_vgg16")
     assert "| `negatives` | 3 | any | SSD, section 2.2: hard negatives for each positive |" in table
     assert "| `atrous` | on | off |" in table
+    tree = options_table("yolo9000", " num_classes=3 parents=[-1,0,0]")
+    assert "| `class_loss` | hierarchical | flat | section 4" in tree
     assert "| `ssd300_vgg16` | VOC07 test (07+12) | mAP@0.5 | 77.2 |" in published_table("ssd")
 
 
