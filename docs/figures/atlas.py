@@ -42,7 +42,11 @@ def entries() -> list[Entry]:
     for module in pkgutil.iter_modules(detectors.__path__):
         method = importlib.import_module(f"boxatlas.detectors.{module.name}").METHOD
         found.append(Entry(module.name, method))
-    return sorted(found, key=lambda entry: (entry.month, entry.method.arxiv))
+
+    def depth(file: str) -> int:
+        return 1 + depth(FROM[file]) if file in FROM else 0
+
+    return sorted(found, key=lambda one: (one.month, one.method.arxiv, depth(one.file)))
 
 
 def timeline() -> str:

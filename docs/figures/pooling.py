@@ -165,41 +165,40 @@ def _answer(
             )
 
 
-def position_sensitive(k: int = 3) -> str:
-    """One bin of each of k x k maps: where an object is whole, every part's map says so."""
+_SIDE = 15  # cells of a part's map; the object lies at columns and rows 2 to 10
+
+
+def position_sensitive(k: int = 3, shift: int = 0) -> str:
+    """Each part of a RoI reads its own map. shift: cells by which the RoI misses the object."""
     drawing = Drawing(500, "Position-sensitive pooling: each part reads its own map")
-    side, maps, roi = 12, _part_maps(k), (2, 2, 11, 11)
-    rois = torch.tensor([[0.0, *(float(v) for v in roi)]])
+    maps, first, last = _part_maps(k), 2 + shift, 10 + shift
+    rois = torch.tensor([[0.0, first, 2.0, last, 10.0]])  # the corners belong to it
     votes = ops.psroi_pool(maps, rois, k, 1.0)[0, 0]
-    cell, gap = 12.0, 14.0
     drawing.text(20, 30, f"{k} × {k} score maps of one class", size=21, bold=True)
+    cell = 9.4 * 3 / k
     for i in range(k):
         for j in range(k):
-            left, top = 20 + j * (side * cell + gap) * 0.86, 50 + i * (side * cell + gap) * 0.86
-            _one_map(drawing, maps[0, k * i + j], left, top, cell * 0.82, (i, j), k, roi)
+            place = (20 + j * (_SIDE * cell + 8), 50 + i * (_SIDE * cell + 8))
+            _one_map(drawing, maps[0, k * i + j], place, cell, (i, j), k, (first, 2))
     left, top = 478.0, 160.0
     drawing.text(left, top - 24, "parts' means", size=20, bold=True)
+    side = 138 / k
     for i in range(k):
         for j in range(k):
             value = float(votes[i, j])
-            drawing.box(left + 46 * j, top + 46 * i, 46, 46, fill=_shade(value))
-            drawing.text(
-                left + 46 * j + 23,
-                top + 46 * i + 30,
-                f"{value:.1f}",
-                size=18,
-                anchor="middle",
-                fill="white" if value > 0.5 else INK,
-                data_value=f"{value:.3f}",
-            )
-    drawing.text(left, top + 46 * k + 36, f"vote {float(votes.mean()):.2f}", size=22, bold=True)
+            x, y = left + side * j, top + side * i
+            drawing.box(x, y, side, side, fill=_shade(value), data_value=f"{value:.3f}")
+            ink = "white" if value > 0.5 else INK
+            foot = y + side / 2 + 7
+            drawing.text(x + side / 2, foot, f"{value:.1f}", size=18, anchor="middle", fill=ink)
+    drawing.text(left, top + 174, f"vote {float(votes.mean()):.2f}", size=22, bold=True)
     return str(drawing)
 
 
 def _part_maps(k: int) -> torch.Tensor:
-    """[1, k * k, 12, 12]: each is 1 where an object at cells 2 to 10 has that part, else 0."""
-    maps = torch.zeros(1, k * k, 12, 12)
-    side = 9 // k + (9 % k > 0)
+    """[1, k * k, 15, 15]: each is 1 where the object has that part, else 0."""
+    maps = torch.zeros(1, k * k, _SIDE, _SIDE)
+    side = 9 // k
     for i in range(k):
         for j in range(k):
             top, left = 2 + i * side, 2 + j * side
@@ -210,23 +209,21 @@ def _part_maps(k: int) -> torch.Tensor:
 def _one_map(
     drawing: Drawing,
     values: torch.Tensor,
-    left: float,
-    top: float,
+    place: tuple[float, float],
     cell: float,
     part: tuple[int, int],
     k: int,
-    roi: tuple[int, int, int, int],
+    corner: tuple[int, int],
 ) -> None:
-    side = values.shape[0]
-    drawing.box(left, top, side * cell, side * cell, stroke=GREY, width=1)
+    """A map, the RoI of 9 x 9 cells from `corner` (column, row), and the bin that reads it."""
+    left, top = place
+    drawing.box(left, top, _SIDE * cell, _SIDE * cell, stroke=GREY, width=1)
     for r, c in values.nonzero().tolist():
         drawing.box(left + c * cell, top + r * cell, cell, cell, fill=_shade(1.0), stroke="none")
-    x1, y1, x2, y2 = (v * cell for v in roi)
-    drawing.box(left + x1, top + y1, x2 - x1, y2 - y1, stroke=INK, width=2)
-    wide, high = (x2 - x1) / k, (y2 - y1) / k
-    drawing.box(
-        left + x1 + part[1] * wide, top + y1 + part[0] * high, wide, high, stroke=LINES[1], width=3
-    )
+    x, y, side = left + corner[0] * cell, top + corner[1] * cell, 9 * cell
+    drawing.box(x, y, side, side, stroke=INK, width=2)
+    own = side / k
+    drawing.box(x + part[1] * own, y + part[0] * own, own, own, stroke=LINES[1], width=3)
 
 
 def _shade(value: float) -> str:

@@ -31,7 +31,7 @@ def suppression(threshold: float = 0.5) -> str:
     boxes, scores = torch.tensor(BOXES, dtype=torch.float32), torch.tensor(SCORES)
     kept = nms(boxes, scores, threshold).tolist()
     iou = pairwise_iou(boxes, boxes)
-    drawing = Drawing(560, f"Suppression at an IoU of {threshold:g}")
+    drawing = Drawing(510, f"Suppression at an IoU of {threshold:g}")
     for k, (title, shown) in enumerate((("before", range(len(BOXES))), ("after", kept))):
         left = 320 * k
         drawing.text(left + 20, 30, title, size=21, bold=True)
@@ -47,10 +47,11 @@ def suppression(threshold: float = 0.5) -> str:
                 dash="" if i in kept else "7 5",
                 data_kept=i in kept,
             )
+        for i in shown:
+            x1, y1, x2, y2 = (v * 0.95 for v in BOXES[i])
             across, up, anchor = _LABELS[i]
-            foot = y1 + 2 if up else y2 + 30
+            x, foot = left + (x1, x2)[across], y1 + 2 if up else y2 + 30
             words = f"{'ABCDE'[i]} {SCORES[i]:g}"
-            x = left + (x1, x2)[across]
             drawing.text(
                 x, foot, words, size=19, fill=LINES[i], bold=True, anchor=anchor, halo=True
             )

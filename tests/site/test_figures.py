@@ -93,11 +93,11 @@ def test_the_surveys_region_pools_as_it_says_and_as_caffe_does() -> None:
 
 
 def test_position_sensitive_parts_vote() -> None:
-    """A part's map is 1 in 9 of the cells that its bin of 10 / 3 cells touches, or fewer."""
-    votes = [float(v) for v in values(pooling.position_sensitive(3), "value")]
-    assert len(votes) == 9
-    assert min(votes) > 0.3
-    assert max(votes) <= 1
+    """A region on the object: every part says 1; one that misses it by a part's width: none."""
+    assert values(pooling.position_sensitive(3), "value") == ["1.000"] * 9
+    assert values(pooling.position_sensitive(3, shift=3), "value") == ["0.000"] * 9
+    third = [float(v) for v in values(pooling.position_sensitive(3, shift=1), "value")]
+    assert all(v == pytest.approx(2 / 3, abs=1e-3) for v in third)  # two of three columns
 
 
 def test_suppression_keeps_the_best_of_each_object() -> None:

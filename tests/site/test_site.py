@@ -5,10 +5,16 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from docs import sources
@@ -207,10 +213,11 @@ def test_outside_addresses_are_seen() -> None:
     assert len(outside(page)) == 4
 
 
-@pytest.mark.slow
-def test_the_site_is_built_and_fetches_nothing(tmp_path: Path) -> None:
-    """mkdocs --strict: a link or an anchor that leads nowhere fails."""
-    site, stage = tmp_path / "site", tmp_path / "stage"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole, built without a way to the network."""
+    folder = tmp_path_factory.mktemp("built")
+    site, stage = folder / "site", folder / "stage"
     command = [sys.executable, "-m", "docs.make", "--site", str(site), "--stage", str(stage)]
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **nowhere}
@@ -218,6 +225,12 @@ def test_the_site_is_built_and_fetches_nothing(tmp_path: Path) -> None:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return site
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_fetches_nothing(site: Path) -> None:
+    """mkdocs --strict: a link or an anchor that leads nowhere fails."""
     for method in METHODS:
         html = (site / "methods" / method / "index.html").read_text(encoding="utf-8")
         assert "<svg" in html
@@ -230,3 +243,47 @@ def test_the_site_is_built_and_fetches_nothing(tmp_path: Path) -> None:
         for address in outside(path.read_text(encoding="utf-8"))
     }
     assert not fetched
+
+
+@pytest.mark.slow
+def test_a_browser_asks_no_other_host_and_a_phone_shows_whole_pages(site: Path) -> None:
+    """On 390 pixels nothing but what scrolls by itself is wider than the page."""
+    play = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    asked: list[str] = []
+    with served(site) as address, play.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.on("request", lambda request: asked.append(request.url))
+        for path in ("", "methods/ssd/", "methods/faster_rcnn/", "ideas/matching/", "data/"):
+            page.goto(address + path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+            figures = page.locator(".drawn > svg, .drawn > img").all()
+            assert all(
+                390 >= (one.bounding_box() or {"width": 0})["width"] > 250 for one in figures
+            )
+        browser.close()
+    assert len(asked) > 5
+    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The folder on this machine's own address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()
