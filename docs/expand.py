@@ -19,7 +19,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -39,7 +39,9 @@ _SHOWN = re.compile(r"^In the code: (.+?)$(?=\n\n|\n*\Z)", re.M | re.S)
 _ANCHOR = re.compile(
     r"\[`?([^\]`]+)`?\]\((?:\.\./)*((?:src|benchmarks|tests)/[\w/.-]+\.py)#([\w.]+)\)"
 )
-_LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)(#[^)\s]+)?\)")
+_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:)([^)#\s]+)(#[^)\s]+)?\)")
+# Files that are shown as they are, and how they are coloured.
+_SHOWN_FILES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".txt": "text", ".json": "json"}
 MOST_LINES = 70  # of one symbol that a page shows
 
 
@@ -69,7 +71,11 @@ def expanded(markdown: str, page: Page) -> str:
     text = _PUBLISHED.sub(lambda m: published_table(m[1]), text)
     text = _SHOWN.sub(lambda m: m[0] + "\n\n" + shown_lines(m[1]), text)
     text = replaced(text)
-    return _LINK.sub(lambda m: f"]({_target(m[1], m[2] or '', page)})", text)
+    return _LINK.sub(lambda m: _linked(m[1], _target(m[2], m[3] or "", page)), text)
+
+
+def _linked(words: str, target: str | None) -> str:
+    return words if target is None else f"[{words}]({target})"
 
 
 def drawn(words: str, caption: str, page: Page) -> str:
@@ -161,20 +167,37 @@ def code_page(file: str) -> str:
     return f"code/{file.removeprefix('src/').removesuffix('.py')}.md"
 
 
-def _target(target: str, anchor: str, page: Page) -> str:
-    """A link of the repository as a link of the site."""
+def code_text(file: str) -> str:
+    """The page of a file of the code, which the search leaves out."""
+    code = (ROOT / file).read_text(encoding="utf-8")
+    fence = f'````{_SHOWN_FILES[Path(file).suffix]} linenums="1"\n{code}\n````\n'
+    return f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n# {file}\n\n{fence}"
+
+
+def _target(target: str, anchor: str, page: Page) -> str | None:
+    """A link of the repository as a link of the site; None for what the site does not show.
+
+    Raises ValueError for what is not there at all.
+    """
     full = _resolved(PurePosixPath(page.source).parent / target)
     if full.startswith("docs/"):
         inner = full.removeprefix("docs/")
-        if (ROOT / full).is_dir():
-            return _relative("methods/ssd.md" if inner == "methods" else "index.md", page.path)
+        if full == "docs/methods":
+            return _relative("methods/ssd.md", page.path)
+        if Path(full).suffix in (".png", ".svg", ".jpg", ".webp") and (ROOT / full).is_file():
+            page.pictures[inner] = (ROOT / full).read_bytes()
+            return _relative(inner, page.path)
+        if Path(full).suffix != ".md" and (ROOT / full).exists():
+            return None
         return _relative("index.md" if inner == "README.md" else inner, page.path) + anchor
-    if full.endswith(".py") and (ROOT / full).is_file():
+    if Path(full).suffix in _SHOWN_FILES and (ROOT / full).is_file():
         page.code.add(full)
         line = f"#__codelineno-0-{found(full, anchor[1:]).first}" if anchor else ""
         return _relative(code_page(full), page.path) + line
     if full in PROJECT_PAGES:
         return _relative(PROJECT_PAGES[full], page.path) + anchor
+    if (ROOT / full).exists():
+        return None
     raise ValueError(f"{page.source}: the site has nothing for the link {target}")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from docs.expand import PROJECT_PAGES, Page, code_page, expanded
+from docs.expand import PROJECT_PAGES, Page, code_page, code_text, expanded
 from docs.sources import ROOT
 
 from boxatlas.progress import track
@@ -51,10 +51,7 @@ def staged(pages: dict[str, Path], stage: Path) -> None:
             (stage / picture).parent.mkdir(parents=True, exist_ok=True)
             (stage / picture).write_bytes(png)
     for file in sorted(files):
-        code = (ROOT / file).read_text(encoding="utf-8")
-        fence = f'````python linenums="1"\n{code}\n````\n'
-        hidden = "---\nsearch:\n  exclude: true\nhide: [toc]\n---\n"
-        _write(stage / code_page(file), f"{hidden}# {file}\n\n{fence}")
+        _write(stage / code_page(file), code_text(file))
     shutil.copy(ROOT / "docs" / "extra.css", stage / "extra.css")
 
 

@@ -167,8 +167,9 @@ def test_a_page_is_expanded() -> None:
     assert "[c](../project/contributing.md)" in made
     assert "<figcaption>Why.</figcaption>" in made
     assert page.code == {"src/boxatlas/boxes/coders.py"}
+    assert expanded("see [the `f[0]`](../../tests/inputs)", page) == "see the `f[0]`"
     with pytest.raises(ValueError, match="nothing for the link"):
-        expanded("[x](../../pyproject.toml)", page)
+        expanded("[x](../../nothing.md)", page)
     with pytest.raises(ValueError, match="no figure is called"):
         expanded("<!-- figure: nonsense -->", page)
 
