@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all check bench lock clean
+.PHONY: setup demo test test-all check bench docs lock clean
 
 setup: .venv/.ready
 
@@ -38,9 +38,13 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+# The site, into site/: figures are drawn by the code as it stands.
+docs: setup
+	$(BIN)/python -m docs.make
+
 lock:
 	$$(command -v uv || echo "$(PYTHON) -m uv") pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis dist build site

@@ -1,7 +1,8 @@
 """Which object each anchor answers for.
 
-Public: Matches, BACKGROUND, IGNORED, MatchChoices, match_bipartite (SSD), match_argmax_per_object
-(its ports), match_thresholds (RPN, RetinaNet, RoI heads, cascades), ignore_inside.
+Public: Matches, Assigned, BACKGROUND, IGNORED, MatchChoices, match_bipartite (SSD),
+match_argmax_per_object (its ports), match_thresholds (RPN, RetinaNet, RoI heads, cascades),
+ignore_inside.
 
 All take anchors [A, 4] or [B, A, 4] and a padded batch of objects [B, M, 4] with valid [B, M], and
 return Matches over [B, A]. No temporary grows past the budget of `formats`: images and objects are
@@ -69,6 +70,19 @@ class Matches:
             own = labels.gather(1, self.index.clamp(min=0))
         own = torch.where(self.index == BACKGROUND, background, own)
         return torch.where(self.index == IGNORED, ignored, own)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Whom the boxes of one step learn for.
+
+    name: what they are ("default boxes", "RoIs"); boxes [A, 4] or [B, A, 4] xyxy in pixels of the
+    input; index [B, A] as in `Matches`: an object of the batch's targets, BACKGROUND or IGNORED.
+    """
+
+    name: str
+    boxes: Tensor
+    index: Tensor
 
 
 @dataclass

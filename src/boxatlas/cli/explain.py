@@ -77,12 +77,12 @@ def card_of(name: str, *, habits: bool = False) -> dict[str, Any]:
         "about": inspect.cleandoc(module.__doc__ or ""),
         "file": module.__name__,
         "preprocess": detector.preprocess.model_dump(mode="json"),
-        **_options(detector, habits),
+        **options_of(detector, habits),
         "recipes": _recipes(name),
     }
 
 
-def _options(detector: Detector, habits: bool) -> dict[str, list[dict[str, Any]]]:
+def options_of(detector: Detector, habits: bool) -> dict[str, list[dict[str, Any]]]:
     """The options by kind; what does nothing here is not offered."""
     from boxatlas.options import kind_of
 

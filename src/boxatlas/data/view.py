@@ -44,7 +44,7 @@ def sheet(
         if augmented is not None:
             sample = _augmented(sample, augmented, np.random.default_rng([seed, i]))
         cells.append((_cell(sample, table.classes), Path(row.path).name))
-    return _pasted(cells, columns)
+    return pasted(cells, columns)
 
 
 def _augmented(sample: Sample, kind: str, rng: np.random.Generator) -> Sample:
@@ -86,7 +86,7 @@ def bitmap(mask: Mask, source: tuple[int, int], size: tuple[int, int]) -> NDArra
     return whole[rows][:, columns]
 
 
-def _pasted(cells: Sequence[tuple[Picture, str]], columns: int) -> Picture:
+def pasted(cells: Sequence[tuple[Picture, str]], columns: int) -> Picture:
     """Cells in rows, each row as high as its highest image, captions below."""
     columns = max(1, min(columns, len(cells)))
     rows = [cells[k : k + columns] for k in range(0, len(cells), columns)]

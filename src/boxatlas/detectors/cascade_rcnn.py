@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices
 from boxatlas.boxes.anchors import AnchorChoices
+from boxatlas.boxes.matching import Assigned
 from boxatlas.boxes.nms import SuppressionChoices
 from boxatlas.errors import InputError
 from boxatlas.options import Options, idea
@@ -33,13 +34,14 @@ from boxatlas.parts.region.stages import StageChoices, goes_on, mean_scores, wit
 from boxatlas.parts.region.targets import (
     HeadBatch,
     SampledRoIs,
+    assigned_rois,
     delta_column,
     draw_rois,
     label_rois,
     roi_losses,
 )
 from boxatlas.registry import Method, Published
-from boxatlas.structures import Targets
+from boxatlas.structures import Frame, Targets
 
 METHOD = Method(
     "Cascade R-CNN",
@@ -268,6 +270,19 @@ class CascadeRCNN(RegionDetector):
                 rois = self.passed_on(given, rois, logits, deltas, t)
                 seen.append(rois)
         return losses, seen
+
+    def assigned_rois(self, given: HeadBatch, frames: Sequence[Frame]) -> list[Assigned]:
+        """Each stage's RoIs at its own threshold; later ones are the boxes of the stage before."""
+        rois, steps = self.label(given.boxes, given.valid, given.targets), []
+        for t in range(len(self.head)):
+            if self.integral and t:
+                rois = self.relabel(rois, given.targets, t)
+            name = f"RoIs of stage {t + 1}, IoU {self.config.iou_thresholds[t]:g}"
+            steps.append(assigned_rois(name, rois, self.outward(rois.boxes, frames)))
+            if not self.integral and t + 1 < len(self.head):
+                logits, deltas = self.stage(given.features, rois.boxes, t)
+                rois = self.passed_on(given, rois, logits, deltas, t)
+        return steps
 
     @torch.no_grad()
     def passed_on(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.crop_networks import CropNetworkChoices, crop_network
 from boxatlas.boxes.coders import DeltaCoder
+from boxatlas.boxes.matching import BACKGROUND, IGNORED, Assigned
 from boxatlas.boxes.nms import SuppressionChoices, batched_nms
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
@@ -44,8 +45,8 @@ from boxatlas.parts.fits.feature_cache import FeatureCache
 from boxatlas.parts.fits.labelled_boxes import ImageLoader, LabelledBoxes
 from boxatlas.parts.fits.ridge import RidgeRule, fit_ridge
 from boxatlas.parts.fits.svm import SVMRule, mine, sampled_scale
-from boxatlas.parts.region.search import selective_search_proposals
-from boxatlas.parts.region.targets import label_rois
+from boxatlas.parts.region.search import selective_search_proposals, with_proposals
+from boxatlas.parts.region.targets import assigned_rois, label_rois
 from boxatlas.registry import Method, Published
 from boxatlas.structures import Batch, Detections, Frame, detections_of
 
@@ -238,6 +239,29 @@ class RCNN(Detector):
         if config.box_regression:
             out.append(Phase("boxes", init_from=_last(out), fit=self.fit_boxes))
         return out
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        """The boxes that fine-tuning draws from, then what an SVM of the object's class is told.
+
+        An SVM's objects are the objects themselves; boxes between its background and them tell it
+        nothing.
+        """
+        batch = with_proposals(batch, self)
+        assert batch.proposals is not None
+        assert batch.valid is not None
+        given = (batch.proposals, batch.valid, batch.targets)
+        tuned = label_rois(*given, positive_iou=self.config.positive_iou)
+        steps = [assigned_rois("boxes of fine-tuning", tuned, tuned.boxes)]
+        if self.config.classifier == "svm":
+            near = label_rois(*given, positive_iou=self.config.svm_negative_iou)
+            index = torch.where(near.labels == 0, BACKGROUND, IGNORED)
+            objects = torch.arange(batch.targets.labels.shape[1], device=index.device)
+            index[:, : len(objects)] = torch.where(
+                tuned.labels[:, : len(objects)] > 0, objects, IGNORED
+            )
+            steps.append(Assigned("boxes of the SVMs", near.boxes, index))
+        return steps
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Cross-entropy of crops drawn over the whole batch (section 2.3): 32 that overlap an

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from boxatlas.backbones.caffe_resnet import CaffeResNetChoices, caffe_resnet101
 from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.vgg import VGG16, VGGChoices
-from boxatlas.boxes.matching import MatchChoices
+from boxatlas.boxes.matching import IGNORED, Assigned, MatchChoices
 from boxatlas.boxes.nms import Candidates, SuppressionChoices
 from boxatlas.images import InputChoices
 from boxatlas.losses.refinement import RefinementChoices, refinement_loss
@@ -170,6 +170,25 @@ class RefineDet(SingleShot):
     def least(self) -> float:
         """The objectness below which an anchor is easy background."""
         return 1.0 - (self.config.negative_filter or 1.0)
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        """The anchors of the first step, and what it makes of them: the second step's.
+
+        The second step learns nothing from background that the first is sure of.
+        """
+        raw, targets = self(batch.images), batch.targets
+        anchors, valid = raw["anchors"], self.trained_on(targets)
+        first = self.matches(anchors, targets.boxes, valid)
+        start = self.coder.decode(raw["arm_deltas"], anchors) if self.config.two_step else anchors
+        second = self.matches(start, targets.boxes, valid) if self.config.two_step else first
+        objectness = raw["arm_logits"].softmax(dim=-1)[..., 1]
+        easy = second.negative & (objectness < self.least)
+        index = second.index.masked_fill(easy, IGNORED)
+        return [
+            Assigned("anchors", anchors, first.index),
+            Assigned("refined anchors", start, index),
+        ]
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Equation 1: both steps' confidence and localisation, each by its own positives."""

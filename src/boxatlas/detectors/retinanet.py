@@ -27,7 +27,13 @@ from boxatlas.backbones.choice import (
 )
 from boxatlas.boxes.anchors import AnchorChoices, cell_anchors, image_strides, pyramid_anchors
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
-from boxatlas.boxes.matching import MatchChoices, Matches, ignore_inside, match_thresholds
+from boxatlas.boxes.matching import (
+    Assigned,
+    MatchChoices,
+    Matches,
+    ignore_inside,
+    match_thresholds,
+)
 from boxatlas.boxes.nms import Candidates, SuppressionChoices, batched_nms, best_sigmoid_above
 from boxatlas.losses.focal import NormaliseChoices, focal_loss, focal_star_loss, image_weights
 from boxatlas.losses.regression import giou_loss, smooth_l1
@@ -269,6 +275,12 @@ class RetinaNet(DenseDetector):
             low_quality=self.config.low_quality,
         )
         return ignore_inside(matches, anchors, targets.boxes, targets.ignore)
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        maps = self.features(batch.images)
+        anchors = self.anchors(maps, batch.images)
+        return [Assigned("anchors", anchors, self.matches(anchors, batch.targets).index)]
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Focal loss over all anchors and smooth L1 of the positives, each over the positives."""

@@ -22,7 +22,9 @@ from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import SLOPE, Conv, DarknetNormChoices, initialise, norm_layer
 from boxatlas.backbones.timm_features import PREFIX
 from boxatlas.boxes.formats import cxcywh_to_xyxy
+from boxatlas.boxes.matching import BACKGROUND, Assigned
 from boxatlas.boxes.nms import Candidates, SuppressionChoices, above
+from boxatlas.boxes.yolo import Objects
 from boxatlas.errors import InputError
 from boxatlas.images import InputChoices
 from boxatlas.losses.yolo import Cells, SquareScales, grid_loss
@@ -188,6 +190,22 @@ class YOLOv1(YOLODetector):
         classes = classes.reshape(output.shape[0], count, 1, -1)
         scores = confidence.reshape(output.shape[0], count, boxes, 1) * classes
         return place, confidence, scores.flatten(1, 2)
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        """Each cell and its object. Of several in one cell, of which training draws one, the first
+        in the list is shown."""
+        objects = objects_of(batch, _SMALLEST)
+        number = torch.arange(objects.labels.shape[1], device=batch.images.device)
+        numbered = Objects(objects.boxes, number.expand_as(objects.labels), objects.valid)
+        cells = Cells.of(numbered, self.side)
+        index = torch.where(cells.object, cells.label, BACKGROUND)
+        height, width = batch.images.shape[-2:]
+        at = torch.arange(self.side**2, device=batch.images.device)
+        corner = torch.stack([at % self.side, at // self.side], 1)
+        squares = torch.cat([corner, corner + 1], 1) / self.side
+        boxes = squares * squares.new_tensor([width, height, width, height])
+        return [Assigned("cells", boxes, index)]
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Equation 3. Of the objects of one cell a random one is trained."""

@@ -32,6 +32,7 @@ from boxatlas.losses.yolo import (
     ObjectnessChoices,
     RegionChoices,
     SquareScales,
+    region_choice,
     region_loss,
     softmax_classes,
 )
@@ -261,6 +262,9 @@ class YOLOv2(PriorDetector):
         x = raw["raw"]
         numbers = x.unflatten(1, (len(self.priors), -1))
         return [Map(numbers, self.priors, 32)]
+
+    def prior_choice(self, objects: Objects, index: int, layer: Map, boxes: Tensor) -> Tensor:
+        return region_choice(objects, layer.priors, boxes, self.config.match)
 
     def class_scores(self, logits: Tensor) -> Tensor:
         """A softmax over the classes of each prior."""

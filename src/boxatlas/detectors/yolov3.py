@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import Conv, DarknetNormChoices, Norm, Pool, norm_layer
 from boxatlas.boxes.nms import SuppressionChoices
-from boxatlas.boxes.yolo import Location, PriorChoices, PriorCoder
+from boxatlas.boxes.yolo import Location, Objects, PriorChoices, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import InputChoices
-from boxatlas.losses.yolo import BoxLoss, ObjectnessChoices, logistic_loss
+from boxatlas.losses.yolo import BoxLoss, ObjectnessChoices, logistic_choice, logistic_loss
 from boxatlas.options import Count, Fraction, NotNegative, idea, setting
 from boxatlas.parts.base import ClassRows, Raw
 from boxatlas.parts.yolo import (
@@ -249,6 +249,14 @@ class YOLOv3(PriorDetector):
             maps.append(Map(numbers, self.anchors[self.mask[i]] / stride, stride))
         return maps
 
+    def prior_choice(self, objects: Objects, index: int, layer: Map, boxes: Tensor) -> Tensor:
+        anchors = self.anchors / self.anchors.new_tensor(layer.input[::-1])
+        return logistic_choice(objects, anchors, self.mask[index], self.config.anchor_match)
+
+    @property
+    def least_overlap(self) -> float:
+        return self.config.ignore_iou if self.config.ignore_rule == "iou" else 1.0
+
     def class_scores(self, logits: Tensor) -> Tensor:
         """Each class's own probability."""
         return logits.softmax(1) if self.config.class_loss == "softmax" else logits.sigmoid()
@@ -265,7 +273,7 @@ class YOLOv3(PriorDetector):
                 mask,
                 layer.input,
                 self.coder,
-                ignore_iou=config.ignore_iou if config.ignore_rule == "iou" else 1.0,
+                ignore_iou=self.least_overlap,
                 truth_iou=config.truth_iou,
                 anchor_match=config.anchor_match,
                 box_loss=config.box_loss,

@@ -1,7 +1,7 @@
 """The losses of YOLO, YOLOv2 and YOLOv3 as their authors' program computes them.
 
 Public: grid_loss (YOLO), region_loss (YOLOv2), logistic_loss (YOLOv3), the choices that they read;
-Cells, Places, assign.
+Cells, Places, assign, best_overlap, region_choice, logistic_choice.
 All are sums over the batch, of half squared errors or cross-entropies, so that their gradient is
 what Darknet's layers pass back ("delta", with the other sign); a detector divides by the images.
 Shape letters: B images, M objects, S cells, A priors (or boxes) of a cell, K classes, H x W cells,
@@ -209,7 +209,7 @@ def assign(objects: Objects, prior: Tensor, shape: tuple[int, int, int, int]) ->
     )
 
 
-def _best_overlap(boxes: Tensor, objects: Objects, floor: float) -> tuple[Tensor, Tensor]:
+def best_overlap(boxes: Tensor, objects: Objects, floor: float) -> tuple[Tensor, Tensor]:
     """(IoU [B, N], object [B, N], right where the IoU exceeds `floor`, else -1) of boxes."""
     boxes = cxcywh_to_xyxy(boxes).flatten(1, -2)
     goals = cxcywh_to_xyxy(objects.boxes)
@@ -255,15 +255,8 @@ def region_loss(
     grid, priors = (rows, columns), priors.to(numbers)
     with torch.no_grad():
         boxes = coder.decode_map(numbers, priors)
-        overlap = _best_overlap(boxes, objects, ignore_iou)[0].view(images, count, rows, columns)
-        if match == "prior":
-            shape = objects.boxes[..., 2:] * numbers.new_tensor([columns, rows])
-            choice = shape_iou(shape[:, :, None], priors).argmax(-1)
-        else:
-            row, column = cell_of(objects.boxes, grid)
-            image = torch.arange(images, device=numbers.device)[:, None]
-            sizes = boxes[image, :, row, column, 2:]
-            choice = shape_iou(objects.boxes[:, :, None, 2:], sizes).argmax(-1)
+        overlap = best_overlap(boxes, objects, ignore_iou)[0].view(images, count, rows, columns)
+        choice = region_choice(objects, priors, boxes, match)
         places = assign(objects, choice, (images, count, rows, columns))
         goal = objects.boxes[places.image, places.item]
         target = coder.encode(goal, places.cell, priors[places.prior], grid)
@@ -287,6 +280,19 @@ def region_loss(
         pull = (numbers[:, :, :4] - middle[:, None, None]).square().sum(2)
         losses["boxes"] = losses["boxes"] + (0.5 * early * free * pull).sum()
     return losses
+
+
+def region_choice(objects: Objects, priors: Tensor, boxes: Tensor, match: str) -> Tensor:
+    """[B, M]: the prior of its cell that each object takes: the one of the most similar shape, or
+    ("prediction") that whose predicted box is; priors [A, 2] in cells, boxes [B, A, H, W, 4]."""
+    images, _, rows, columns, _ = boxes.shape
+    if match == "prior":
+        shape = objects.boxes[..., 2:] * boxes.new_tensor([columns, rows])
+        return shape_iou(shape[:, :, None], priors).argmax(-1)
+    row, column = cell_of(objects.boxes, (rows, columns))
+    image = torch.arange(images, device=boxes.device)[:, None]
+    sizes = boxes[image, :, row, column, 2:]
+    return shape_iou(objects.boxes[:, :, None, 2:], sizes).argmax(-1)
 
 
 # -- YOLOv3: every part logistic ------------------------------------------------------------------
@@ -322,9 +328,9 @@ def logistic_loss(
     with torch.no_grad():
         boxes = coder.decode_map(coder.activate(raw[:, :, :5], 2), priors)
         floor = min(ignore_iou, truth_iou)
-        overlap, nearest = _best_overlap(boxes, objects, floor)
+        overlap, nearest = best_overlap(boxes, objects, floor)
         overlap = overlap.view(images, count, rows, columns)
-        choice = _choice(objects, anchors / limits, mask, anchor_match)
+        choice = logistic_choice(objects, anchors / limits, mask, anchor_match)
         places = assign(objects, choice, (images, count, rows, columns))
         if truth_iou < 1:
             extra = (overlap > truth_iou).nonzero(as_tuple=True)
@@ -347,7 +353,7 @@ def logistic_loss(
     }
 
 
-def _choice(objects: Objects, anchors: Tensor, mask: list[int], rule: str) -> Tensor:
+def logistic_choice(objects: Objects, anchors: Tensor, mask: list[int], rule: str) -> Tensor:
     """[B, M]: which of this map's anchors an object takes, -1 = none. All as fractions."""
     if rule == "best_of_map":
         return shape_iou(objects.boxes[:, :, None, 2:], anchors[mask]).argmax(-1)

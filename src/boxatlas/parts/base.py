@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxatlas._version import __version__
+from boxatlas.boxes.matching import Assigned
 from boxatlas.errors import InputError
 from boxatlas.files import write_tensors
 from boxatlas.images import Preprocess, Source, read
@@ -107,6 +108,14 @@ class Detector(nn.Module):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalar losses whose sum is the training loss; all randomness comes from `generator`."""
         raise TypeError(f"{type(self).__name__} does not define loss")
+
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        """Which of a batch's objects each box learns for, step by step, as `loss` has it.
+
+        Nothing is drawn at random and nothing mined: these are the boxes that may be trained. A
+        method that takes proposals searches for them where the batch holds none.
+        """
+        raise TypeError(f"{type(self).__name__} does not define assigned")
 
     def loss_terms(
         self, batch: Batch, terms: Sequence[str], generator: torch.Generator | None = None

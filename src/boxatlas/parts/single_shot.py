@@ -21,7 +21,13 @@ from boxatlas.backbones.resnet import ResNet
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.backbones.vgg import VGG16
 from boxatlas.boxes.coders import CLAMP, DeltaCoder
-from boxatlas.boxes.matching import MatchChoices, Matches, match_argmax_per_object, match_bipartite
+from boxatlas.boxes.matching import (
+    Assigned,
+    MatchChoices,
+    Matches,
+    match_argmax_per_object,
+    match_bipartite,
+)
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.losses.multibox import multibox_loss
@@ -109,6 +115,12 @@ class SingleShot(DenseDetector):
         choices: MultiboxChoices = self.config
         valid = targets.valid
         return valid & ~targets.ignore if choices.difficult == "drop" else valid
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        anchors, targets = self(batch.images)["anchors"], batch.targets
+        matches = self.matches(anchors, targets.boxes, self.trained_on(targets))
+        return [Assigned("default boxes", anchors, matches.index)]
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """SSD, equation 1: confidence over positives and hard negatives, localisation."""

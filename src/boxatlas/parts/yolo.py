@@ -17,10 +17,12 @@ from boxatlas.backbones.choice import BackboneChoices
 from boxatlas.backbones.darknet import INPUTS, STAGES, Darknet, Norm, initialise
 from boxatlas.backbones.timm_features import PREFIX, TimmFeatures, normalisation
 from boxatlas.boxes.formats import cxcywh_to_xyxy
+from boxatlas.boxes.matching import BACKGROUND, IGNORED, Assigned
 from boxatlas.boxes.nms import Candidates, batched_nms
 from boxatlas.boxes.yolo import Objects, PriorCoder
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
+from boxatlas.losses.yolo import assign, best_overlap
 from boxatlas.options import Count, Options, idea, setting
 from boxatlas.parts.base import Detector, Raw
 from boxatlas.structures import Batch, Detections, Frame, detections_of
@@ -204,6 +206,34 @@ class PriorDetector(YOLODetector):
         """The raw outputs, map by map in the published order."""
         raise TypeError(f"{type(self).__name__} does not define maps")
 
+    def prior_choice(self, objects: Objects, index: int, layer: Map, boxes: Tensor) -> Tensor:
+        """[B, M]: the prior of map `index` that each object takes in its own cell, -1 = none.
+        boxes [B, A, H, W, 4]: what the map predicts."""
+        raise TypeError(f"{type(self).__name__} does not define prior_choice")
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        """Each map's priors, at the middle of their cells. One whose predicted box overlaps an
+        object enough learns nothing of there being none: it is ignored."""
+        raw, objects, steps = self(batch.images), objects_of(batch), []
+        for i, layer in enumerate(self.maps(raw)):
+            numbers = self.coder.activate(layer.numbers[:, :, :5].float(), 2)
+            boxes = self.coder.decode_map(numbers, layer.priors)
+            count, priors, rows, columns = shape = boxes.shape[:4]
+            choice = self.prior_choice(objects, i, layer, boxes)
+            places = assign(objects, choice, (count, priors, rows, columns))
+            near = best_overlap(boxes, objects, self.least_overlap)[0] > self.least_overlap
+            index = torch.where(near.view(shape), IGNORED, BACKGROUND)
+            index[places.at] = places.item
+            name = f"priors of stride {layer.stride}"
+            steps.append(Assigned(name, resting(layer).flatten(0, 2), index.flatten(1)))
+        return steps
+
+    @property
+    def least_overlap(self) -> float:
+        """The IoU with an object above which a predicted box is not taught to be background."""
+        return self.config.ignore_iou
+
     def class_scores(self, logits: Tensor) -> Tensor:
         """Logits [N, K] -> the probability of each class where there is an object."""
         raise TypeError(f"{type(self).__name__} does not define class_scores")
@@ -247,6 +277,15 @@ class PriorDetector(YOLODetector):
         boxes = self.coder.decode(numbers, cell, layer.priors.to(rows)[prior], grid)
         boxes = cxcywh_to_xyxy(boxes) * boxes.new_tensor([layer.input[1], layer.input[0]] * 2)
         return Candidates(image[index], index, label, value), boxes[index]
+
+
+def resting(layer: Map) -> Tensor:
+    """The priors in the middle of every cell: [A, H, W, 4] xyxy in input pixels."""
+    rows, columns = layer.numbers.shape[-2:]
+    still = PriorCoder("prior")  # at 0 its boxes are the priors themselves
+    zeros = layer.priors.new_zeros(1, len(layer.priors), 4, rows, columns)
+    boxes = cxcywh_to_xyxy(still.decode_map(zeros, layer.priors))[0]
+    return boxes * boxes.new_tensor([layer.input[1], layer.input[0]] * 2)
 
 
 def just_above(score: float) -> float:

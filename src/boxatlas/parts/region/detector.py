@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices, TrunkChoices, pyramid_preprocess
+from boxatlas.boxes.matching import Assigned
 from boxatlas.boxes.nms import Proposals, SuppressionChoices, batched_nms
 from boxatlas.losses.ohem import hardest
 from boxatlas.options import Options
@@ -22,10 +23,11 @@ from boxatlas.parts.base import ClassRows, Detector, Raw, clipped
 from boxatlas.parts.region.heads import BoxPredictor, per_roi
 from boxatlas.parts.region.roi import RoIChoices, box_coder, pool_rois
 from boxatlas.parts.region.rpn import RPN, AnchorOutputs
-from boxatlas.parts.region.search import selective_search_proposals
+from boxatlas.parts.region.search import selective_search_proposals, with_proposals
 from boxatlas.parts.region.targets import (
     HeadBatch,
     SampledRoIs,
+    assigned_rois,
     delta_column,
     draw_rois,
     label_rois,
@@ -182,6 +184,32 @@ class RegionDetector(Detector):
             return self.loss(batch, generator)
         rows = self.rpn(self.rpn_maps(self.rpn_features(batch.images)), size_of(batch))
         return self.rpn_loss(rows, self.counted(batch), generator)
+
+    @torch.no_grad()
+    def assigned(self, batch: Batch) -> list[Assigned]:
+        """The RPN's anchors; then the RoIs, with the objects among them: of the batch's proposals,
+        else of what these weights propose."""
+        batch = with_proposals(self.counted(batch), self)
+        features, limits = self.features(batch.images), limits_of(batch)
+        boxes, valid, steps = batch.proposals, batch.valid, []
+        if self.rpn is not None:
+            rows = self.rpn(self.rpn_maps(features), size_of(batch))
+            index = self.rpn.matches(rows.anchors, batch.targets, limits).index
+            anchors = self.outward(rows.anchors[None], batch.frames)
+            steps.append(Assigned("anchors", anchors.expand(len(batch), -1, -1), index))
+            if boxes is None:
+                scales = image_scales(batch.images, batch.frames)
+                counts = self.rpn.config.proposals_loss
+                boxes, _, valid = self.rpn.select(rows, counts, limits, scales)
+        assert boxes is not None
+        assert valid is not None
+        given = HeadBatch(features, boxes, valid, batch.targets, limits, None)
+        return steps + self.assigned_rois(given, batch.frames)
+
+    def assigned_rois(self, given: HeadBatch, frames: Sequence[Frame]) -> list[Assigned]:
+        """The RoIs that the heads may be trained on, stage by stage."""
+        rois = self.label(given.boxes, given.valid, given.targets)
+        return [assigned_rois("RoIs", rois, self.outward(rois.boxes, frames))]
 
     def rpn_loss(
         self, rows: AnchorOutputs, batch: Batch, generator: torch.Generator | None

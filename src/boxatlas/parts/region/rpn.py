@@ -23,7 +23,7 @@ from boxatlas.boxes.anchors import (
     pyramid_anchors,
 )
 from boxatlas.boxes.coders import DeltaCoder
-from boxatlas.boxes.matching import match_thresholds
+from boxatlas.boxes.matching import Matches, match_thresholds
 from boxatlas.boxes.nms import Proposals, proposal_nms, top_per_level
 from boxatlas.boxes.sampling import sample
 from boxatlas.errors import InputError
@@ -297,6 +297,28 @@ class RPN(nn.Module):
             inclusive=self.coder.inclusive,
         )
 
+    def matches(self, anchors: Tensor, targets: Targets, limits: Tensor) -> Matches:
+        """Section 3.1.2: an object from IoU 0.7 on or where none is nearer, background below 0.3.
+
+        anchors [A, 4]; those that cross the content's border (limits [B, 2]: width, height) may be
+        left out.
+        """
+        config, usable = self.config, None
+        if config.rpn_border:
+            inside = (anchors[:, :2] >= 0).all(1)
+            edge = anchors[None, :, 2:] + int(self.coder.inclusive)
+            usable = inside & (edge <= limits[:, None]).all(-1)
+        return match_thresholds(
+            anchors,
+            targets.boxes,
+            targets.valid & ~targets.ignore,
+            config.rpn_positive_iou,
+            config.rpn_background_iou,
+            low_quality="argmax",
+            usable=usable,
+            inclusive=self.coder.inclusive,
+        )
+
     def loss(
         self,
         rows: AnchorOutputs,
@@ -307,21 +329,7 @@ class RPN(nn.Module):
         """Objectness: mean over the sampled anchors; boxes: smooth L1 of positives / sampled."""
         config, anchors = self.config, rows.anchors
         logit, delta = torch.cat(rows.logits, 1), torch.cat(rows.deltas, 1)
-        usable = None
-        if config.rpn_border:
-            inside = (anchors[:, :2] >= 0).all(1)
-            edge = anchors[None, :, 2:] + int(self.coder.inclusive)
-            usable = inside & (edge <= limits[:, None]).all(-1)
-        matches = match_thresholds(
-            anchors,
-            targets.boxes,
-            targets.valid & ~targets.ignore,
-            config.rpn_positive_iou,
-            config.rpn_background_iou,
-            low_quality="argmax",
-            usable=usable,
-            inclusive=self.coder.inclusive,
-        )
+        matches = self.matches(anchors, targets, limits)
         drawn = sample(
             matches.positive,
             matches.negative,

@@ -6,12 +6,29 @@ Shape letters: B images, P proposals.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from boxatlas.images import Preprocess
-from boxatlas.structures import Frame
+from boxatlas.parts.base import Detector
+from boxatlas.structures import Batch, Frame
+
+
+def with_proposals(batch: Batch, detector: Detector) -> Batch:
+    """A batch that a detector which takes proposals can be trained on: searched where it holds
+    none; any other detector's as it is."""
+    if not detector.takes_proposals or batch.proposals is not None:
+        return batch
+    boxes = selective_search_proposals(
+        batch.images,
+        batch.frames,
+        detector.preprocess,
+        most=detector.takes_proposals,
+        min_side=detector.min_proposal_side,
+    )
+    return replace(batch, proposals=boxes, valid=(boxes[..., 2:] > boxes[..., :2]).all(-1))
 
 
 def selective_search_proposals(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boxatlas.boxes.coders import DeltaCoder
 from boxatlas.boxes.formats import pairwise_ioa
-from boxatlas.boxes.matching import match_thresholds
+from boxatlas.boxes.matching import BACKGROUND, IGNORED, Assigned, match_thresholds
 from boxatlas.boxes.sampling import sample
 from boxatlas.structures import Targets
 
@@ -43,6 +43,12 @@ class SampledRoIs(NamedTuple):
     labels: Tensor
     wanted: Tensor
     owner: Tensor
+
+
+def assigned_rois(name: str, rois: SampledRoIs, boxes: Tensor) -> Assigned:
+    """Labelled RoIs, drawn as `boxes` [B, S, 4]: those of no label are ignored."""
+    aside = torch.where(rois.labels == 0, BACKGROUND, IGNORED)
+    return Assigned(name, boxes, torch.where(rois.labels > 0, rois.owner, aside))
 
 
 def delta_column(label: Tensor, columns: int, agnostic: bool, classes: int) -> Tensor:
