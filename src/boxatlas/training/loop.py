@@ -26,7 +26,14 @@ from boxatlas.errors import InputError
 from boxatlas.parts.base import Detector, Phase
 from boxatlas.structures import Batch
 from boxatlas.training import phases as staging
-from boxatlas.training.checkpoint import Position, load_state, read_header, save_state
+from boxatlas.training.checkpoint import (
+    STATE,
+    STEADY,
+    Position,
+    load_state,
+    read_header,
+    save_state,
+)
 from boxatlas.training.distributed import any_of
 from boxatlas.training.ema import Ema
 from boxatlas.training.guard import (
@@ -38,7 +45,14 @@ from boxatlas.training.guard import (
     of_workers,
 )
 from boxatlas.training.log import Log, Meter, memory_mb
-from boxatlas.training.optim import divided, make_optimizer, schedule, set_rate, steps_in
+from boxatlas.training.optim import (
+    decay_start,
+    divided,
+    make_optimizer,
+    schedule,
+    set_rate,
+    steps_in,
+)
 from boxatlas.training.phases import Job
 from boxatlas.training.recipe import Recipe
 
@@ -150,6 +164,8 @@ class Descent:
         self.total = max(steps_in(recipe.length, recipe, self.epoch_steps), 1)
         self.eval_steps = max(steps_in(recipe.eval_every, recipe, self.epoch_steps), 1)
         self.rate = schedule(recipe, self.epoch_steps)
+        falls = recipe.schedule == "constant_decay"
+        self.steady = decay_start(recipe, self.epoch_steps) if falls else None
         self.optimizer = make_optimizer(self.model, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.precision = precision(recipe, job.device)
@@ -271,6 +287,8 @@ class Descent:
             reading = self.meter.read() | {"lr": self.rate(step - 1)}
             self.position.losses = {k: v for k, v in reading.items() if k in self.meter.names}
             self._row(reading)
+        if step == self.steady:
+            self.save(STEADY)
         due = step % self.eval_steps == 0 or step == self.total
         if due and self.job.evaluate is not None and self.position.evaluated < step:
             self.evaluate()
@@ -313,7 +331,7 @@ class Descent:
             self._judge(metrics)
         self.meter.restart()
 
-    def save(self) -> None:
+    def save(self, name: str = STATE) -> None:
         """Write the state to resume from, and the last detector."""
         self.finite.drain()
         if self.job.world.first:
@@ -326,6 +344,7 @@ class Descent:
                 self.optimizer,
                 self.ema,
                 scaler,
+                name=name,
                 **about,
             )
             save_detector(self.job, self.product, "last.safetensors", self.position)
