@@ -62,10 +62,11 @@ class Entry:
 
 
 _LITE0 = "320_efficientnet_lite0"
+_NARROW = {"box_width": 256}  # of fully connected layers, most of a region method's weights
 
 ENTRIES = (
     Entry("ssd", f"ssdlite{_LITE0}", "single shot"),
-    Entry("fpn", f"faster_rcnn{_LITE0}_fpn", "regions", shorter=True),
+    Entry("fpn", f"faster_rcnn{_LITE0}_fpn", "regions", _NARROW, shorter=True),
     Entry("yolov3", "yolov3_efficientnet_lite0", "YOLO", {"resize": "stretch"}),
     Entry(
         "retinanet",
@@ -77,9 +78,9 @@ ENTRIES = (
     ),
     Entry("faster_rcnn", f"faster_rcnn{_LITE0}", "regions", shorter=True),
     Entry("yolov2", "yolov2_efficientnet_lite0", "YOLO", {"resize": "stretch", "anchors": "data"}),
-    Entry("refinedet", "refinedet320_vgg16", "single shot"),
+    Entry("refinedet", "refinedet320_vgg16", "single shot", {"transfer_width": 128}),
     Entry("rfbnet", "rfbnet300_vgg16", "single shot"),
-    Entry("fssd", "fssd300_vgg16", "single shot"),
+    Entry("fssd", "fssd300_vgg16", "single shot", {"pyramid_width": 256}),
     Entry("rfcn", f"rfcn{_LITE0}", "regions", shorter=True),
     Entry(
         "dssd",
@@ -89,9 +90,9 @@ ENTRIES = (
         note="its decoder adds: products of five maps run away",
     ),
     Entry("m2det", "m2det320_vgg16", "single shot", {"tums": 4, "planes": 64}),
-    Entry("cascade_rcnn", f"cascade_rcnn{_LITE0}_fpn", "regions", shorter=True),
+    Entry("cascade_rcnn", f"cascade_rcnn{_LITE0}_fpn", "regions", _NARROW, shorter=True),
     Entry("fast_rcnn", f"fast_rcnn{_LITE0}", "regions", shorter=True),
-    Entry("mask_rcnn", f"mask_rcnn{_LITE0}_fpn", "regions", shorter=True),
+    Entry("mask_rcnn", f"mask_rcnn{_LITE0}_fpn", "regions", _NARROW, shorter=True),
     Entry("ssd_scratch", f"ssdlite{_LITE0}", "from scratch", start="none"),
     Entry(
         "dsod",
@@ -110,7 +111,14 @@ ENTRIES = (
         start="imagenet",
         shorter=True,
     ),
-    Entry("fpn_imagenet", f"faster_rcnn{_LITE0}_fpn", "regions", start="imagenet", shorter=True),
+    Entry(
+        "fpn_imagenet",
+        f"faster_rcnn{_LITE0}_fpn",
+        "regions",
+        _NARROW,
+        start="imagenet",
+        shorter=True,
+    ),
 )
 
 # Registered methods that are no entry, and why.
