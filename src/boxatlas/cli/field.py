@@ -47,33 +47,81 @@ def plan(as_json: JsonOption = False) -> None:
     emit({"field": rows}, as_json, rows=shown, title=f"{len(rows)} methods")
 
 
+Data = Annotated[Path, typer.Option("--data", help="The data set, such as voc20.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder of all runs; gone on with if it is.")]
+Folder = Annotated[
+    Path, typer.Option("--field", help="The distribution's folder, with its results.")
+]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Entries; all if none.")]
+
+
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option("--data", help="The data set, such as voc20.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder of all runs; resumed if it is.")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="Entries; all if none.")
-    ] = None,
+    data: Data,
+    out: Out,
+    names: Names = None,
     images: Annotated[
-        int, typer.Option("--images", min=8, help="Train each on so many, as far as a stage.")
+        int, typer.Option("--images", min=8, help="Train each on so many; then judge it.")
     ] = 7500,
+    field: Folder = Path("field"),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train the entries one after another up to a stage, going on from where they stand.
+    """Train entries one after another, pack and judge each, and keep what was measured.
 
-    Stopped by Ctrl-C, or killed, the same command goes on. A longer training goes on from a
-    shorter one's.
+    Stopped by Ctrl-C, or killed, the same command goes on. A longer training goes on from a shorter
+    one's. One that was judged is passed over. Results go to FIELD/results/NAME.json.
 
     \b
     boxatlas field train --data VOC20 --out runs/field --images 7500
     boxatlas field train ssd fpn --data VOC20 --out runs/field --images 30000
     """
+    from boxatlas.field import judging, results
     from boxatlas.field.plan import ENTRIES, entry
     from boxatlas.field.training import train_entry
 
     chosen = [entry(name) for name in names] if names else list(ENTRIES)
-    done = {}
+    done, rows = {}, []
     for one in chosen:
-        done[one.name] = str(train_entry(one, data, images, out, pick_device(device)))
-    emit({"images": images, "trained": done}, as_json, text="\n".join(done.values()))
+        if not results.has(field / "results", one.name, images):
+            trained = train_entry(one, data, images, out, pick_device(device))
+            judged = judging.judge(one, trained, data, images, out)
+            done[one.name] = judged
+            results.add(field / "results", one.name, judging.about(one), judged)
+            rows.append(
+                {
+                    "name": one.name,
+                    "images": images,
+                    "mAP@0.5": judged["voc07"],
+                    "COCO AP": judged["coco"]["AP"],
+                    "MB": judged["bytes"] / 1e6,
+                }
+            )
+    emit({"judged": done}, as_json, rows=rows)
+
+
+@app.command()
+def publish(out: Out, field: Folder = Path("field"), as_json: JsonOption = False) -> None:
+    """Put the judged files into the distribution's folder, each with its card.
+
+    \b
+    boxatlas field publish --out runs/field
+    """
+    from boxatlas.field.judging import publish as written
+
+    files = written(out, field / "results", field / "boxatlas_field")
+    emit({"files": [str(f) for f in files]}, as_json, text="\n".join(map(str, files)))
+
+
+@app.command()
+def pairs(data: Data, out: Out, field: Folder = Path("field"), as_json: JsonOption = False) -> None:
+    """Compare neighbours of the ranking on the same images, with an interval of the difference.
+
+    \b
+    boxatlas field pairs --data VOC20 --out runs/field
+    """
+    from boxatlas.field import judging, results
+
+    document = judging.pairs(out, data, field / "results")
+    results.write(field / "results" / "pairs.json", document)
+    emit(document, as_json, rows=document["pairs"])

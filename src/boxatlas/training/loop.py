@@ -205,6 +205,7 @@ class Descent:
                 self._after()
                 if position.step >= self.total:
                     break
+        position.seconds = self._elapsed()
         self.log.end()
 
     def _group(self, batches: Iterator[Batch]) -> list[Batch]:
@@ -335,7 +336,7 @@ class Descent:
         """Write the state to resume from, and the last detector."""
         self.finite.drain()
         if self.job.world.first:
-            self.position.seconds = self._seconds + time.monotonic() - self._began
+            self.position.seconds = self._elapsed()
             scaler, about = self.scaler, _about(self.job)
             save_state(
                 self.job.folder,
@@ -367,8 +368,7 @@ class Descent:
         self.log.say(f"{place}: {self.recipe.metric} {judged}{' (best so far)' if better else ''}")
 
     def _row(self, values: dict[str, Any]) -> None:
-        step = self.position.step
-        seconds = self._seconds + time.monotonic() - self._began
+        step, seconds = self.position.step, self._elapsed()
         self.log.row(
             {
                 "phase": self.position.phase,
@@ -379,6 +379,9 @@ class Descent:
                 **values,
             }
         )
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.monotonic() - self._began
 
     def _mode(self) -> None:
         """Training mode, but for the norms that are kept as they are."""
@@ -421,7 +424,11 @@ def save_detector(job: Job, model: Detector, name: str, position: Position) -> N
         job.folder / name,
         recipe=job.recipe.model_dump(mode="json"),
         metrics=plain(position.metrics),
-        trained={"phase": position.phase, "iteration": position.step},
+        trained={
+            "phase": position.phase,
+            "iteration": position.step,
+            "seconds": round(position.seconds, 1),
+        },
         **job.about,
     )
 

@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from boxatlas.errors import InputError
 from boxatlas.fetching import digest_of
 from boxatlas.files import write_tensors, write_text
 from boxatlas.options import validated
+from boxatlas.weights.packing import Packing, packed, size_of
 from boxatlas.weights.reading import KEY, read
 
 FOLDER = Path(__file__).parent / "bundled"
@@ -134,44 +133,37 @@ def _card(weights: Path) -> dict[str, Any]:
 # -- Making one ------------------------------------------------------------------------------------
 
 
-def write_weights(checkpoint: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint of ours in half precision as MODEL.safetensors of a folder.
+def write_weights(
+    checkpoint: str | Path, folder: Path, *, name: str | None = None, packing: Packing = "half"
+) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of ours as a small file of a folder, NAME.safetensors; the model's name if none.
 
-    Weights of more than one axis are halved; biases and norms, a hundredth of the bytes, stay.
     Returns the file and what the card says of it (model, options, recipe, bytes, sha256, ...).
-    Raises InputError for another file, one too large, and values that half precision cannot hold.
+    Raises InputError for another file, one too large, and values that the packing cannot hold.
     """
     state, description = read(checkpoint)
     if description is None:
         raise InputError("is no checkpoint of a detector of ours", file=checkpoint)
     described = {k: description[k] for k in _DESCRIBED if k in description}
     described["options"] = {k: v for k, v in described["options"].items() if k != "pretrained"}
-    halved = {name: _half(name, tensor, checkpoint) for name, tensor in state.items()}
-    size = sum(t.numel() * t.element_size() for t in halved.values())
+    tensors = packed(state, packing, checkpoint)
+    size = size_of(tensors)
     if size > LARGEST:
         raise InputError(
             f"would take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}", file=checkpoint
         )
-    path = folder / f"{described['model']}.safetensors"
-    write_tensors(path, halved, {KEY: json.dumps(described)})
+    path = folder / f"{name or described['model']}.safetensors"
+    write_tensors(path, tensors, {KEY: json.dumps(described)})
     return path, {
         **{k: described[k] for k in ("model", "options", "classes", "versions")},
         "file": path.name,
         "bytes": path.stat().st_size,
         "sha256": digest_of(path),
+        "packing": packing,
         "parameters": sum(t.numel() for t in state.values() if t.is_floating_point()),
         "recipe": _without_places(description.get("recipe") or {}),
         "trained": description.get("trained") or {},
     }
-
-
-def _half(name: str, tensor: Tensor, file: str | Path) -> Tensor:
-    if not tensor.is_floating_point() or tensor.dim() < 2:
-        return tensor
-    half = tensor.to(torch.float16)
-    if not torch.isfinite(half).all():
-        raise InputError("holds values that half precision cannot", file=file, field=name)
-    return half
 
 
 def _without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
