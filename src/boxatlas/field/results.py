@@ -5,11 +5,13 @@
                  "parameters", "multiply_adds", "voc07", "voc07_interval", "voc12", "coco",
                  "lost"}]}
 
-beside `pairs.json` (how sure the differences are) and `speed.json` (timed in turns).
+beside `pairs.json` (how sure the differences are), `speed.json` (timed in turns) and `survey.json`
+(the survey's networks, timed here).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,30 @@ def latest(document: dict[str, Any]) -> dict[str, Any]:
     return document["judged"][-1]
 
 
-def unfinished(document: dict[str, Any]) -> bool | None:
-    """Whether COCO AP grew by more than a tenth in the last half of the training; None where a
-    training of half the length was not judged."""
-    last = latest(document)
-    half = next((p for p in document["judged"] if p["images"] * 2 == last["images"]), None)
-    if half is None:
+def point(document: dict[str, Any], images: int) -> dict[str, Any] | None:
+    """What was judged after so many images; None where nothing was."""
+    return next((p for p in document["judged"] if p["images"] == images), None)
+
+
+def unfinished(document: dict[str, Any], images: int) -> bool | None:
+    """Whether COCO AP grew by more than a tenth in the last half of a training of `images`; None
+    where it or one of half the length was not judged."""
+    whole, half = point(document, images), point(document, images // 2)
+    if whole is None or half is None:
         return None
-    return last["coco"]["AP"] > (1 + UNFINISHED) * half["coco"]["AP"]
+    return whole["coco"]["AP"] > (1 + UNFINISHED) * half["coco"]["AP"]
+
+
+def home() -> Path:
+    """Where the stored results are: in the installed distribution, else in this clone.
+
+    Raises InputError where there are none.
+    """
+    spec = importlib.util.find_spec("boxatlas_field")
+    installed = [Path(spec.origin).parent] if spec is not None and spec.origin else []
+    for folder in (*installed, Path(__file__).parents[3] / "field"):
+        if (folder / "results").is_dir():
+            return folder / "results"
+    raise InputError(
+        "no results of the field are here", hint="pip install boxatlas-field, or use a clone"
+    )

@@ -36,8 +36,8 @@ class Recipe(Options):
     options: dict[str, Any] = Field({}, description="ideas, settings and habits of the method")
     init: str = Field(
         "none",
-        description="first weights: none, imagenet (backbone), bundled, auto (the best here) or a "
-        "checkpoint",
+        description="first weights: none, imagenet (backbone), bundled, field, auto (the best "
+        "here), field/NAME or a checkpoint",
     )
     preprocess: dict[str, Any] = Field(
         {}, description="of the input, where it differs from the method's; init fills it in"
