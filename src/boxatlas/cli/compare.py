@@ -44,6 +44,9 @@ Metric = Annotated[str, typer.Option("--metric", help="What mAP is: voc07, voc12
 Survey = Annotated[
     bool, typer.Option("--survey/--no-survey", help="The published comparison as well.")
 ]
+Field = Annotated[
+    bool, typer.Option("--field", help="The field's results: every method trained alike.")
+]
 Seconds = Annotated[
     float, typer.Option("--seconds", min=0, max=3600, help="FPS is timed for about so long each.")
 ]
@@ -59,6 +62,7 @@ def command(
     split: Split = None,
     metric: Metric = "voc12",
     survey: Survey = True,
+    field: Field = False,
     seconds: Seconds = 3.0,
     out: Out = None,
     format: FormatOption = None,
@@ -77,6 +81,7 @@ def command(
     boxatlas compare
     boxatlas compare 'ssd300*' yolov3 --out speed
     boxatlas compare runs/ssd runs/fssd runs/yolov3 --data photos --split test --out compared
+    boxatlas compare --field --no-survey
     """
     from boxatlas.cli.bench import TOGETHER, expand
     from boxatlas.cli.eval import known_metric
@@ -90,13 +95,15 @@ def command(
     from boxatlas.progress import track
 
     known_metric(metric)
-    if not what and not survey:
+    if not what and not survey and not field:
         raise InputError("there is nothing to compare", field="compare", hint="name some models")
     if out is not None:
         reserve(out, force)
     table, conditions = _labelled(data or [], split, format, metric)
     chosen = pick_device(device)
     rows = survey_rows() if survey else []
+    if field:
+        rows += _field_rows(conditions)
     seen: dict[str, list[Detections]] = {}
     names = expand(what or [])
     groups = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
@@ -116,6 +123,18 @@ def command(
         + (f"report: {out / 'report.html'}" if out else "")
     )
     emit(document_of(rows, conditions), as_json, rows=table_rows(rows), text=text)
+
+
+def _field_rows(conditions: dict[str, Any]) -> list[Compared]:
+    """The stored results of the field; on what they were measured goes into the conditions."""
+    from boxatlas.field import report, results
+
+    folder = results.home()
+    speed = results.read_document(folder, "speed.json")
+    conditions["field"] = "VOC's 20 classes, 224 x 224; mAP is VOC07's; the images: docs/field.md"
+    if speed:
+        conditions["field timed on"] = f"{speed['device']}, {speed['threads']} threads"
+    return report.compared(results.read_results(folder), speed)
 
 
 def _labelled(

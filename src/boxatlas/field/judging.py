@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from boxatlas.archives import read_npz
 from boxatlas.data import Table, read
 from boxatlas.errors import InputError
 from boxatlas.evaluation import evaluate, interval, predict
-from boxatlas.evaluation.diagnosis import paired
 from boxatlas.evaluation.errors import mistakes
 from boxatlas.evaluation.sizes import size_of
 from boxatlas.fetching import digest_of
@@ -43,7 +41,13 @@ _HALF_UP_TO = 3_000_000  # parameters: with more, all methods together would not
 
 
 def packed_file(out: Path, name: str, images: int) -> Path:
+    """Where the file lies that was judged of an entry after so many images."""
     return out / "packed" / f"{name}-{images}.safetensors"
+
+
+def found_file(out: Path, name: str, images: int) -> Path:
+    """Where the detections lie that it made in the test images."""
+    return out / "found" / f"{name}-{images}.npz"
 
 
 def judge(one: Entry, trained: Path, data: str | Path, images: int, out: Path) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def judge(one: Entry, trained: Path, data: str | Path, images: int, out: Path) -
     table = read(data, "test")
     small = load(file)
     found = predict(small, table)
-    save_found(out / "found" / f"{one.name}-{images}.npz", found)
+    save_found(found_file(out, one.name, images), found)
     measured = evaluate(found, table, "voc07")
     size = size_of(small)
     seconds = (read_weights(trained)[1] or {}).get("trained", {}).get("seconds")
@@ -97,24 +101,6 @@ def _lost(whole: Any, small: Any, table: Table) -> float:
     """COCO AP before packing less that after."""
     before, after = (evaluate(predict(d, table), table)["coco"]["AP"] for d in (whole, small))
     return before - after
-
-
-def pairs(out: Path, data: str | Path, folder: Path) -> dict[str, Any]:
-    """How sure the order is: each finished entry against the one that follows it in COCO AP.
-
-    folder: of the results. Returns {"pairs": [{"better", "worse", "AP", "low", "high"}]}.
-    """
-    known = results.read_results(folder)
-    order = sorted(known, key=lambda n: -results.latest(known[n])["coco"]["AP"])
-    table = read(data, "test")
-    compared = []
-    for better, worse in pairwise(order):
-        first, second = (
-            read_found(out / "found" / f"{n}-{results.latest(known[n])['images']}.npz", table)
-            for n in (worse, better)
-        )
-        compared.append({"better": better, "worse": worse, **paired(first, second, table)})
-    return {"pairs": compared}
 
 
 def save_found(path: Path, found: Sequence[Detections]) -> None:

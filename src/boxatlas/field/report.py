@@ -62,7 +62,7 @@ def _row(
 ) -> dict[str, Any]:
     coco = judged["coco"]
     timed = _same(speed.get("methods", {}).get(one.name), judged)
-    sure = _same(pairs.get("intervals", {}).get(one.name), judged)
+    sure = pairs.get("intervals", {}).get(judged["sha256"], {})
     return {
         "rank": None,
         "name": one.name,
@@ -139,6 +139,7 @@ def differences(pairs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each method beside the one that follows it in COCO AP, on the same images."""
     return [
         {
+            "images": f"{one['images']:,}",
             "better": one["better"],
             "than": one["worse"],
             "by AP": f"{100 * one['AP']:+.1f}",
@@ -208,16 +209,21 @@ def _digits(value: float | None, digits: int) -> str:
 _HOLLOW = {family_of(e) for e in ENTRIES if model_info(e.model).family == "two-stage"}
 
 
+def _no_points() -> dict[str, list[tuple[float, float, str]]]:
+    """Every family, so that each has the same colour and marker in all plots."""
+    return {family_of(one): [] for one in ENTRIES}
+
+
 def learning_plot(known: Results) -> str | None:
     """COCO AP over images seen: a line for each method, named at its end."""
-    groups: dict[str, list[tuple[float, float, str]]] = {}
+    groups = _no_points()
     lines = []
     for name, document in known.items():
         points = [(p["images"], 100 * p["coco"]["AP"]) for p in document["judged"]]
         named = [(*at, name if at == points[-1] else "") for at in points]
-        groups.setdefault(family_of(entry(name)), []).extend(named)
+        groups[family_of(entry(name))].extend(named)
         lines.append(points)
-    if not groups:
+    if not lines:
         return None
     axes = ("images seen in training", "AP (COCO) on the test images, percent")
     return plots.scatter(groups, *axes, lines, hollow=_HOLLOW)
@@ -225,13 +231,12 @@ def learning_plot(known: Results) -> str | None:
 
 def speed_plot(rows: Sequence[Mapping[str, Any]], where: str) -> str | None:
     """COCO AP over FPS: colour and marker by family, two-stage methods hollow."""
-    groups: dict[str, list[tuple[float, float, str]]] = {}
+    groups = _no_points()
     for row in rows:
         if row["fps"]:
-            point = (row["fps"], 100 * row["AP"], row["name"])
-            groups.setdefault(row["family"], []).append(point)
+            groups[row["family"]].append((row["fps"], 100 * row["AP"], row["name"]))
     axes = (plots.plain(f"FPS at batch 1, {where}"), "AP (COCO) on the test images, percent")
-    return plots.scatter(groups, *axes, hollow=_HOLLOW) if groups else None
+    return plots.scatter(groups, *axes, hollow=_HOLLOW) if any(groups.values()) else None
 
 
 # -- beside published methods ----------------------------------------------------------------------
