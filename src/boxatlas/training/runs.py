@@ -176,11 +176,12 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
 
 
 def _lengthened(folder: Path, old: Recipe, new: Recipe) -> bool:
-    """Put a run of schedule constant_decay back to where its rate began to fall, if a longer one
-    was the same until then. Its detectors stay until the longer run writes its own."""
-    held = read_header(folder, STEADY) if new.schedule == "constant_decay" else None
-    if held is None or new.length <= old.length:
+    """Put a run of schedule constant_decay back to where its rate began to fall, if it came so far:
+    until then a longer one is the same. Its detectors stay until the longer run writes its own."""
+    if new.schedule != "constant_decay" or new.length <= old.length:
         return False
+    if read_header(folder, STEADY) is None:
+        return True
     replaced = folder / (STATE + ".part")
     shutil.copyfile(folder / STEADY, replaced)
     os.replace(replaced, folder / STATE)
