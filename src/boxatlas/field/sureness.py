@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boxatlas.data import Table, read
+from boxatlas.errors import InputError
 from boxatlas.evaluation.diagnosis import paired
 from boxatlas.field import report, results
 from boxatlas.field.judging import found_file, read_found
@@ -21,9 +22,12 @@ def sure(out: Path, data: str | Path, folder: Path) -> Iterator[Document]:
 
     out: the folder of all runs, with the detections; folder: of the results. Yields, after each,
     {"intervals": {sha256 of a file: {"name", "images", "AP": [low, high]}},
-    "pairs": [{"images", "better", "worse", "files": their sha256, "AP", "low", "high"}]}.
+    "pairs": [{"images", "better", "worse", "files": their sha256, "AP", "low", "high"}]}. Raises
+    InputError where nothing was judged.
     """
     known = results.read_results(folder)
+    if not known:
+        raise InputError("nothing was judged yet", hint="boxatlas field train")
     held = results.read_document(folder, "pairs.json")
     table = read(data, "test")
     document: Document = {"intervals": {}, "pairs": []}
