@@ -177,3 +177,17 @@ def test_stored_results_are_whole() -> None:
             assert abs(point["lost_by_packing"]) <= 0.003
             low, high = point["voc07_interval"]
             assert low <= point["voc07"] <= high
+
+
+def test_the_field_in_the_comparison(tmp_path: Path) -> None:
+    """Beside what was published of the method; its own input, weights, AP and times."""
+    put(tmp_path, "ssd", (7500, 0.1), (15000, 0.2))
+    put(tmp_path, "dsod", (7500, 0.1))
+    known = results.read_results(tmp_path)
+    sha = results.latest(known["ssd"])["sha256"]
+    timed = {"sha256": sha, "fps": 30.0, "fps_between": [29.0, 31.0], "latency_ms": 33.3}
+    ssd, dsod = report.compared(known, {"methods": {"ssd": timed}})
+    assert (ssd.source, ssd.input, ssd.backbone) == ("field/ssd", "224x224", "EfficientNet-Lite0")
+    assert (ssd.ap, ssd.ap50, ssd.map, ssd.fps) == (0.2, 0.4, 0.4, 30.0)
+    assert (dsod.source, dsod.fps) == ("field/dsod", None)
+    assert "EfficientNet" not in dsod.backbone
