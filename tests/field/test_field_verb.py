@@ -67,7 +67,8 @@ def test_a_stopped_field_goes_on_and_ends_alike(
 
     code, out, err = train("whole")
     assert code == 0, err
-    judged = json.loads(out)["judged"]["ssd"]
+    (named,) = json.loads(out)["judged"]
+    judged = {key: value for key, value in named.items() if key != "name"}
     stored = json.loads((tmp_path / "whole_field" / "results" / "ssd.json").read_text())
     assert stored["judged"] == [judged]
     assert judged["sha256"] == digest_of(file("whole"))
@@ -90,7 +91,7 @@ def test_a_stopped_field_goes_on_and_ends_alike(
     ours, theirs = (load_file(file(where)) for where in ("stopped", "whole"))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     code, out, err = train("stopped")  # judged already: nothing is trained
-    assert (code, json.loads(out)["judged"]) == (0, {})
+    assert (code, json.loads(out)["judged"]) == (0, [])
 
     code, _, err = train("stopped", 64)  # made longer
     assert code == 0, err

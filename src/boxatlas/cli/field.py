@@ -75,8 +75,9 @@ def train(
     out: Out,
     names: Names = None,
     images: Annotated[
-        int, typer.Option("--images", min=8, help="Train each on so many; then judge it.")
-    ] = 7500,
+        list[int] | None,
+        typer.Option("--images", min=8, help="Train on so many, then judge; again. 7500 if none."),
+    ] = None,
     field: Folder = Path("field"),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -84,33 +85,38 @@ def train(
     """Train entries one after another, pack and judge each, and keep what was measured.
 
     Stopped by Ctrl-C, or killed, the same command goes on. A longer training goes on from a shorter
-    one's. One that was judged is passed over. Results go to FIELD/results/NAME.json.
+    one's. One that was judged is passed over. Results go to FIELD/results/NAME.json. Of several
+    lengths, all entries are trained on the shortest first; where each is twice the one before, it
+    is known which methods were not finished.
 
     \b
     boxatlas field train --data VOC20 --out runs/field --images 7500
-    boxatlas field train ssd fpn --data VOC20 --out runs/field --images 30000
+    boxatlas field train ssd fpn --data VOC20 --out runs/field --images 15000 --images 30000
     """
+    from itertools import product
+
     from boxatlas.field import judging, results
     from boxatlas.field.plan import ENTRIES, entry
     from boxatlas.field.training import train_entry
 
     chosen = [entry(name) for name in names] if names else list(ENTRIES)
-    done, rows = {}, []
-    for one in chosen:
-        if not results.has(field / "results", one.name, images):
-            trained = train_entry(one, data, images, out, pick_device(device))
-            judged = judging.judge(one, trained, data, images, out)
-            done[one.name] = judged
-            results.add(field / "results", one.name, judging.about(one), judged)
-            rows.append(
-                {
-                    "name": one.name,
-                    "images": images,
-                    "mAP@0.5": judged["voc07"],
-                    "COCO AP": judged["coco"]["AP"],
-                    "MB": judged["bytes"] / 1e6,
-                }
-            )
+    where, done, rows = pick_device(device), [], []
+    for length, one in product(sorted(set(images or [7500])), chosen):
+        if results.has(field / "results", one.name, length):
+            continue
+        trained = train_entry(one, data, length, out, where)
+        judged = judging.judge(one, trained, data, length, out, where)
+        results.add(field / "results", one.name, judging.about(one), judged)
+        done.append({"name": one.name, **judged})
+        rows.append(
+            {
+                "name": one.name,
+                "images": length,
+                "mAP@0.5": judged["voc07"],
+                "COCO AP": judged["coco"]["AP"],
+                "MB": judged["bytes"] / 1e6,
+            }
+        )
     emit({"judged": done}, as_json, rows=rows)
 
 

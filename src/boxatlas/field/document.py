@@ -173,7 +173,9 @@ def _parts(
     for images in reversed(report.stages(known)):
         rows = report.table(known, images, speed, pairs)
         parts += [f"## After {images:,} images", "", _markdown(report.shown(rows)), ""]
-    if not known:
+    if known:
+        parts += ["Minutes of training: on one core that had other work, so upper bounds.", ""]
+    else:
         parts += ["Nothing was judged yet.", ""]
     parts += _figure("learning", figures) + _figure("speed", figures)
     if speed:
@@ -214,7 +216,8 @@ def _survey(survey: Mapping[str, Any], figures: Mapping[str, str]) -> list[str]:
     said = (
         "The comparison that surveys print: FPS as published, each on its authors' GPU, AP on COCO "
         "test-dev. Beside it the same networks here, of 80 classes and random weights, the "
-        f"threshold set to leave a hundred detections{': ' + machine(survey) if survey else ''}."
+        f"threshold set to leave a hundred detections{': ' + machine(survey) if survey else ''}. "
+        "The machine had other work, and each was timed on its own: only large differences count."
     )
     return [
         *("## Published and measured", "", said, "", _markdown(survey_table(survey)), ""),

@@ -50,19 +50,26 @@ def found_file(out: Path, name: str, images: int) -> Path:
     return out / "found" / f"{name}-{images}.npz"
 
 
-def judge(one: Entry, trained: Path, data: str | Path, images: int, out: Path) -> dict[str, Any]:
+def judge(
+    one: Entry,
+    trained: Path,
+    data: str | Path,
+    images: int,
+    out: Path,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
     """Pack a trained detector, measure that very file, and return what is to be kept of it.
 
     out: the folder of all runs; the packed file and what it found stay there.
     """
     file = packed_file(out, one.name, images)
     make_folder(file.parent)
-    detector = load(trained)
+    detector = load(trained).to(device)
     parameters = sum(p.numel() for p in detector.parameters())
     packing: Packing = "half" if parameters <= _HALF_UP_TO else "rows of 8 bits"
     _, about = write_weights(trained, file.parent, name=file.stem, packing=packing)
     table = read(data, "test")
-    small = load(file)
+    small = load(file).to(device)
     found = predict(small, table)
     save_found(found_file(out, one.name, images), found)
     measured = evaluate(found, table, "voc07")

@@ -9,11 +9,13 @@ from typing import Any
 
 from boxatlas.data import Table, read
 from boxatlas.errors import InputError
+from boxatlas.evaluation import evaluate
 from boxatlas.evaluation.diagnosis import paired
 from boxatlas.field import report, results
 from boxatlas.field.judging import found_file, read_found
 
 Document = dict[str, Any]
+FIRST = 100  # test images that a file can be checked on
 
 
 def sure(out: Path, data: str | Path, folder: Path) -> Iterator[Document]:
@@ -21,7 +23,8 @@ def sure(out: Path, data: str | Path, folder: Path) -> Iterator[Document]:
     after equally many images. What is known of the same files already is not computed again.
 
     out: the folder of all runs, with the detections; folder: of the results. Yields, after each,
-    {"intervals": {sha256 of a file: {"name", "images", "AP": [low, high]}},
+    {"intervals": {sha256 of a file: {"name", "images", "AP": [low, high], "first": AP and voc07 of
+    the first test images, for those who check the file}},
     "pairs": [{"images", "better", "worse", "files": their sha256, "AP", "low", "high"}]}. Raises
     InputError where nothing was judged.
     """
@@ -49,7 +52,9 @@ def _interval(row: Mapping[str, Any], out: Path, table: Table) -> Document:
     nothing = [one[:0] for one in found]
     difference = paired(nothing, found, table)
     between = [difference["low"], difference["high"]]
-    return {"name": row["name"], "images": row["images"], "AP": between}
+    measured = evaluate(found[:FIRST], table[:FIRST], "voc07")
+    first = {"AP": measured["coco"]["AP"], "voc07": measured["voc07"]}
+    return {"name": row["name"], "images": row["images"], "AP": between, "first": first}
 
 
 def _pair(better: Mapping[str, Any], worse: Mapping[str, Any], out: Path, table: Table) -> Document:
