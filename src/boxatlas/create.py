@@ -42,9 +42,9 @@ def create_model(
 def load(path: str | Path, *, engine: str | None = None) -> Detector:
     """The whole detector from a file: model, options, classes, preprocess, weights.
 
-    path: a checkpoint, a run's folder (its best, else its last), "bundled" or the name of a model
-    whose weights the package carries, or an ONNX file that `boxatlas export` wrote (its network
-    cannot be trained). It is ready to infer: in eval mode.
+    path: a checkpoint, a run's folder (its best, else its last), "bundled", "field/NAME" or the
+    name of a model whose weights the package carries, or an ONNX file that `boxatlas export` wrote
+    (its network cannot be trained). It is ready to infer: in eval mode.
     engine: what runs the network: "torch" (a checkpoint's own), "onnx" (an ONNX file's),
     "openvino", or "auto", the fastest here that finds the same; of a checkpoint the graph is then
     written once beside it. Raises InputError where the file is none of these, for an unknown engine

@@ -41,6 +41,12 @@ def recipe(**values: Any) -> Recipe:
         ({"schedule": "constant", "warmup": 10, "warmup_from": 0.1}, 5, 0.055),
         ({"schedule": "constant", "warmup": 10, "warmup_from": 0.1}, 10, 0.1),
         ({"schedule": "polynomial", "power": 1, "warmup": 10}, 55, 0.05),
+        # falls over the last 20 of 100 iterations, to a tenth
+        ({"schedule": "constant_decay", "final_lr": 0.1}, 80, 0.1),
+        ({"schedule": "constant_decay", "final_lr": 0.1}, 90, 0.055),
+        ({"schedule": "constant_decay", "final_lr": 0.1}, 100, 0.01),
+        ({"schedule": "constant_decay", "final_lr": 0.1, "decay": 0.5}, 75, 0.055),
+        ({"schedule": "constant_decay", "warmup": 10, "warmup_from": 0.1}, 5, 0.055),
     ],
 )
 def test_rate(values: dict[str, Any], step: int, expected: float) -> None:

@@ -81,15 +81,12 @@ def command(
         from boxatlas.data import read
 
         sources = list(read(data, split, format).paths[:64])
-    chosen = pick_device(device)
-    documents: list[dict[str, Any]] = []
-    names = expand(what)
+    documents, names, chosen = [], expand(what), pick_device(device)
     groups = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
     for group in track(groups, "benchmarking"):
         documents += _measured(group, chosen, seed, sources, seconds, batch or [8], engine)
-    rows = [_row(name, document) for name, document in zip(names, documents, strict=True)]
-    first = documents[0]
-    text = f"{first['device']}, {first['threads']} threads, torch {torch.__version__}"
+    rows = [_row(name, one) for name, one in zip(names, documents, strict=True)]
+    text = "{device}, {threads} threads, torch ".format(**documents[0]) + torch.__version__
     text += "; images of the data" if data else "; made images of 640 x 480"
     emit({"benchmarks": documents, "torch": torch.__version__}, as_json, rows=rows, text=text)
 

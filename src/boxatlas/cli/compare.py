@@ -44,6 +44,9 @@ Metric = Annotated[str, typer.Option("--metric", help="What mAP is: voc07, voc12
 Survey = Annotated[
     bool, typer.Option("--survey/--no-survey", help="The published comparison as well.")
 ]
+Field = Annotated[
+    bool, typer.Option("--field", help="The field's results: every method trained alike.")
+]
 Seconds = Annotated[
     float, typer.Option("--seconds", min=0, max=3600, help="FPS is timed for about so long each.")
 ]
@@ -59,6 +62,7 @@ def command(
     split: Split = None,
     metric: Metric = "voc12",
     survey: Survey = True,
+    field: Field = False,
     seconds: Seconds = 3.0,
     out: Out = None,
     format: FormatOption = None,
@@ -77,8 +81,8 @@ def command(
     boxatlas compare
     boxatlas compare 'ssd300*' yolov3 --out speed
     boxatlas compare runs/ssd runs/fssd runs/yolov3 --data photos --split test --out compared
+    boxatlas compare --field --no-survey
     """
-    from boxatlas.cli.bench import TOGETHER, expand
     from boxatlas.cli.eval import known_metric
     from boxatlas.errors import InputError
     from boxatlas.evaluation.comparison import (
@@ -87,26 +91,22 @@ def command(
         table_rows,
         write_comparison,
     )
-    from boxatlas.progress import track
 
     known_metric(metric)
-    if not what and not survey:
+    if not what and not survey and not field:
         raise InputError("there is nothing to compare", field="compare", hint="name some models")
+    if field and data:
+        hint = "name field/NAME to measure it on --data"
+        raise InputError("the field was judged on images of its own", field="--field", hint=hint)
     if out is not None:
         reserve(out, force)
     table, conditions = _labelled(data or [], split, format, metric)
-    chosen = pick_device(device)
     rows = survey_rows() if survey else []
-    seen: dict[str, list[Detections]] = {}
-    names = expand(what or [])
-    groups = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
-    for group in track(groups, "comparing"):
-        measured, machine = _measured(group, chosen, seed, seconds, table, metric, seen)
-        conditions |= machine
-        for row in measured:
-            _place(rows, row)
-    if table is not None and len(seen) > 1:
-        conditions["paired"] = _pairs(seen, table)
+    chosen = pick_device(device)
+    for row in _measured_in_groups(what or [], chosen, seed, seconds, table, metric, conditions):
+        _place(rows, row)
+    if field:
+        rows += _field_rows(conditions)
     if out is not None:
         again = shlex.join(["boxatlas", *context.obj])
         write_comparison(out, rows, conditions, again)
@@ -116,6 +116,52 @@ def command(
         + (f"report: {out / 'report.html'}" if out else "")
     )
     emit(document_of(rows, conditions), as_json, rows=table_rows(rows), text=text)
+
+
+def _measured_in_groups(
+    what: list[str],
+    device: torch.device,
+    seed: int,
+    seconds: float,
+    table: Table | None,
+    metric: str,
+    conditions: dict[str, Any],
+) -> list[Compared]:
+    """The rows of what is named, as many at a time as are timed in turns. The machine, and the
+    detectors' differences on the table's images, go into the conditions."""
+    from boxatlas.cli.bench import TOGETHER, expand
+    from boxatlas.progress import track
+
+    seen: dict[str, list[Detections]] = {}
+    rows: list[Compared] = []
+    names = expand(what)
+    groups = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
+    for group in track(groups, "comparing"):
+        measured, machine = _measured(group, device, seed, seconds, table, metric, seen)
+        conditions |= machine
+        rows += measured
+    if table is not None and len(seen) > 1:
+        conditions["paired"] = _pairs(seen, table)
+    return rows
+
+
+def _field_rows(conditions: dict[str, Any]) -> list[Compared]:
+    """The stored results of the field; on what they were measured goes into the conditions."""
+    from boxatlas.errors import InputError
+    from boxatlas.field import report, results
+
+    folder = results.home()
+    speed = results.read_document(folder, "speed.json")
+    conditions["field"] = "each method's longest training; mAP is VOC07's"
+    conditions["data"] = ["the field's 2,298 test images of VOC"]
+    if speed:
+        conditions["field_timed_on"] = f"{speed['device']}, {speed['threads']} threads"
+        conditions.setdefault("device", speed["device"])
+        conditions.setdefault("threads", speed["threads"])
+    known = results.read_results(folder)
+    if not known:
+        raise InputError("nothing of the field was judged yet", file=folder)
+    return report.compared(known, speed)
 
 
 def _labelled(

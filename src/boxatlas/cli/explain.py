@@ -34,14 +34,17 @@ def command(
     boxatlas explain ssd300_vgg16
     boxatlas explain faster_rcnn_r50_fpn --all --json
     boxatlas explain bundled
+    boxatlas explain field/retinanet
     """
-    if model == "bundled":  # the card of the detector that the package carries
-        from boxatlas.weights.bundle import bundled_card, card_text
+    from boxatlas.weights import bundled_card, field_card, field_names, is_field
+
+    if model == "bundled" or is_field(model):  # the card of a detector that comes trained
+        from boxatlas.weights.bundle import card_text
 
         if habits:
             raise InputError("lists a model's habits", field="--all", hint="explain that model")
-        held = bundled_card()
-        emit(held, as_json, text="" if as_json else card_text(held))
+        held = field_card(model) if is_field(model) else bundled_card()
+        emit(held, as_json, text="" if as_json else card_text(held, model))
         return
     from boxatlas.zoo import list_models
 
@@ -50,7 +53,7 @@ def command(
             "no such model",
             field="model",
             value=model,
-            hint=nearest(model, ("bundled", *list_models())),
+            hint=nearest(model, ("bundled", *field_names(), *list_models())),
         )
     card = card_of(model, habits=habits)
     emit(card, as_json, text="" if as_json else _text(card))

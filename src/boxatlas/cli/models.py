@@ -11,6 +11,9 @@ from boxatlas.cli.common import JsonOption, emit
 
 def command(
     pattern: Annotated[str, typer.Argument(help="Names that match, as in a shell.")] = "*",
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Detectors that come trained: bundled, the field's.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the detectors: paper, backbone, input size, how large, what was published.
@@ -22,8 +25,13 @@ def command(
     \b
     boxatlas models
     boxatlas models 'ssd*'
+    boxatlas models --trained
     boxatlas models --json
     """
+    if trained:
+        rows = _trained(pattern)
+        emit({"models": rows}, as_json, rows=rows, title=f"{len(rows)} trained detectors")
+        return
     from boxatlas.errors import InputError, nearest
     from boxatlas.zoo import list_models
 
@@ -38,6 +46,35 @@ def command(
         rows=[_row(d) for d in documents],
         title=f"{len(names)} models",
     )
+
+
+def _trained(pattern: str) -> list[dict[str, Any]]:
+    """Names that `load` takes without a file, with what their cards say."""
+    import fnmatch
+
+    from boxatlas.errors import InputError, nearest
+    from boxatlas.weights import bundled_card, field_card, field_names, is_bundled, is_field
+
+    names = [*(["bundled"] if is_bundled("bundled") else []), *field_names()]
+    found = fnmatch.filter(names, pattern.lower())
+    if not found:
+        raise InputError("no trained detector matches", value=pattern, hint=nearest(pattern, names))
+    rows = []
+    for name in found:
+        card = field_card(name) if is_field(name) else bundled_card()
+        rows.append(
+            {
+                "name": name,
+                "model": card["model"],
+                "classes": len(card["classes"]),
+                "mAP@0.5": card["evaluation"]["mAP"],
+                "COCO AP": card["evaluation"]["coco"]["AP"],
+                "on": " + ".join(card["evaluation"]["data"]),
+                "Mparam": card["parameters"] / 1e6,
+                "MB": card["bytes"] / 1e6,
+            }
+        )
+    return rows
 
 
 def describe(name: str) -> dict[str, Any]:

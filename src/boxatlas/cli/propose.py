@@ -239,12 +239,12 @@ def _maker(
     import torch
 
     from boxatlas.fetching import digest_of
-    from boxatlas.weights import bundled, load
+    from boxatlas.weights import file_of, load
 
     if threads is not None:
         torch.set_num_threads(threads)
     detector = load(model).to(pick_device(device))
-    weights = bundled(model) if model == "bundled" else Path(model)
+    weights = file_of(model)
     about = {
         "maker": detector.name,
         "weights": model,

@@ -11,8 +11,9 @@ Shape letters: B images, A default boxes, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from boxatlas.backbones.choice import BackboneChoices
@@ -30,7 +31,7 @@ from boxatlas.necks.fusion import (
     Generator,
     layers_after_fc7,
 )
-from boxatlas.options import idea
+from boxatlas.options import Width, idea, setting
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
     FirstMapChoices,
@@ -72,6 +73,9 @@ class Config(
     fuse_norm: bool = idea(True, "table 3: batch norm after the layers are joined")
     generator: Generator = idea(
         "simple", "figure 4: the pyramid starts from the fused map (direct) or a layer after it"
+    )
+    pyramid_width: Annotated[Width, Field(multiple_of=2)] = setting(
+        512, "section 3.3: channels of the pyramid's two finest new maps; the others have half"
     )
 
     backbone = "vgg16"
@@ -140,7 +144,9 @@ class FSSD(SingleShot):
             align_corners=config.align_corners,
         )
         grid = grids_of(backbone, config.shape)[names.index("conv4_3")]
-        pyramid = FeaturePyramid(fusion.channels, plan(grid), config.generator)
+        pyramid = FeaturePyramid(
+            fusion.channels, plan(grid), config.generator, config.pyramid_width
+        )
         boxes = ssd_boxes(config, len(pyramid.channels), steps=even_steps)
         neck = FusionNeck(extras, keep, fusion, pyramid)
         super().__init__(classes, preprocess, config, backbone, neck, pyramid.channels, boxes)

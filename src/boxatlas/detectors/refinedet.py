@@ -30,7 +30,7 @@ from boxatlas.necks.extra_maps import ExtraLayer, plain_layer
 from boxatlas.necks.residual import EachMap, Residual
 from boxatlas.necks.transfer import TransferConnection
 from boxatlas.ops.norm import L2Norm, L2NormChoices
-from boxatlas.options import idea
+from boxatlas.options import Width, idea, setting
 from boxatlas.parts.base import Raw
 from boxatlas.parts.default_boxes import (
     DefaultBoxChoices,
@@ -79,12 +79,19 @@ class Config(
     tcb: Literal["deconvolution", "none"] = idea(
         "deconvolution", "section 3.1: transfer connection blocks; none: both read the same maps"
     )
+    transfer_width: Width = setting(256, "section 3.1: channels of the transfer connection blocks")
 
     size = 320
     backbone = "vgg16"
     score = 0.01  # SSD, section 3.7, as are the next two
     nms_iou = 0.45
     max_detections = 200
+
+    def idle(self) -> dict[str, str]:
+        why = super().idle()
+        if self.tcb == "none":
+            why["transfer_width"] = "tcb is none: there are no such blocks"
+        return why
 
 
 class Sources(nn.Module):
@@ -134,7 +141,7 @@ class RefineDet(SingleShot):
         ratios = option_or_table(config.ratios, table, "ratios")
         boxes = DefaultBoxes(config, ratios, (list(SIZES), [None] * 4), _steps)
         tcb = config.tcb == "deconvolution"
-        transfer = TransferConnection(sources, norm=not vgg) if tcb else None
+        transfer = TransferConnection(sources, config.transfer_width, norm=not vgg) if tcb else None
         seen = sources if transfer is None else transfer.channels
         # On ResNet a residual block stands before each pair of predictors.
         before_arm = _modules(sources, config.bn_eps, deep)

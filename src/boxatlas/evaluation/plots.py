@@ -154,20 +154,21 @@ def scatter(
     *,
     hollow: Collection[str] = (),
 ) -> str:
-    """Named points (x, y, name) in groups, some joined by lines; x runs by powers.
+    """Points (x, y, name or "") in groups, some joined by lines; x runs by powers.
 
-    Each group has a colour and a marker of its own, those of `hollow` an outline alone, so that
-    they are told apart in grey as well.
+    Each group, an empty one too, has a colour and a marker of its own, those of `hollow` an outline
+    alone, so that they are told apart in grey as well.
     """
     with rc_context({**_STYLE, "figure.autolayout": False}):
         figure, axes = _figure(9.4, 6.2)
         figure.subplots_adjust(left=0.07, right=0.81, bottom=0.08, top=0.98)
         for line in lines:
             axes.plot(*zip(*sorted(line), strict=True), color="0.7", linewidth=0.8, zorder=1)
-        shown_groups = {name: points for name, points in groups.items() if points}
         for k, (colour, (group, points)) in enumerate(
-            zip(_colours(len(shown_groups)), shown_groups.items(), strict=True)
+            zip(_colours(len(groups)), groups.items(), strict=True)
         ):
+            if not points:
+                continue
             axes.scatter(
                 [p[0] for p in points],
                 [p[1] for p in points],
@@ -183,9 +184,9 @@ def scatter(
         axes.margins(0.06)
         for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:g}")
-        if shown_groups:
+        if any(groups.values()):
             axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        _name_points(figure, axes, [p for points in groups.values() for p in points])
+        _name_points(figure, axes, [p for points in groups.values() for p in points if p[2]])
         return _svg(figure)
 
 

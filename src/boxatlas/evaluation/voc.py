@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -187,14 +188,12 @@ def _running(flags: Bools, start: Ints, label: Ints, weight: Floats | None) -> F
     return total[1:] - total[start[label]]
 
 
-def _envelope(values: Floats, label: Ints) -> Floats:
+def _envelope(values: Floats, start: Ints) -> Floats:
     """The largest value from each place to the end of its class: precision made monotonic."""
-    levels, rank = np.unique(values, return_inverse=True)
-    # Whole numbers keep the classes apart exactly: a later class stands below the one before.
-    size = len(levels)
-    lifted = rank.reshape(-1) + size * (int(label.max(initial=0)) - label)
-    running = np.maximum.accumulate(lifted[::-1])[::-1]
-    return levels[running % size] if size else values
+    out = np.empty_like(values)
+    for begin, end in pairwise(start.tolist()):
+        out[begin:end] = np.maximum.accumulate(values[begin:end][::-1])[::-1]
+    return out
 
 
 def average_precision(curve: Curves, points: int | Floats | None = None) -> Floats:
@@ -204,7 +203,7 @@ def average_precision(curve: Curves, points: int | Floats | None = None) -> Floa
     at so many recalls (VOC2007, COCO), or at these.
     """
     classes = len(curve.positives)
-    top = _envelope(curve.precision, curve.label)
+    top = _envelope(curve.precision, curve.start)
     out = np.zeros(classes)
     if points is None:
         before = np.concatenate([[0.0], curve.recall[:-1]])
@@ -213,13 +212,13 @@ def average_precision(curve: Curves, points: int | Floats | None = None) -> Floa
         gain = np.nan_to_num(curve.recall) - np.nan_to_num(before)
         np.add.at(out, curve.label, gain * top)
     else:
-        padded = np.append(top, 0.0)
         levels = _LEVELS[points] if isinstance(points, int) else points
-        for level in levels:
-            short = np.zeros(classes, np.int64)
-            np.add.at(short, curve.label, np.nan_to_num(curve.recall) < level)
-            place = curve.start[:-1] + short
-            out += np.where(place < curve.start[1:], padded[place], 0.0) / len(levels)
+        for k in np.flatnonzero(curve.positives):
+            part = slice(curve.start[k], curve.start[k + 1])
+            place = np.searchsorted(
+                curve.recall[part], levels
+            )  # recall rises: the first to reach it
+            out[k] = (np.append(top[part], 0.0)[place] / len(levels)).sum()
     out[curve.positives == 0] = np.nan
     return out
 

@@ -82,20 +82,25 @@ class FeaturePyramid(nn.Module):
 
     layers: how each map after the first is made smaller. generator: "direct", the fused map itself
     is the first of the pyramid; "simple", a 3x3 convolution comes before; "bottleneck", as
-    "simple", of 1x1 to half the width and 3x3. `channels` says what is returned.
+    "simple", of 1x1 to half the width and 3x3. finest: channels of the finest maps that are made,
+    the coarser ones have half. `channels` says what is returned.
     """
 
     def __init__(
-        self, channels: int, layers: Sequence[ExtraLayer], generator: Generator = "simple"
+        self,
+        channels: int,
+        layers: Sequence[ExtraLayer],
+        generator: Generator = "simple",
+        finest: int = 512,
     ) -> None:
         super().__init__()
         self.direct = generator == "direct"
-        wide = 0 if self.direct else 2  # how many of the finest are 512 wide
+        wide = 0 if self.direct else 2  # how many count as the finest
         steps = [*([] if self.direct else [ExtraLayer(0, 0, 3, 1, 1)]), *layers]
         self.channels = [channels] if self.direct else []
         self.layers = nn.ModuleList()
         for i, step in enumerate(steps):
-            width = 512 if i < wide else 256
+            width = finest if i < wide else finest // 2
             shape = (width, step.kernel, step.stride, step.padding)
             if generator == "bottleneck":
                 squeeze = ConvRelu(channels, width // 2, 1)

@@ -22,6 +22,7 @@ from boxatlas.files import check_format, write_tensors
 from boxatlas.training.ema import Ema
 
 STATE = "resume.safetensors"
+STEADY = "steady.safetensors"  # the state as a schedule constant_decay began to fall
 
 
 @dataclass
@@ -52,9 +53,11 @@ def save_state(
     optimizer: Optimizer | None = None,
     ema: Ema | None = None,
     scaler: GradScaler | None = None,
+    *,
+    name: str = STATE,
     **extra: Any,
 ) -> None:
-    """Write the state of a run. `extra` is JSON kept in the header."""
+    """Write the state of a run to a file of its folder. `extra` is JSON kept in the header."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     header: dict[str, Any] = {"format": 1, "position": asdict(position), **extra}
     if ema is not None:
@@ -64,12 +67,12 @@ def save_state(
         tensors |= _optimizer_tensors(optimizer)
     if scaler is not None and scaler.is_enabled():
         header["scaler"] = scaler.state_dict()
-    write_tensors(folder / STATE, tensors, {"boxatlas_run": json.dumps(header)})
+    write_tensors(folder / name, tensors, {"boxatlas_run": json.dumps(header)})
 
 
-def read_header(folder: Path) -> dict[str, Any] | None:
+def read_header(folder: Path, name: str = STATE) -> dict[str, Any] | None:
     """The JSON of a run's state, its position as `Position`; None where there is no state yet."""
-    path = folder / STATE
+    path = folder / name
     if not path.exists():
         return None
     try:

@@ -26,7 +26,14 @@ from boxatlas.errors import InputError
 from boxatlas.parts.base import Detector, Phase
 from boxatlas.structures import Batch
 from boxatlas.training import phases as staging
-from boxatlas.training.checkpoint import Position, load_state, read_header, save_state
+from boxatlas.training.checkpoint import (
+    STATE,
+    STEADY,
+    Position,
+    load_state,
+    read_header,
+    save_state,
+)
 from boxatlas.training.distributed import any_of
 from boxatlas.training.ema import Ema
 from boxatlas.training.guard import (
@@ -38,7 +45,14 @@ from boxatlas.training.guard import (
     of_workers,
 )
 from boxatlas.training.log import Log, Meter, memory_mb
-from boxatlas.training.optim import divided, make_optimizer, schedule, set_rate, steps_in
+from boxatlas.training.optim import (
+    decay_start,
+    divided,
+    make_optimizer,
+    schedule,
+    set_rate,
+    steps_in,
+)
 from boxatlas.training.phases import Job
 from boxatlas.training.recipe import Recipe
 
@@ -150,6 +164,8 @@ class Descent:
         self.total = max(steps_in(recipe.length, recipe, self.epoch_steps), 1)
         self.eval_steps = max(steps_in(recipe.eval_every, recipe, self.epoch_steps), 1)
         self.rate = schedule(recipe, self.epoch_steps)
+        falls = recipe.schedule == "constant_decay"
+        self.steady = decay_start(recipe, self.epoch_steps) if falls else None
         self.optimizer = make_optimizer(self.model, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.precision = precision(recipe, job.device)
@@ -189,6 +205,7 @@ class Descent:
                 self._after()
                 if position.step >= self.total:
                     break
+        position.seconds = self._elapsed()
         self.log.end()
 
     def _group(self, batches: Iterator[Batch]) -> list[Batch]:
@@ -271,6 +288,8 @@ class Descent:
             reading = self.meter.read() | {"lr": self.rate(step - 1)}
             self.position.losses = {k: v for k, v in reading.items() if k in self.meter.names}
             self._row(reading)
+        if step == self.steady:
+            self.save(STEADY)
         due = step % self.eval_steps == 0 or step == self.total
         if due and self.job.evaluate is not None and self.position.evaluated < step:
             self.evaluate()
@@ -313,11 +332,11 @@ class Descent:
             self._judge(metrics)
         self.meter.restart()
 
-    def save(self) -> None:
+    def save(self, name: str = STATE) -> None:
         """Write the state to resume from, and the last detector."""
         self.finite.drain()
         if self.job.world.first:
-            self.position.seconds = self._seconds + time.monotonic() - self._began
+            self.position.seconds = self._elapsed()
             scaler, about = self.scaler, _about(self.job)
             save_state(
                 self.job.folder,
@@ -326,6 +345,7 @@ class Descent:
                 self.optimizer,
                 self.ema,
                 scaler,
+                name=name,
                 **about,
             )
             save_detector(self.job, self.product, "last.safetensors", self.position)
@@ -348,8 +368,7 @@ class Descent:
         self.log.say(f"{place}: {self.recipe.metric} {judged}{' (best so far)' if better else ''}")
 
     def _row(self, values: dict[str, Any]) -> None:
-        step = self.position.step
-        seconds = self._seconds + time.monotonic() - self._began
+        step, seconds = self.position.step, self._elapsed()
         self.log.row(
             {
                 "phase": self.position.phase,
@@ -360,6 +379,9 @@ class Descent:
                 **values,
             }
         )
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.monotonic() - self._began
 
     def _mode(self) -> None:
         """Training mode, but for the norms that are kept as they are."""
@@ -402,7 +424,11 @@ def save_detector(job: Job, model: Detector, name: str, position: Position) -> N
         job.folder / name,
         recipe=job.recipe.model_dump(mode="json"),
         metrics=plain(position.metrics),
-        trained={"phase": position.phase, "iteration": position.step},
+        trained={
+            "phase": position.phase,
+            "iteration": position.step,
+            "seconds": round(position.seconds, 1),
+        },
         **job.about,
     )
 

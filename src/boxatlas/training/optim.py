@@ -106,6 +106,13 @@ def divided(recipe: Recipe, processes: int) -> tuple[int, int]:
     return recipe.batch // (processes * parts), parts
 
 
+def decay_start(recipe: Recipe, steps_per_epoch: int) -> int:
+    """The first iteration at which a schedule constant_decay falls: all before it are the same
+    however long the training is."""
+    total = max(steps_in(recipe.length, recipe, steps_per_epoch), 1)
+    return total - round(recipe.decay * total)
+
+
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     """Iteration (from 0) -> the base learning rate there.
 
@@ -113,9 +120,11 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     gamma at each milestone.
     cosine: f + (1 - f) (1 + cos(pi t)) / 2; polynomial: f + (1 - f) (1 - t)^power, where f is
     `final_lr` and t goes from 0 at the end of the warm-up to 1 at the end of training. poly_whole:
-    (1 - step / length)^power after the warm-up, as Darknet has it.
+    (1 - step / length)^power after the warm-up, as Darknet has it. constant_decay: 1, and from
+    `decay_start` on a straight line to f, which the step after the last would have.
     """
     total = max(steps_in(recipe.length, recipe, steps_per_epoch), 1)
+    falls = decay_start(recipe, steps_per_epoch)
     warmup = min(steps_in(recipe.warmup, recipe, steps_per_epoch), total)
     milestones = [steps_in(m, recipe, steps_per_epoch) for m in recipe.milestones]
     gammas = recipe.gamma if isinstance(recipe.gamma, list) else [recipe.gamma] * len(milestones)
@@ -127,6 +136,9 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
             return math.prod(g for g, m in zip(gammas, milestones, strict=True) if step >= m)
         if recipe.schedule == "poly_whole":
             return 1.0 if step < warmup else max(1 - step / total, 0.0) ** recipe.power
+        if recipe.schedule == "constant_decay":
+            fallen = max(step - falls, 0) / max(total - falls, 1)
+            return 1 - (1 - recipe.final_lr) * min(fallen, 1.0)
         t = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
         cosine = recipe.schedule == "cosine"
         fall = (1 + math.cos(math.pi * t)) / 2 if cosine else (1 - t) ** recipe.power

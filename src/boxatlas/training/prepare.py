@@ -142,14 +142,17 @@ def resolve_init(recipe: Recipe) -> Recipe:
     """Replace `init: auto` by what it means for this model; take the options that weights go with.
 
     auto: the bundled detector where the package carries one of the model, else ImageNet's weights.
+    field: the field's detector of the model.
     A checkpoint, the bundled one too, brings its options and what differs in its preprocess, but
     for what the recipe itself gives.
     """
     init = recipe.init
     if init in ("none", "imagenet"):
         return recipe
-    from boxatlas.weights import bundled_options, is_bundled
+    from boxatlas.weights import bundled_options, field_of, is_bundled
 
+    if init == "field":
+        return _as_checkpoint(recipe.changed({"init": field_of(recipe.model)}))
     if init == "auto":
         init = "bundled" if is_bundled(recipe.model) else "imagenet"
     if init in ("bundled", "imagenet"):

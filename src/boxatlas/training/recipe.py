@@ -36,8 +36,8 @@ class Recipe(Options):
     options: dict[str, Any] = Field({}, description="ideas, settings and habits of the method")
     init: str = Field(
         "none",
-        description="first weights: none, imagenet (backbone), bundled, auto (the best here) or a "
-        "checkpoint",
+        description="first weights: none, imagenet (backbone), bundled, field, auto (the best "
+        "here), field/NAME or a checkpoint",
     )
     preprocess: dict[str, Any] = Field(
         {}, description="of the input, where it differs from the method's; init fills it in"
@@ -77,9 +77,12 @@ class Recipe(Options):
     freeze: list[str] = Field([], description="name patterns of layers that are not trained")
     freeze_norms: list[str] = Field([], description="name patterns of norms kept as they are")
 
-    schedule: Literal["constant", "step", "cosine", "polynomial", "poly_whole"] = Field(
+    schedule: Literal[
+        "constant", "step", "cosine", "polynomial", "poly_whole", "constant_decay"
+    ] = Field(
         "cosine",
-        description="schedule of the learning rate: constant, step, cosine, polynomial, poly_whole",
+        description="schedule of the learning rate: constant, step, cosine, polynomial, "
+        "poly_whole, constant_decay",
     )
     warmup: float = Field(
         0.0, ge=0, description="length of the warm-up, in epochs or iterations as the training"
@@ -98,8 +101,14 @@ class Recipe(Options):
         description="of schedule step: fraction that the rate falls to, or one for each milestone",
     )
     power: float = Field(0.9, gt=0, description="power of schedule polynomial")
+    decay: float = Field(
+        0.2, gt=0, le=1, description="of schedule constant_decay: the part in which the rate falls"
+    )
     final_lr: float = Field(
-        0.0, ge=0, le=1, description="of schedules cosine, polynomial: the last rate, as a fraction"
+        0.0,
+        ge=0,
+        le=1,
+        description="of schedules cosine, polynomial, constant_decay: the last rate, as a fraction",
     )
 
     ema: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights; null = no")

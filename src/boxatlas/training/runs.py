@@ -17,7 +17,7 @@ import torch
 from boxatlas.errors import InputError
 from boxatlas.files import make_folder, write_text
 from boxatlas.progress import console
-from boxatlas.training.checkpoint import STATE
+from boxatlas.training.checkpoint import STATE, STEADY, read_header
 from boxatlas.training.distributed import wait, world
 from boxatlas.training.log import METRICS, TENSORBOARD, memory_mb
 from boxatlas.training.loop import plain, run
@@ -27,6 +27,7 @@ from boxatlas.training.recipe import Recipe, differences, read_recipe
 RECIPE = "recipe.yaml"
 _LOCK_SECONDS = 7.0  # more than torch's workers take to see that their parent is gone
 # What may change when a run is resumed, without changing what it computes.
+_LENGTH = {"iterations", "epochs", "eval_every"}  # what may, where a longer run begins alike
 _FREE = ("workers", "log_every", "save_every", "save_minutes", "data", "format")
 
 
@@ -162,6 +163,8 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
     if recipe is None:
         return old
     changed = differences(old, recipe, ignoring=_FREE)
+    if changed and set(changed) <= _LENGTH and _lengthened(folder, old, recipe):
+        return recipe
     if changed and (folder / STATE).exists():
         name, (before, now) = next(iter(changed.items()))
         raise InputError(
@@ -170,6 +173,19 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
             hint="train into another --out to change it",
         )
     return recipe
+
+
+def _lengthened(folder: Path, old: Recipe, new: Recipe) -> bool:
+    """Put a run of schedule constant_decay back to where its rate began to fall, if it came so far:
+    until then a longer one is the same. Its detectors stay until the longer run writes its own."""
+    if new.schedule != "constant_decay" or new.length <= old.length:
+        return False
+    if read_header(folder, STEADY) is None:
+        return True
+    replaced = folder / (STATE + ".part")
+    shutil.copyfile(folder / STEADY, replaced)
+    os.replace(replaced, folder / STATE)
+    return True
 
 
 def try_out(recipe: Recipe, *, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -22,6 +22,7 @@ from boxatlas.images import Preprocess
 from boxatlas.options import validated
 from boxatlas.parts.base import Detector
 from boxatlas.weights.bundle import bundled, bundled_card, bundled_options, is_bundled
+from boxatlas.weights.field import field_card, field_file, field_names, field_of, is_field
 from boxatlas.weights.mmdet_config import as_configured
 from boxatlas.weights.reading import KEY, read, read_notes, read_state, tensors_of
 from boxatlas.weights.source import Checkpoint, Imported
@@ -36,8 +37,12 @@ __all__ = [
     "bundled_options",
     "checkpoints",
     "description_of",
+    "field_card",
+    "field_names",
+    "field_of",
     "import_model",
     "is_bundled",
+    "is_field",
     "load",
     "load_into",
     "read_state",
@@ -52,9 +57,9 @@ SOURCES = (
 def load(path: str | Path) -> Detector:
     """The whole detector from a checkpoint: model, options, classes, preprocess, weights.
 
-    path: a file, a run's folder (its best, else its last), "bundled" or the name of a model whose
-    weights the package carries. It is ready to infer: in
-    eval mode. Raises InputError where the file is not such a checkpoint or its weights do not fit
+    path: a file, a run's folder (its best, else its last), "bundled", "field/NAME" or the name of a
+    model whose weights the package carries. It is ready to infer: in eval mode. Raises InputError
+    where the file is not such a checkpoint or its weights do not fit
     its model.
     """
     path = file_of(path)
@@ -79,6 +84,8 @@ def file_of(what: str | Path) -> Path:
         return found
     if os.path.exists(path):  # False, not an error, for a name too long
         return path
+    if is_field(what):
+        return field_file(str(what))
     known = str(what) in list_models()
     if what == "bundled" or (known and is_bundled(str(what))):
         return bundled(str(what))
@@ -88,7 +95,7 @@ def file_of(what: str | Path) -> Path:
             value=str(what),
             hint="train it, or `boxatlas weights list`, `weights fetch` and `weights import`",
         )
-    names = () if path.suffix else near(str(what), ("bundled", *list_models()))
+    names = () if path.suffix else near(str(what), ("bundled", *field_names(), *list_models()))
     hint = f"did you mean {' or '.join(map(repr, names))}?" if names else None
     raise InputError("no such file", file=path, hint=hint)
 
@@ -110,16 +117,16 @@ def load_into(
 ) -> Transferred:
     """Put weights into a detector: every tensor that fits, class rows by equal name.
 
-    weights: a checkpoint's path, "bundled", or tensors by our names. Raises InputError for a
-    checkpoint of another model, unless `other_models`, where nothing fits, and where the backbone
-    is not the bundled one's (another size only adds or leaves out coarse maps).
+    weights: a checkpoint's path, "bundled", "field/NAME", or tensors by our names. Raises
+    InputError for a checkpoint of another model, unless `other_models`, where nothing fits, and
+    where the backbone is not the bundled one's (another size only adds or leaves out coarse maps).
     """
     file: Path | None = None
     classes: Sequence[str] | None = None
     if isinstance(weights, Mapping):
         state: Mapping[str, Tensor] = weights
     else:
-        file = bundled(model.name) if weights == "bundled" else Path(weights)
+        file = bundled(model.name) if weights == "bundled" else file_of(weights)
         state, description = read(file)
         if description is not None:
             kind, classes = description.get("model"), description.get("classes")

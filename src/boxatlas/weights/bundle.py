@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from boxatlas.errors import InputError
 from boxatlas.fetching import digest_of
 from boxatlas.files import write_tensors, write_text
 from boxatlas.options import validated
+from boxatlas.weights.packing import Packing, packed, size_of
 from boxatlas.weights.reading import KEY, read
 
 FOLDER = Path(__file__).parent / "bundled"
@@ -97,15 +96,20 @@ def bundled(name: str) -> Path:
         problem = f"no weights are bundled for {name}"
         hint = f"bundled are: {', '.join(held)}" if held else None
         raise InputError(problem, field="weights", value="bundled", hint=hint)
-    if digest_of(path) != _card(path)["sha256"]:
+    return checked(path, "install boxatlas again")
+
+
+def checked(path: Path, hint: str) -> Path:
+    """The path. Raises InputError, with the hint, where it is not the file that its card is of."""
+    if digest_of(path) != card_of(path)["sha256"]:
         problem = "is not the file that its card is of: its sha256 differs"
-        raise InputError(problem, file=path, hint="install boxatlas again")
+        raise InputError(problem, file=path, hint=hint)
     return path
 
 
 def bundled_card(name: str = "bundled") -> dict[str, Any]:
     """What is known of a bundled detector, as `write_card` wrote it. Raises as `bundled` does."""
-    return _card(bundled(name))
+    return card_of(bundled(name))
 
 
 def bundled_options(name: str) -> dict[str, Any]:
@@ -117,7 +121,8 @@ def _model(name: str) -> str:
     return DEFAULT if name == "bundled" else name
 
 
-def _card(weights: Path) -> dict[str, Any]:
+def card_of(weights: Path) -> dict[str, Any]:
+    """The card beside a file of weights. Raises InputError where it cannot be read."""
     path = weights.with_suffix(".json")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -134,50 +139,61 @@ def _card(weights: Path) -> dict[str, Any]:
 # -- Making one ------------------------------------------------------------------------------------
 
 
-def write_weights(checkpoint: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint of ours in half precision as MODEL.safetensors of a folder.
+def write_weights(
+    checkpoint: str | Path, folder: Path, *, name: str | None = None, packing: Packing = "half"
+) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of ours as a small file of a folder, NAME.safetensors; the model's name if none.
 
-    Weights of more than one axis are halved; biases and norms, a hundredth of the bytes, stay.
     Returns the file and what the card says of it (model, options, recipe, bytes, sha256, ...).
-    Raises InputError for another file, one too large, and values that half precision cannot hold.
+    Raises InputError for another file, one too large, and values that the packing cannot hold.
     """
     state, description = read(checkpoint)
     if description is None:
         raise InputError("is no checkpoint of a detector of ours", file=checkpoint)
     described = {k: description[k] for k in _DESCRIBED if k in description}
     described["options"] = {k: v for k, v in described["options"].items() if k != "pretrained"}
-    halved = {name: _half(name, tensor, checkpoint) for name, tensor in state.items()}
-    size = sum(t.numel() * t.element_size() for t in halved.values())
+    described["recipe"] = _without_places(description.get("recipe") or {})
+    described["trained"] = description.get("trained") or {}
+    tensors = packed(state, packing, checkpoint)
+    size = size_of(tensors)
     if size > LARGEST:
         raise InputError(
             f"would take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}", file=checkpoint
         )
-    path = folder / f"{described['model']}.safetensors"
-    write_tensors(path, halved, {KEY: json.dumps(described)})
-    return path, {
-        **{k: described[k] for k in ("model", "options", "classes", "versions")},
+    path = folder / f"{name or described['model']}.safetensors"
+    write_tensors(path, tensors, {KEY: json.dumps(described)})
+    return path, about_file(path, packing)
+
+
+def about_file(path: Path, packing: Packing) -> dict[str, Any]:
+    """What a card says of a file of `write_weights` without having run it."""
+    state, description = read(path)
+    if description is None:
+        raise InputError("is no checkpoint of a detector of ours", file=path)
+    return {
+        **{k: description[k] for k in ("model", "options", "classes", "versions")},
         "file": path.name,
         "bytes": path.stat().st_size,
         "sha256": digest_of(path),
+        "packing": packing,
         "parameters": sum(t.numel() for t in state.values() if t.is_floating_point()),
-        "recipe": _without_places(description.get("recipe") or {}),
+        "recipe": description.get("recipe") or {},
         "trained": description.get("trained") or {},
     }
 
 
-def _half(name: str, tensor: Tensor, file: str | Path) -> Tensor:
-    if not tensor.is_floating_point() or tensor.dim() < 2:
-        return tensor
-    half = tensor.to(torch.float16)
-    if not torch.isfinite(half).all():
-        raise InputError("holds values that half precision cannot", file=file, field=name)
-    return half
-
-
 def _without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe whose folders are named, not placed: where they lay is nobody's business."""
-    named = [os.path.basename(os.path.normpath(folder)) for folder in recipe.get("data", [])]
-    return {**recipe, **({"data": named} if "data" in recipe else {})}
+    """A recipe whose files are named, not placed: where they lay is nobody's business."""
+
+    def name(place: Any) -> str:
+        return os.path.basename(os.path.normpath(str(place)))
+
+    out = dict(recipe)
+    if "data" in recipe:
+        out["data"] = [name(folder) for folder in recipe["data"]]
+    if recipe.get("init"):
+        out["init"] = name(recipe["init"])
+    return out
 
 
 def write_card(
@@ -251,16 +267,16 @@ def failings(metrics: Mapping[str, Any]) -> list[str]:
 # -- Showing one -----------------------------------------------------------------------------------
 
 
-def card_text(card: Mapping[str, Any]) -> str:
-    """A card for people."""
+def card_text(card: Mapping[str, Any], name: str = "bundled") -> str:
+    """A card for people; name: what it is loaded by."""
     judged, fps = card["evaluation"], card["fps"]
     recipe = card["recipe"]
     length = next((f"{recipe[k]:g} {k}" for k in ("epochs", "iterations") if recipe.get(k)), None)
     lines = [
-        f"bundled: {card['model']} of {len(card['classes'])} classes",
+        f"{name}: {card['model']} of {len(card['classes'])} classes",
         "",
         f"file       {card['file']}, {card['bytes'] / 1e6:.1f} MB, "
-        f"{card['parameters'] / 1e6:.1f} M parameters, half precision",
+        f"{card['parameters'] / 1e6:.1f} M parameters, {card.get('packing', 'half')}",
         f"sha256     {card['sha256']}",
         f"options    {', '.join(f'{k}={v}' for k, v in card['options'].items()) or 'none'}",
         f"data       {card['data']}",

@@ -18,6 +18,7 @@ from torch.serialization import safe_globals
 from boxatlas.archives import read_npz
 from boxatlas.errors import InputError, parsing
 from boxatlas.files import check_file
+from boxatlas.weights.packing import unpacked
 from boxatlas.weights.pickles import read_pickle
 
 State = dict[str, Tensor]
@@ -102,7 +103,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
         description = None
     if not isinstance(description, dict):
         raise InputError("the description of the detector is damaged", file=path, field=KEY)
-    return state, description
+    return unpacked(state, path), description
 
 
 def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
