@@ -1,7 +1,7 @@
 """Build the site: `python -m docs.make` (or `make docs`) writes site/, offline.
 
-Documents are expanded into build/docs (see `expand`), the code that they link to becomes pages
-beside them, and mkdocs makes the site of it.
+Documents are expanded (see `expand`) in a temporary folder, the code that they link to becomes
+pages beside them, and mkdocs makes the site of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -18,7 +19,8 @@ from docs.sources import ROOT
 
 from boxatlas.progress import track
 
-STAGE, SITE, CONFIG = ROOT / "build" / "docs", ROOT / "site", ROOT / "docs" / "mkdocs.yml"
+SITE, CONFIG = ROOT / "site", ROOT / "docs" / "mkdocs.yml"
+_MARK = "search/search_index.json"  # what a folder that this program wrote holds
 
 
 def documents() -> dict[str, Path]:
@@ -96,23 +98,23 @@ def configured(pages: dict[str, Path], stage: Path, site: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--site", type=Path, default=SITE, help="the folder to write")
-    parser.add_argument("--stage", type=Path, default=STAGE, help="where documents are expanded")
-    given = parser.parse_args()
+    parser.add_argument("--site", type=Path, default=SITE, help="the folder to write, or replace")
+    site: Path = parser.parse_args().site.absolute()
     try:
         from mkdocs.__main__ import cli
     except ImportError:
         raise SystemExit("docs: mkdocs-material is not installed; `make setup` brings it") from None
-    shutil.rmtree(given.stage, ignore_errors=True)
+    if site.is_file() or (site.is_dir() and any(site.iterdir()) and not (site / _MARK).is_file()):
+        raise SystemExit(f"docs: {site} holds something else than a site; give another --site")
     pages = documents()
-    staged(pages, given.stage)
-    config = configured(pages, given.stage, given.site.absolute())
-    code = cli(
-        ["build", "--strict", "--quiet", "--config-file", str(config)], standalone_mode=False
-    )
-    if code:
-        sys.exit(code)
-    print(f"{given.site}: {len(pages)} documents; python -m http.server --directory {given.site}")
+    with TemporaryDirectory(prefix="boxatlas-docs-") as folder:
+        stage = Path(folder) / "docs"
+        staged(pages, stage)
+        config = configured(pages, stage, site)
+        words = ["build", "--strict", "--quiet", "--config-file", str(config)]
+        if code := cli(words, standalone_mode=False):
+            sys.exit(code)
+    print(f"{site}: {len(pages)} documents; python -m http.server --directory {site}")
 
 
 if __name__ == "__main__":

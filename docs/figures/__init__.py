@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
-from docs.figures import atlas, curves, pictures, pooling, steps, structures
+from docs.figures import atlas, curves, fields, pictures, pooling, steps, structures
 
 Picture = tuple[bytes, str]  # a PNG and what it shows
 Figure = str | list[Picture]  # SVG, or pictures side by side
@@ -15,6 +16,8 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "assigned": pictures.assigned,
     "cascade": pictures.cascade,
     "search": pictures.search,
+    "roi-levels": fields.roi_levels,
+    "receptive-field": fields.receptive_field,
     "roi-pool": pooling.roi_pool,
     "position-sensitive": pooling.position_sensitive,
     "log1p": curves.log1p,
@@ -32,6 +35,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
 }
 
 
+@lru_cache(maxsize=256)
 def figure(words: str) -> Figure:
     """A figure by its name and values: "anchors ssd300_vgg16 level=1".
 

@@ -7,7 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from docs.figures import FIGURES, atlas, curves, figure, pictures, pooling, steps, structures
+from docs.figures import (
+    FIGURES,
+    atlas,
+    curves,
+    fields,
+    figure,
+    pictures,
+    pooling,
+    steps,
+    structures,
+)
 
 from boxatlas.losses import focal as focal_module
 from boxatlas.parts import default_boxes
@@ -98,6 +108,24 @@ def test_position_sensitive_parts_vote() -> None:
     assert values(pooling.position_sensitive(3, shift=3), "value") == ["0.000"] * 9
     third = [float(v) for v in values(pooling.position_sensitive(3, shift=1), "value")]
     assert all(v == pytest.approx(2 / 3, abs=1e-3) for v in third)  # two of three columns
+
+
+def test_a_dilated_branch_sees_a_wider_field() -> None:
+    """A 3x3 of rate r behind kernels of extent e reaches e + 2 r cells, and skips some."""
+    branches = fields.branches_of("rfb", True)
+    block = fields.ReceptiveField(64, 64, branches)
+    reach = []
+    for branch in block.branches:
+        rows = fields.seen(branch, 64).any(1).nonzero().flatten()
+        reach.append(int(rows.max() - rows.min()) + 1)
+    assert [rate for _, rate in branches] == [1, 3, 5]
+    assert reach == [1 + 2, 3 + 6, 5 + 10]
+    assert values(fields.receptive_field("rfb", dilated=False), "rate") == ["1", "1", "1"]
+
+
+def test_levels_change_at_112_224_and_448() -> None:
+    """Equation 1 of FPN: floor(4 + log2(side / 224)), from P2 to P5."""
+    assert "steps at 112, 224, 448" in fields.roi_levels()
 
 
 def test_suppression_keeps_the_best_of_each_object() -> None:

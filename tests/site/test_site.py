@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from docs import sources
+from docs import make, sources
 from docs.expand import Page, expanded, models_of, options_table, published_table
 from docs.formulas import mathml, replaced
 from docs.make import documents, navigation
@@ -214,12 +214,22 @@ def test_outside_addresses_are_seen() -> None:
     assert len(outside(page)) == 4
 
 
+def test_a_folder_that_is_no_site_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    monkeypatch.setattr(sys, "argv", ["docs.make", "--site", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds something else than a site"):
+        make.main()
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole, built without a way to the network."""
     folder = tmp_path_factory.mktemp("built")
-    site, stage = folder / "site", folder / "stage"
-    command = [sys.executable, "-m", "docs.make", "--site", str(site), "--stage", str(stage)]
+    site = folder / "site"
+    command = [sys.executable, "-m", "docs.make", "--site", str(site)]
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **nowhere}
     done = subprocess.run(
