@@ -121,6 +121,12 @@ def test_broken_results_are_named(tmp_path: Path) -> None:
     (tmp_path / "ssd.json").write_text("[]")
     with pytest.raises(InputError, match=r"ssd\.json"):
         results.read_results(tmp_path)
+    put(tmp_path / "whole", "ssd", (7500, 0.2))
+    held = json.loads((tmp_path / "whole" / "ssd.json").read_text())
+    del held["judged"][0]["coco"]
+    (tmp_path / "ssd.json").write_text(json.dumps(held))
+    with pytest.raises(InputError, match=r"ssd\.json: judged: coco: is missing"):
+        results.read_results(tmp_path)
 
 
 def test_two_starts_stand_beside_each_other(tmp_path: Path) -> None:

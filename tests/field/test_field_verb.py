@@ -125,6 +125,11 @@ def test_wrong_names_and_folders_are_one_line(say: Say, data: Path, tmp_path: Pa
     assert "ssd" in err.splitlines()[-1]
     code, _, err = say("train", "ssd", *out[2:], "--data", tmp_path / "nothing")
     assert (code, "nothing" in err.splitlines()[-1]) == (2, True)
+    lacking = tmp_path / "lacking"
+    scenes.write(lacking, {"train": 2, "test": 2}, size=(64, 80))
+    code, _, err = say("train", "ssd", *out[2:], "--data", lacking)
+    assert (code, "test_small" in err.splitlines()[-1]) == (2, True)  # before anything is trained
+    assert not (tmp_path / "out").exists()
     code, _, err = say("table", "--field", tmp_path / "gone")
     assert code == 2
     assert "gone" in err.splitlines()[-1]

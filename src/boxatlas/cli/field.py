@@ -100,6 +100,7 @@ def train(
     from boxatlas.field.training import train_entry
 
     chosen = [entry(name) for name in names] if names else list(ENTRIES)
+    judging.check_data(data)
     where, done, rows = pick_device(device), [], []
     for length, one in product(sorted(set(images or [7500])), chosen):
         if results.has(field / "results", one.name, length):

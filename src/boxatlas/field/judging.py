@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,27 @@ def packed_file(out: Path, name: str, images: int) -> Path:
 def found_file(out: Path, name: str, images: int) -> Path:
     """Where the detections lie that it made in the test images."""
     return out / "found" / f"{name}-{images}.npz"
+
+
+def judged_file(out: Path, name: str, point: Mapping[str, Any]) -> Path:
+    """The packed file that a stored point was measured on.
+
+    Raises InputError where it is not among the runs, or is another one.
+    """
+    file = packed_file(out, name, point["images"])
+    if not file.is_file():
+        raise InputError(
+            "is not among these runs", file=file, hint="pass the --out of its training"
+        )
+    if digest_of(file) != point["sha256"]:
+        raise InputError("is not the file that was judged", file=file)
+    return file
+
+
+def check_data(data: str | Path) -> None:
+    """Raise InputError where a data set lacks a split that the field needs."""
+    for split in ("train", "test", SMALL):
+        read(data, split)
 
 
 def judge(
@@ -164,9 +185,7 @@ def publish(out: Path, folder: Path, to: Path) -> list[Path]:
         raise InputError(f"all files take {total / 1e6:.0f} MB, not {LARGEST_ALL / 1e6:.0f}")
     written = []
     for name, point in points.items():
-        source = packed_file(out, name, point["images"])
-        if digest_of(source) != point["sha256"]:
-            raise InputError("is not the file that was judged", file=source)
+        source = judged_file(out, name, point)
         make_folder(to)
         with replacing(to / f"{name}.safetensors") as temporary:
             shutil.copyfile(source, temporary)

@@ -35,19 +35,26 @@ def write_report(
     spread over the table's images; none without a table."""
     known, speed, pairs, survey = document.stored(folder)
     latest = document.latest_rows(known, speed, pairs)
-    sections = [
-        Section(said, plots=[plot])
-        for said, plot in document.drawn(known, speed, pairs, survey).values()
-    ]
+    plots = {
+        name: Section(said, plots=[plot])
+        for name, (said, plot) in document.drawn(known, speed, pairs, survey).items()
+    }
+    sections = []
     for images in reversed(report.stages(known)):
         rows = report.shown(report.table(known, images, speed, pairs))
         sections.append(Section(f"After {images:,} images", rows=rows))
+    sections += [plots[name] for name in ("learning", "speed") if name in plots]
     sections += [
-        Section("Kinds of mistakes: AP at 0.5 lost", rows=report.mistakes(latest)),
-        Section("How sure the order is", rows=report.differences(pairs)),
-        Section("Settings by family", rows=report.rates()),
-        Section("Published and measured", rows=document.survey_table(survey)),
+        section
+        for section in (
+            Section("How sure the order is", rows=report.differences(pairs)),
+            Section("Kinds of mistakes: AP at 0.5 lost", rows=report.mistakes(latest)),
+            Section("Settings by family", rows=report.rates()),
+            Section("Published and measured", rows=document.survey_table(survey)),
+        )
+        if section.rows
     ]
+    sections += [plots[name] for name in ("published", "survey") if name in plots]
     if table is not None:
         sections += photo_sections(table, [r["name"] for r in latest], files, photos, device)
     write_page(

@@ -215,7 +215,10 @@ def _no_points() -> dict[str, list[tuple[float, float, str]]]:
 
 
 def learning_plot(known: Results) -> str | None:
-    """COCO AP over images seen: a line for each method, named at its end."""
+    """COCO AP over images seen, a line for each method, named at its end; None where all were
+    judged after equally many, which is no line."""
+    if len(stages(known)) < 2:
+        return None
     groups = _no_points()
     lines = []
     for name, document in known.items():
@@ -223,8 +226,6 @@ def learning_plot(known: Results) -> str | None:
         named = [(*at, name if at == points[-1] else "") for at in points]
         groups[family_of(entry(name))].extend(named)
         lines.append(points)
-    if not lines:
-        return None
     axes = ("images seen in training", "AP (COCO) on the test images, percent")
     return plots.scatter(groups, *axes, lines, hollow=_HOLLOW)
 

@@ -20,6 +20,10 @@ from boxatlas.errors import InputError, parsing
 from boxatlas.field.plan import ENTRIES, entry
 from boxatlas.files import write_text
 
+_NEEDED = {
+    *("images", "seconds", "bytes", "sha256", "parameters", "multiply_adds"),
+    *("voc07", "voc07_interval", "coco", "lost"),
+}
 UNFINISHED = 0.10  # of its AP gained in the last half of its training: not ranked
 
 
@@ -32,8 +36,20 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     for one in ENTRIES:
         path = folder / f"{one.name}.json"
         if path.is_file():
-            found[one.name] = _read(path)
+            found[one.name] = _checked(path, _read(path))
     return found
+
+
+def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Raise InputError where results lack what the tables read."""
+    points = document.get("judged")
+    if not {"model", "options"} <= set(document) or not isinstance(points, list) or not points:
+        raise InputError("is no file of the field's results", file=path)
+    for one in points:
+        lacking = _NEEDED - set(one) if isinstance(one, dict) else _NEEDED
+        if lacking:
+            raise InputError("is missing", file=path, field=f"judged: {min(lacking)}")
+    return document
 
 
 def read_document(folder: Path, name: str) -> dict[str, Any]:

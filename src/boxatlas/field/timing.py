@@ -12,9 +12,8 @@ from boxatlas.create import create_model
 from boxatlas.errors import InputError
 from boxatlas.evaluation.speed import made_images, measure, measure_together
 from boxatlas.evaluation.survey import SURVEY, SurveyRow
-from boxatlas.fetching import digest_of
 from boxatlas.field import results
-from boxatlas.field.judging import packed_file
+from boxatlas.field.judging import judged_file
 from boxatlas.images import Source
 from boxatlas.parts.base import Detector
 from boxatlas.weights import load
@@ -36,14 +35,10 @@ def time_methods(
     out: the folder of all runs. sources: images. Returns {"device", "threads", "torch", "methods":
     {name: {"sha256", "fps", ...}}}. Raises InputError where a file is not the one that was judged.
     """
-    files = {}
-    for name, document in known.items():
-        judged = results.latest(dict(document))
-        files[name] = packed_file(out, name, judged["images"])
-        if digest_of(files[name]) != judged["sha256"]:
-            raise InputError("is not the file that was judged", file=files[name])
-    if not files:
+    if not known:
         raise InputError("nothing was judged yet", hint="boxatlas field train")
+    points = {name: results.latest(dict(document)) for name, document in known.items()}
+    files = {name: judged_file(out, name, point) for name, point in points.items()}
 
     def opened() -> Iterator[tuple[Detector, bool]]:
         for file in files.values():
@@ -53,8 +48,7 @@ def time_methods(
     timed = {}
     for name, speed in zip(files, speeds, strict=True):
         whole = speed.document()
-        judged = results.latest(dict(known[name]))
-        timed[name] = {"sha256": judged["sha256"], **{key: whole[key] for key in _KEPT}}
+        timed[name] = {"sha256": points[name]["sha256"], **{key: whole[key] for key in _KEPT}}
     return {
         "device": speeds[0].device,
         "threads": speeds[0].threads,
