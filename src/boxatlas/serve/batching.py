@@ -45,8 +45,8 @@ class Worker:
     """A detector and the thread that runs it.
 
     batch: at most so many pictures are seen at once; waiting: at most so many wait, beyond that
-    `submit` raises BusyError. Pictures that ask for the same thing are seen together; while one batch is
-    seen the next gathers, so that nobody waits for company.
+    `submit` raises BusyError. Pictures that ask for the same thing are seen together; while one
+    batch is seen the next gathers, so that nobody waits for company.
     """
 
     def __init__(self, name: str, detector: Detector, batch: int = 8, waiting: int = 64) -> None:

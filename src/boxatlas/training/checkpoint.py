@@ -40,6 +40,7 @@ class Position:
     trained: int = 0
     evaluated: int = 0
     best: float | None = None
+    stale: int = 0
     seconds: float = 0.0
     epoch_steps: int = 0
     losses: dict[str, float] = field(default_factory=dict)
@@ -80,6 +81,7 @@ def read_header(folder: Path, name: str = STATE) -> dict[str, Any] | None:
             header = json.loads((file.metadata() or {})["boxatlas_run"])
         check_format(header["format"], path)
         header["position"] = Position(**header["position"])
+        header["ended"] = Position(**header["ended"]) if header.get("ended") else None
     except InputError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
@@ -120,6 +122,16 @@ def load_state(
             _fill_optimizer(optimizer, file, names)
     if scaler is not None and scaler.is_enabled() and "scaler" in header:
         scaler.load_state_dict(header["scaler"])
+
+
+def reopen(folder: Path) -> None:
+    """Put a run that had ended back to the last iteration of its only phase."""
+    path = folder / STATE
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {})["boxatlas_run"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["position"], header["ended"] = header["ended"], None
+    write_tensors(path, tensors, {"boxatlas_run": json.dumps(header)})
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from boxatlas.errors import InputError
 from boxatlas.parts.base import Detector, Phase
+from boxatlas.progress import console
 from boxatlas.structures import Batch
 from boxatlas.training import phases as staging
 from boxatlas.training.checkpoint import (
@@ -84,8 +85,19 @@ def run(job: Job) -> Position:
     finally:
         log.close()
     if job.world.first and header and position.phase == header["position"].phase == len(stages):
-        load_state(job.folder, job.model)  # it had ended before
+        _load_product(job, len(stages))  # it had ended before
+        again = f"boxatlas train --resume --out {shlex.quote(str(job.folder))} --set epochs=MORE"
+        console().print(f"this run is finished; a longer one: {again}", markup=False)
     return position
+
+
+def _load_product(job: Job, stages: int) -> None:
+    """The detector that a run which had ended made, into the job's model."""
+    averaged = stages == 1 and job.recipe.ema
+    ema = Ema(job.model, job.recipe.ema) if averaged and job.recipe.ema else None
+    load_state(job.folder, job.model, ema=ema)
+    if ema is not None:
+        job.model.load_state_dict(ema.model.state_dict())
 
 
 def run_phase(
@@ -94,7 +106,7 @@ def run_phase(
     """One phase, from its start or from the saved state; returns the start of the next."""
     phase = stages[index]
     recipe = job.recipe.for_phase(phase.name)
-    resumed = position.step > 0
+    resumed, descent = position.step > 0, None
     if not resumed:
         staging.begin(job, stages, index)
     if len(stages) > 1:
@@ -129,14 +141,16 @@ def run_phase(
         product = descent.product
     staging.finish(job, stages, index, product)
     over = index + 1 == len(stages)
-    after = replace(
-        position, phase=index + 1, step=0, evaluated=0, best=position.best if over else None
-    )
+    best = position.best if over else None
+    after = replace(position, phase=index + 1, step=0, evaluated=0, best=best, stale=0)
     if job.world.first:
         save_detector(job, product, "last.safetensors", position)
         if over and position.best is None:  # never evaluated: the last is best
             save_detector(job, product, "best.safetensors", position)
-        save_state(job.folder, after, product, **_about(job))
+        if descent is not None and len(stages) == 1:  # all of it, so that it can be lengthened
+            descent.keep(after, ended=asdict(position))
+        else:
+            save_state(job.folder, after, product, **_about(job))
     return after
 
 
@@ -187,6 +201,12 @@ class Descent:
         """The detector to evaluate and keep: the averaged one where there is an average."""
         return self.ema.model if self.ema else self.model
 
+    @property
+    def stale(self) -> bool:
+        """Whether the recipe's patience is over."""
+        patience = self.recipe.patience
+        return patience is not None and self.position.stale >= patience
+
     def load(self) -> None:
         load_state(self.job.folder, self.model, self.optimizer, self.ema, self.scaler)
 
@@ -197,13 +217,13 @@ class Descent:
         self._mode()
         if position.step:
             self._after(resumed=True)  # an evaluation may have been cut off
-        while position.step < self.total:
+        while position.step < self.total and not self.stale:
             epoch, done = divmod(position.step, self.epoch_steps)
             batches = iter(self.loader.epoch(epoch, start=done * self.parts))
             while group := self._group(batches):
                 self.step(group)
                 self._after()
-                if position.step >= self.total:
+                if position.step >= self.total or self.stale:
                     break
         position.seconds = self._elapsed()
         self.log.end()
@@ -337,19 +357,23 @@ class Descent:
         self.finite.drain()
         if self.job.world.first:
             self.position.seconds = self._elapsed()
-            scaler, about = self.scaler, _about(self.job)
-            save_state(
-                self.job.folder,
-                self.position,
-                self.model,
-                self.optimizer,
-                self.ema,
-                scaler,
-                name=name,
-                **about,
-            )
+            self.keep(self.position, name=name)
             save_detector(self.job, self.product, "last.safetensors", self.position)
         self._saved = time.monotonic()
+
+    def keep(self, position: Position, *, name: str = STATE, ended: Any = None) -> None:
+        """Write all that training goes on from. ended: the position of a run that is over."""
+        save_state(
+            self.job.folder,
+            position,
+            self.model,
+            self.optimizer,
+            self.ema,
+            self.scaler,
+            name=name,
+            ended=ended,
+            **_about(self.job),
+        )
 
     def _judge(self, metrics: dict[str, Any]) -> None:
         numbers = scalars(metrics)
@@ -359,6 +383,9 @@ class Descent:
         self._row(numbers)
         # The latest of equals; and where there is no AP, which judges nothing, the latest.
         better = best is None if score is None else best is None or score >= best
+        if score is not None:
+            self.position.stale = 0 if best is None or score > best else self.position.stale + 1
+        self._keep_detectors()
         if better:
             self.position.best = score
             save_detector(self.job, self.product, "best.safetensors", self.position)
@@ -366,6 +393,23 @@ class Descent:
         judged = "no AP: nothing to judge by" if score is None else f"mAP {score:.4f}"
         place = f"epoch {epoch:g}, iteration {self.position.step}"
         self.log.say(f"{place}: {self.recipe.metric} {judged}{' (best so far)' if better else ''}")
+        if self.stale and self.position.step < self.total:
+            self.log.say(f"no better score in {self.position.stale} evaluations: training ends")
+
+    def _keep_detectors(self) -> None:
+        """The detectors of the latest evaluations, as many as the recipe keeps."""
+        if not self.recipe.keep:
+            return
+        folder, phase = self.job.folder, self.position.phase
+        start = f"phase-{phase}-" if phase else ""
+        name = f"{start}iteration-{self.position.step}.safetensors"
+        save_detector(self.job, self.product, name, self.position)
+        kept = sorted(
+            folder.glob(f"{start}iteration-*.safetensors"),
+            key=lambda path: int(path.stem.rpartition("-")[2]),
+        )
+        for old in kept[: -self.recipe.keep]:
+            old.unlink()
 
     def _row(self, values: dict[str, Any]) -> None:
         step, seconds = self.position.step, self._elapsed()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PREFIXES = ("train", "data", "eval")  # `--set train.epochs=12` is `--set epochs=12`
 _OPTIONS = ("model", "options")  # `--set model.size=512`
 _LENGTHS = ("epochs", "iterations")
+_SELDOM = 100  # iterations that lie between evaluations, where epochs become iterations
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -122,6 +123,12 @@ class Recipe(Options):
     eval_every: float = Field(
         1.0, gt=0, description="epochs or iterations, as the length, between evaluations"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="evaluations without a better score after which training ends; null = never",
+    )
+    keep: int = Field(0, ge=0, description="how many evaluations' detectors are kept, the latest")
     save_every: int = Field(0, ge=0, description="iterations between checkpoints; 0 = by time")
     save_minutes: float = Field(5.0, gt=0, description="most minutes between checkpoints")
     log_every: int = Field(20, ge=1, description="iterations between rows of metrics.csv")
@@ -177,7 +184,10 @@ class Recipe(Options):
         moved: dict[str, Any] = {"milestones": [round(m * ratio, 6) for m in self.milestones]}
         if getattr(self, unit) is None:
             moved["warmup"] = round(self.warmup * ratio, 6)
-            moved["eval_every"] = max(self.eval_every * ratio, 1.0)
+            every = self.eval_every * ratio
+            if unit == "iterations":  # a short trial is judged once, at its end
+                every = min(max(every, _SELDOM), float(values[unit]))
+            moved["eval_every"] = max(every, 1.0)
         return {name: value for name, value in moved.items() if name not in values}
 
     def text(self) -> str:

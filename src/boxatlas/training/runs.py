@@ -17,17 +17,18 @@ import torch
 from boxatlas.errors import InputError
 from boxatlas.files import make_folder, write_text
 from boxatlas.progress import console
-from boxatlas.training.checkpoint import STATE, STEADY, read_header
+from boxatlas.training.checkpoint import STATE, STEADY, read_header, reopen
 from boxatlas.training.distributed import wait, world
 from boxatlas.training.log import METRICS, TENSORBOARD, memory_mb
 from boxatlas.training.loop import plain, run
+from boxatlas.training.optim import schedule, steps_in
 from boxatlas.training.prepare import prepare, resolve_init
 from boxatlas.training.recipe import Recipe, differences, read_recipe
 
 RECIPE = "recipe.yaml"
 _LOCK_SECONDS = 7.0  # more than torch's workers take to see that their parent is gone
-# What may change when a run is resumed, without changing what it computes.
-_LENGTH = {"iterations", "epochs", "eval_every"}  # what may, where a longer run begins alike
+# What may change when a run is resumed: what computes nothing, and how long it is.
+_LENGTH = {"iterations", "epochs", "eval_every", "patience"}
 _FREE = ("workers", "log_every", "save_every", "save_minutes", "data", "format")
 
 
@@ -166,7 +167,8 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
     if changed and set(changed) <= _LENGTH and _lengthened(folder, old, recipe):
         return recipe
     if changed and (folder / STATE).exists():
-        name, (before, now) = next(iter(changed.items()))
+        name = next((one for one in changed if one not in _LENGTH), next(iter(changed)))
+        before, now = changed[name]
         raise InputError(
             f"the run has {name} {before!r}, not {now!r}",
             file=held,
@@ -176,15 +178,32 @@ def _settled(recipe: Recipe | None, folder: Path, resume: bool) -> Recipe:
 
 
 def _lengthened(folder: Path, old: Recipe, new: Recipe) -> bool:
-    """Put a run of schedule constant_decay back to where its rate began to fall, if it came so far:
-    until then a longer one is the same. Its detectors stay until the longer run writes its own."""
-    if new.schedule != "constant_decay" or new.length <= old.length:
-        return False
-    if read_header(folder, STEADY) is None:
+    """Make ready to go on with a run of one phase that is to be longer; False where it cannot be.
+
+    One of schedule constant_decay goes back to where its rate began to fall, if it came so far:
+    until then a longer one is the same. Any other goes on from its last iteration by the new
+    schedule. Its detectors stay until the longer run writes its own.
+    """
+    header = read_header(folder)
+    if header is None:
         return True
-    replaced = folder / (STATE + ".part")
-    shutil.copyfile(folder / STEADY, replaced)
-    os.replace(replaced, folder / STATE)
+    position, over = header["position"], header["ended"]
+    at = over or position
+    per_epoch = max(at.epoch_steps, 1)
+    longer = steps_in(new.length, new, per_epoch) - steps_in(old.length, old, per_epoch)
+    if longer < 0 or position.phase > 1 or (position.phase and over is None):
+        return False
+    if longer and new.schedule == "constant_decay" and (folder / STEADY).exists():
+        replaced = folder / (STATE + ".part")
+        shutil.copyfile(folder / STEADY, replaced)
+        os.replace(replaced, folder / STATE)
+        return True
+    before, after = (schedule(one, per_epoch)(at.step) for one in (old, new))
+    said = f"the rate after iteration {at.step} is {after:.3g}, where it was {before:.3g}"
+    kind = f"{new.schedule} over {new.length:g} {'epochs' if new.epochs else 'iterations'}"
+    console().print(f"from {old.length:g} to {new.length:g}: {kind}; {said}", markup=False)
+    if over is not None:
+        reopen(folder)
     return True
 
 
