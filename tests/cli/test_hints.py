@@ -12,7 +12,7 @@ import pytest
         ("train m --lr 0.1", "--set lr=VALUE"),
         ("train m --batch 4", "--set batch=VALUE"),
         ("train m --imgsz 416", "--set model.size=VALUE"),
-        ("train ssd300_vgg16 --set size=416", "model.NAME"),
+        ("train ssd300_vgg16 --set size=416", "that is an option of the model, model.size"),
         ("train m --resme", "'--resume'"),
         ("detect a.jpg --conf 0.5", "--score"),
         ("detect a.jpg --weights x.pth", "--model"),

@@ -101,6 +101,36 @@ def test_an_image_without_objects_gives_nothing():
     assert (logits.grad == 0).all()
 
 
+def test_over_the_batch_an_image_without_objects_gives_its_hardest():
+    """One positive in the first image and ratio 2: the two least sure of background in both, though
+    all of the second's are surer of an object than the first's but one."""
+    logits, deltas, found, boxes, labels = small_case()
+    p = torch.tensor([[0.05, 0.9, 0.05]] + [[0.95, 0.03, 0.02]] * 5)
+    both = Matches(
+        torch.cat([found.index, torch.full((1, 6), BACKGROUND)]),
+        torch.cat([found.iou, torch.zeros(1, 6)]),
+    )
+    given = (torch.cat([logits, p.log()[None]]), deltas.repeat(2, 1, 1), both)
+    objects = (boxes.repeat(2, 1, 1), labels.repeat(2, 1))
+    per_image = run(*given, *objects, ratio=2)
+    assert per_image.negative.tolist() == [[False, False, True, True, False, False], [False] * 6]
+    over_all = run(*given, *objects, ratio=2, mine_over="batch")
+    assert over_all.negative[0].tolist() == [False, False, False, True, False, False]  # p 0.1
+    assert over_all.negative[1].tolist() == [True, False, False, False, False, False]  # p 0.05
+    want = -math.log(0.7) - math.log(0.1) - math.log(0.05)
+    assert over_all.classes.item() == pytest.approx(want, rel=1e-5)
+
+
+def test_boxes_of_an_ignored_object_are_neither():
+    """The only object is a crowd: no positive, and its default box is no candidate either."""
+    logits, deltas, found, boxes, labels = small_case()
+    loss = run(logits, deltas, found, boxes, labels, ignored=torch.tensor([[True]]))
+    assert not loss.positive.any()
+    assert not loss.negative.any()
+    kept = run(logits, deltas, found, boxes, labels, ignored=torch.tensor([[False]]))
+    assert kept.positive[0, 0]
+
+
 def test_both_terms_are_divided_by_the_positives_of_the_batch():
     logits, deltas, found, boxes, labels = small_case()
     one = run(logits, deltas, found, boxes, labels)

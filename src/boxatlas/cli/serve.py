@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from typing import Annotated
@@ -49,8 +50,27 @@ def command(
     curl -s --data-binary @photo.jpg 'http://127.0.0.1:8000/detect?score=0.5'
     boxatlas serve bundled --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """
-    import json
+    names = _names(checkpoints)
+    chosen = pick_device(device)
+    from boxatlas.serve.app import Limits
+    from boxatlas.serve.running import listening, run
 
+    listener = listening(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    print(f"loading {', '.join(names)}", file=sys.stderr)
+    run(
+        names,
+        lambda name: open_detector(name, chosen, engine),
+        listener,
+        limits=Limits(megabytes, seconds, waiting=queue, batch=batch),
+        token=token,
+        ready=lambda: _say_ready(address, names, as_json),
+    )
+
+
+def _names(given: list[str] | None) -> list[str]:
+    """The checkpoints to serve. Raises InputError for what is not there, before anything starts."""
     from boxatlas.errors import InputError
     from boxatlas.weights import field_names, file_of, is_bundled
 
@@ -61,33 +81,17 @@ def command(
             raise InputError(
                 "is not installed", field=package, hint="pip install 'boxatlas[serve]'"
             ) from None
-    names = checkpoints or [*(["bundled"] if is_bundled("bundled") else []), *field_names()]
+    names = given or [*(["bundled"] if is_bundled("bundled") else []), *field_names()]
     if not names:
         raise InputError("there is nothing to serve", field="CKPT")
     if len(set(names)) < len(names):
         raise InputError("names a checkpoint twice", field="CKPT")
     for name in names:
         file_of(name)
-    chosen = pick_device(device)
-    from boxatlas.serve.app import Limits
-    from boxatlas.serve.running import listening, run
+    return names
 
-    listener = listening(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
 
-    def ready() -> None:
-        if as_json:
-            print(json.dumps({"address": address, "models": names, "pid": os.getpid()}), flush=True)
-        else:
-            print(f"{address}  ({', '.join(names)}); Ctrl-C ends it", flush=True)
-
-    print(f"loading {len(names)} detectors", file=sys.stderr)
-    run(
-        names,
-        lambda name: open_detector(name, chosen, engine),
-        listener,
-        limits=Limits(megabytes, seconds, waiting=queue, batch=batch),
-        token=token,
-        ready=ready,
-    )
+def _say_ready(address: str, names: list[str], as_json: bool) -> None:
+    document = {"address": address, "models": names, "pid": os.getpid()}
+    plain = f"{address}  ({', '.join(names)}); Ctrl-C ends it"
+    print(json.dumps(document) if as_json else plain, flush=True)

@@ -218,6 +218,8 @@ class RefineDet(SingleShot):
             ratio=config.negatives,
             ranking="label" if config.filter_positives else "background",
             neg_overlap=config.match_iou,
+            mine_over=config.mine_over,
+            ignored=self.ignored(targets),
         )
         weight = config.loc_weight
         return {

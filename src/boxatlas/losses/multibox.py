@@ -59,17 +59,20 @@ def multibox_loss(
     beta: float = 1.0,
     candidates: Tensor | None = None,
     dropped: Tensor | None = None,
+    mine_over: Literal["image", "batch"] = "image",
+    ignored: Tensor | None = None,
 ) -> MultiboxLoss:
     """Smooth L1 of the positives' boxes and cross-entropy of positives and mined negatives.
 
     logits [B, A, C] with background in column 0, deltas [B, A, 4], anchors [A, 4] or [B, A, 4],
     boxes [B, M, 4] and labels [B, M] (0..C-2) of the objects that `matches` refers to.
-    Per image the `ratio` * positives candidates with the largest `ranking` score are mined:
+    Per image, or over the batch (`mine_over`), the `ratio` * positives candidates with the largest `ranking` score are mined:
     -log p of background, or -log p of the candidate's own label, which differs only for `dropped`
     ones. A candidate is a background anchor that overlaps no object by `neg_overlap` or more (None:
     any) and that `candidates` [B, A] allows (RefineDet's filter). dropped [B, A]: matched anchors
-    that lose their place but stay candidates under their class label.
-    An image without objects contributes nothing.
+    that lose their place but stay candidates under their class label. ignored [B, M]: objects whose
+    anchors are neither positive nor candidates.
+    Mined per image, one without objects contributes nothing; over the batch, its background does.
     """
     positive, possible = matches.positive, matches.negative
     if neg_overlap is not None:
@@ -78,6 +81,8 @@ def multibox_loss(
         positive, possible = positive & ~dropped, possible | (positive & dropped)
     if candidates is not None:
         possible = possible & candidates
+    if ignored is not None and ignored.shape[1]:
+        positive = positive & ~ignored.gather(1, matches.index.clamp(min=0))
     image, anchor = positive.nonzero(as_tuple=True)
     target = matches.index[image, anchor]
     matched = anchors[anchor] if anchors.dim() == 2 else anchors[image, anchor]
@@ -87,7 +92,12 @@ def multibox_loss(
         None if dropped is None or ranking == "background" else matches.labels(labels + 1, 0, 0)
     )
     score = _surprise(logits, labelled)
-    negative = hard_negatives(score, possible, (positive.sum(dim=1) * ratio).long())
+    if mine_over == "batch":  # the batch as one image
+        most = (positive.sum() * ratio).long().reshape(1)
+        negative = hard_negatives(score.reshape(1, -1), possible.reshape(1, -1), most)
+        negative = negative.reshape(possible.shape)
+    else:
+        negative = hard_negatives(score, possible, (positive.sum(dim=1) * ratio).long())
     rows = (positive | negative).nonzero(as_tuple=True)
     if dropped is None:
         wanted = torch.zeros_like(rows[0])

@@ -63,6 +63,8 @@ def refinement_loss(
     ratio: float = 3.0,
     ranking: Literal["background", "label"] = "background",
     neg_overlap: float | None = 0.5,
+    mine_over: Literal["image", "batch"] = "image",
+    ignored: Tensor | None = None,
 ) -> RefinementLoss:
     """arm_logits [B, A, 2], arm_deltas [B, A, 4]; logits [B, A, C], deltas [B, A, 4].
 
@@ -70,11 +72,12 @@ def refinement_loss(
     matches the objects `boxes` [B, M, 4] with the refined anchors (`two_step`), without a gradient
     through them, and takes no negatives where p(object) < `least`: those are easy. Positives stay,
     however sure the first step is, unless `filter_positives`: then one at `least` or below is no
-    positive, but a candidate for mining under its class label. ratio, ranking, neg_overlap: of the
-    mining, as in SSD.
+    positive, but a candidate for mining under its class label. ratio, ranking, neg_overlap,
+    mine_over, ignored: as in `multibox_loss`.
     """
     first = match(anchors, boxes, valid)
     mining: dict[str, Any] = {"ratio": ratio, "ranking": ranking, "neg_overlap": neg_overlap}
+    mining |= {"mine_over": mine_over, "ignored": ignored}
     kind = torch.zeros_like(labels)  # object or not
     arm = multibox_loss(arm_logits, arm_deltas, first, anchors, boxes, kind, coder, **mining)
     objectness = arm_logits.detach().softmax(dim=-1)[..., 1]

@@ -31,7 +31,7 @@ from boxatlas.boxes.matching import (
 from boxatlas.errors import InputError
 from boxatlas.images import Preprocess
 from boxatlas.losses.multibox import multibox_loss
-from boxatlas.options import NotNegative, Options, Positive, habit, idea
+from boxatlas.options import NotNegative, Options, Positive, habit, idea, setting
 from boxatlas.parts.default_boxes import DefaultBoxes
 from boxatlas.parts.dense import DenseDetector, DenseHead, Grid, MakePredictor, Predictor
 from boxatlas.structures import Batch, Targets
@@ -51,8 +51,15 @@ class MultiboxChoices(Options):
         "bipartite",
         "an object's own default box: by bipartite matching, or its nearest, as the ports do",
     )
-    difficult: Literal["keep", "drop"] = habit(
-        "keep", "objects marked difficult are trained on, or left out"
+    mine_over: Literal["image", "batch"] = setting(
+        "image",
+        "SSD, section 2.2: hard negatives are counted and drawn in each image, so that one without "
+        "objects teaches nothing; over the batch it does",
+    )
+    difficult: Literal["keep", "drop", "ignore"] = setting(
+        "keep",
+        "objects marked difficult, and crowds, are trained on as others; left out, so that they are "
+        "background; or ignored: their boxes are neither",
     )
     variances: tuple[Positive, Positive, Positive, Positive] = habit(
         (0.1, 0.1, 0.2, 0.2), "divisors of a box code's x, y, width and height"
@@ -116,6 +123,11 @@ class SingleShot(DenseDetector):
         valid = targets.valid
         return valid & ~targets.ignore if choices.difficult == "drop" else valid
 
+    def ignored(self, targets: Targets) -> Tensor | None:
+        """[B, M] bool: the objects whose boxes are neither objects nor background; None: none."""
+        choices: MultiboxChoices = self.config
+        return targets.ignore if choices.difficult == "ignore" else None
+
     @torch.no_grad()
     def assigned(self, batch: Batch) -> list[Assigned]:
         anchors, targets = self(batch.images)["anchors"], batch.targets
@@ -140,6 +152,8 @@ class SingleShot(DenseDetector):
             self.coder,
             ratio=choices.negatives,
             neg_overlap=overlap.match_iou,
+            mine_over=choices.mine_over,
+            ignored=self.ignored(targets),
         )
         box = choices.loc_weight * losses.box
         return {"classification": losses.classes, "localisation": box}

@@ -131,6 +131,11 @@ def make_app(service: Service, load: Callable[[], Awaitable[None]] | None = None
     _say_errors(app)
     _add_page(app, service)
 
+    _add_routes(app, service)
+    return app
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     def health() -> Response:
         """200 once every model is loaded, 503 before, and while the service ends."""
@@ -181,8 +186,6 @@ def make_app(service: Service, load: Callable[[], Awaitable[None]] | None = None
         async with asyncio.timeout(service.limits.seconds):
             picture, form = await _picture(request, int(service.limits.megabytes * 1e6))
             return await _detect(service, picture, {**given, **form})
-
-    return app
 
 
 async def _detect(service: Service, picture: bytes, given: Mapping[str, Any]) -> dict[str, Any]:
