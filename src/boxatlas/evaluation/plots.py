@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from boxatlas.errors import shown
@@ -182,6 +183,9 @@ def scatter(
             )
         axes.set(xlabel=x, ylabel=y, xscale="log")
         axes.margins(0.06)
+        low, high = axes.get_xlim()
+        if high > 20 * low:  # else every step of a decade has room for its number
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:g}")
         if any(groups.values()):
