@@ -90,7 +90,9 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert kept["recipe"]["lr"] == 0.1
     assert kept["metrics"]["mAP"] == position.best
     last, state = load_file(tmp_path / "last.safetensors"), load_file(tmp_path / STATE)
-    assert torch.equal(last["box.weight"], state["model/box.weight"])
+    average = state["ema/box.weight"]
+    assert torch.equal(last["box.weight"], average)
+    assert not torch.equal(state["model/box.weight"], average)  # what a longer run goes on from
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     losses = [int(r["iteration"]) for r in rows if r["loss"]]

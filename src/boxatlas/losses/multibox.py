@@ -66,13 +66,13 @@ def multibox_loss(
 
     logits [B, A, C] with background in column 0, deltas [B, A, 4], anchors [A, 4] or [B, A, 4],
     boxes [B, M, 4] and labels [B, M] (0..C-2) of the objects that `matches` refers to.
-    Per image, or over the batch (`mine_over`), the `ratio` * positives candidates with the largest `ranking` score are mined:
-    -log p of background, or -log p of the candidate's own label, which differs only for `dropped`
-    ones. A candidate is a background anchor that overlaps no object by `neg_overlap` or more (None:
-    any) and that `candidates` [B, A] allows (RefineDet's filter). dropped [B, A]: matched anchors
-    that lose their place but stay candidates under their class label. ignored [B, M]: objects whose
-    anchors are neither positive nor candidates.
-    Mined per image, one without objects contributes nothing; over the batch, its background does.
+    Per image, or over the batch (`mine_over`), the `ratio` * positives candidates with the largest
+    `ranking` score are mined: -log p of background, or of the candidate's own label, which differs
+    only for `dropped` ones. A candidate is a background anchor that overlaps no object by
+    `neg_overlap` or more (None: any) and that `candidates` [B, A] allows (RefineDet's filter).
+    dropped [B, A]: matched anchors that lose their place but stay candidates under their class.
+    ignored [B, M]: objects whose anchors are neither positive nor candidates. An image without
+    objects contributes nothing where mining is per image, its background where it is not.
     """
     positive, possible = matches.positive, matches.negative
     if neg_overlap is not None:
@@ -88,19 +88,15 @@ def multibox_loss(
     matched = anchors[anchor] if anchors.dim() == 2 else anchors[image, anchor]
     box_targets = coder.encode(boxes[image, target], matched)
 
-    labelled = (
-        None if dropped is None or ranking == "background" else matches.labels(labels + 1, 0, 0)
-    )
-    score = _surprise(logits, labelled)
-    if mine_over == "batch":  # the batch as one image
-        most = (positive.sum() * ratio).long().reshape(1)
-        negative = hard_negatives(score.reshape(1, -1), possible.reshape(1, -1), most)
-        negative = negative.reshape(possible.shape)
-    else:
-        negative = hard_negatives(score, possible, (positive.sum(dim=1) * ratio).long())
+    own = dropped is not None and ranking == "label"
+    score = _surprise(logits, matches.labels(labels + 1, 0, 0) if own else None)
+    sets = 1 if mine_over == "batch" else len(score)  # the batch as one image, or each image
+    most = (positive.reshape(sets, -1).sum(dim=1) * ratio).long()
+    negative = hard_negatives(score.reshape(sets, -1), possible.reshape(sets, -1), most)
+    negative = negative.reshape(possible.shape)
     rows = (positive | negative).nonzero(as_tuple=True)
+    wanted = torch.zeros_like(rows[0])
     if dropped is None:
-        wanted = torch.zeros_like(rows[0])
         wanted[positive[rows]] = labels[image, target] + 1
     else:
         wanted = matches.labels(labels + 1, 0, 0)[rows]

@@ -58,7 +58,7 @@ class MultiboxChoices(Options):
     )
     difficult: Literal["keep", "drop", "ignore"] = setting(
         "keep",
-        "objects marked difficult, and crowds, are trained on as others; left out, so that they are "
+        "difficult objects and crowds are trained on as others; left out, so that they are "
         "background; or ignored: their boxes are neither",
     )
     variances: tuple[Positive, Positive, Positive, Positive] = habit(

@@ -35,6 +35,7 @@ from boxatlas.training.checkpoint import (
     read_header,
     save_state,
 )
+from boxatlas.training.detectors import save_detector, save_latest, scalars
 from boxatlas.training.distributed import any_of
 from boxatlas.training.ema import Ema
 from boxatlas.training.guard import (
@@ -385,7 +386,8 @@ class Descent:
         better = best is None if score is None else best is None or score >= best
         if score is not None:
             self.position.stale = 0 if best is None or score > best else self.position.stale + 1
-        self._keep_detectors()
+        if self.recipe.keep:
+            save_latest(self.job, self.product, self.position, self.recipe.keep)
         if better:
             self.position.best = score
             save_detector(self.job, self.product, "best.safetensors", self.position)
@@ -395,21 +397,6 @@ class Descent:
         self.log.say(f"{place}: {self.recipe.metric} {judged}{' (best so far)' if better else ''}")
         if self.stale and self.position.step < self.total:
             self.log.say(f"no better score in {self.position.stale} evaluations: training ends")
-
-    def _keep_detectors(self) -> None:
-        """The detectors of the latest evaluations, as many as the recipe keeps."""
-        if not self.recipe.keep:
-            return
-        folder, phase = self.job.folder, self.position.phase
-        start = f"phase-{phase}-" if phase else ""
-        name = f"{start}iteration-{self.position.step}.safetensors"
-        save_detector(self.job, self.product, name, self.position)
-        kept = sorted(
-            folder.glob(f"{start}iteration-*.safetensors"),
-            key=lambda path: int(path.stem.rpartition("-")[2]),
-        )
-        for old in kept[: -self.recipe.keep]:
-            old.unlink()
 
     def _row(self, values: dict[str, Any]) -> None:
         step, seconds = self.position.step, self._elapsed()
@@ -460,48 +447,6 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     if recipe.precision == "fp16" and device.type != "cuda":
         raise InputError("fp16 needs a GPU", field="precision", hint="use bf16, fp32 or auto")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
-
-
-def save_detector(job: Job, model: Detector, name: str, position: Position) -> None:
-    """The detector as a checkpoint of the run folder, with the recipe and the metrics."""
-    model.save(
-        job.folder / name,
-        recipe=job.recipe.model_dump(mode="json"),
-        metrics=plain(position.metrics),
-        trained={
-            "phase": position.phase,
-            "iteration": position.step,
-            "seconds": round(position.seconds, 1),
-        },
-        **job.about,
-    )
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """The single numbers of an evaluation, COCO's twelve among them."""
-    found = {k: float(v) for k, v in metrics.items() if _is_number(v)}
-    for key, value in (metrics.get("coco") or {}).items():
-        if _is_number(value):
-            found[f"coco/{key}"] = float(value)
-    return {k: v for k, v in found.items() if math.isfinite(v)}
-
-
-def plain(value: Any) -> Any:
-    """JSON values: numbers that are not finite become None."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if _is_number(value):
-        value = value.item() if hasattr(value, "item") else value
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | bool) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
 
 
 def _about(job: Job) -> dict[str, Any]:

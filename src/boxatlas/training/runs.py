@@ -18,9 +18,10 @@ from boxatlas.errors import InputError
 from boxatlas.files import make_folder, write_text
 from boxatlas.progress import console
 from boxatlas.training.checkpoint import STATE, STEADY, read_header, reopen
+from boxatlas.training.detectors import plain
 from boxatlas.training.distributed import wait, world
 from boxatlas.training.log import METRICS, TENSORBOARD, memory_mb
-from boxatlas.training.loop import plain, run
+from boxatlas.training.loop import run
 from boxatlas.training.optim import schedule, steps_in
 from boxatlas.training.prepare import prepare, resolve_init
 from boxatlas.training.recipe import Recipe, differences, read_recipe
