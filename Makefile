@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all check bench docs lock clean
+.PHONY: setup demo test test-all check bench docs lock clean field-wheel
 
 setup: .venv/.ready
 
@@ -45,6 +45,10 @@ docs: setup
 lock:
 	$$(command -v uv || echo "$(PYTHON) -m uv") pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --all-extras --group dev pyproject.toml -o requirements.lock
+
+# The second distribution: the field's weights and what was measured of them, into dist/.
+field-wheel:
+	$$(command -v uv || echo "$(PYTHON) -m uv") build --quiet --wheel --out-dir dist field
 
 clean:
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis dist build site
